@@ -1,0 +1,1 @@
+//! Calls by reflection, as JSON.

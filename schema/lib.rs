@@ -1,0 +1,66 @@
+//! The wire contract of Vatwerk: what a vat and its callers say to each other, and nothing that
+//! does I/O.
+//!
+//! - [`vat_capnp`], [`object_capnp`], [`storage_capnp`]: the interfaces, generated from
+//!   `schema/vatwerk/*.capnp`; the schema files carry the documentation.
+//! - [`cell_capnp`], [`counter_capnp`]: the built-in classes.
+//! - [`Code`]: the stable codes that every error's text starts with.
+//! - [`ObjectId`]: the 32 bytes that name an object.
+//! - `json` (feature): calls to any method of any class by reflection, as JSON.
+//! - `build` (feature): the helper for the build script of a crate with a schema of its own.
+
+mod code;
+mod id;
+
+#[cfg(feature = "build")]
+pub mod build;
+#[cfg(feature = "json")]
+pub mod json;
+
+pub use code::Code;
+pub use id::{InvalidId, ObjectId};
+
+capnp::generated_code!(pub mod cell_capnp, "vatwerk/cell_capnp.rs");
+capnp::generated_code!(pub mod counter_capnp, "vatwerk/counter_capnp.rs");
+capnp::generated_code!(pub mod go_capnp, "vatwerk/go_capnp.rs");
+capnp::generated_code!(pub mod limit_capnp, "vatwerk/limit_capnp.rs");
+capnp::generated_code!(pub mod object_capnp, "vatwerk/object_capnp.rs");
+capnp::generated_code!(pub mod storage_capnp, "vatwerk/storage_capnp.rs");
+capnp::generated_code!(pub mod vat_capnp, "vatwerk/vat_capnp.rs");
+
+/// The schema of this crate as `capnp compile -o-` prints it: what `Vat.describe` starts from.
+pub const CODE_GENERATOR_REQUEST: &[u8] = include_bytes!("vatwerk.cgr");
+
+/// The schema files of this crate, as (path to import them by, text): what `vatwerk schema export`
+/// writes and what the build helper puts on the import path.
+pub const SCHEMA_FILES: &[(&str, &str)] = &[
+    ("vatwerk/cell.capnp", include_str!("vatwerk/cell.capnp")),
+    (
+        "vatwerk/counter.capnp",
+        include_str!("vatwerk/counter.capnp"),
+    ),
+    ("vatwerk/go.capnp", include_str!("vatwerk/go.capnp")),
+    ("vatwerk/limit.capnp", include_str!("vatwerk/limit.capnp")),
+    ("vatwerk/object.capnp", include_str!("vatwerk/object.capnp")),
+    (
+        "vatwerk/storage.capnp",
+        include_str!("vatwerk/storage.capnp"),
+    ),
+    ("vatwerk/vat.capnp", include_str!("vatwerk/vat.capnp")),
+];
+
+/// Includes what the build helper made of a schema file: `schema!(pub mod chat_capnp)` for
+/// `chat.capnp`. The module must stand at the root of the crate. Beside the generated code it has
+/// `CODE_GENERATOR_REQUEST`, the schema as bytes.
+#[macro_export]
+macro_rules! schema {
+    ($vis:vis mod $module:ident) => {
+        #[allow(clippy::all)]
+        $vis mod $module {
+            include!(concat!(env!("OUT_DIR"), "/", stringify!($module), ".rs"));
+            /// The schema as `capnp compile -o-` prints it.
+            pub const CODE_GENERATOR_REQUEST: &[u8] =
+                include_bytes!(concat!(env!("OUT_DIR"), "/", stringify!($module), ".cgr"));
+        }
+    };
+}

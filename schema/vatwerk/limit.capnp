@@ -1,0 +1,116 @@
+@0xf4acd8f89b46584f;
+# Limits and error codes: the numbers and words that every caller may rely on.
+#
+# # Errors
+#
+# The text of every exception that a vat sends starts with a code from the list below, then `: `,
+# then words for people. Each Cap'n Proto hop may put `remote exception: ` before it, any number of
+# times: strip these first. The exception's kind says what to do next:
+#
+# - `failed`: fix the call, or read the message. Repeating the same call gives the same answer.
+# - `overloaded`: try again later, with a growing delay.
+# - `disconnected`: the instance or connection is gone. Whether the call ran is not known. A stub
+#   stays good: the next call on it reaches a fresh instance.
+# - `unimplemented`: this object does not have that method. Fall back, if you can.
+#
+# A class may send codes of its own in the same form (`[a-z][a-z0-9-]*: `).
+
+using Cxx = import "/capnp/c++.capnp";
+using Go = import "go.capnp";
+$Cxx.namespace("vatwerk");
+$Go.package("vatwerk");
+$Go.import("vatwerk");
+
+const invalidArgument :Text = "invalid-argument";
+# `failed`. An argument is malformed: an id, a range, a binding count, a value out of its range.
+
+const notFound :Text = "not-found";
+# `failed`. There is no such class, object or saved reference.
+
+const limitExceeded :Text = "limit-exceeded";
+# `failed`. Something is larger, or takes longer, than a limit in this file or in the vat's
+# configuration allows. The message names the limit.
+
+const unauthenticated :Text = "unauthenticated";
+# `failed`. The credential is not good here.
+
+const permissionDenied :Text = "permission-denied";
+# `failed`. The capability was narrowed and does not reach that far.
+
+const sqlRefused :Text = "sql-refused";
+# `failed`. The statement is well formed but not allowed: it names a reserved table, opens a
+# transaction, attaches a file, uses a function or pragma that is not on the list.
+
+const sqlFailed :Text = "sql-failed";
+# `failed`. SQLite refused the statement: syntax, constraint, type, unknown table.
+
+const closed :Text = "closed";
+# `failed`. The transaction or cursor has ended: committed, rolled back, exhausted or timed out.
+
+const activationFailed :Text = "activation-failed";
+# `failed`. The class's `create` or `activate` returned an error. Nothing of the attempt is kept;
+# the next call tries again.
+
+const applicationFailed :Text = "application-failed";
+# `failed`. The class's method returned an error without a code of its own.
+
+const unimplemented :Text = "unimplemented";
+# `unimplemented`. The class has no such interface or method.
+
+const objectReset :Text = "object-reset";
+# `disconnected`. The instance panicked, aborted or lost its storage while the call was in flight.
+# What had been acknowledged before is kept; the rest is undone.
+
+const shuttingDown :Text = "shutting-down";
+# `disconnected`. The vat is draining. The call did not start.
+
+const disconnected :Text = "disconnected";
+# `disconnected`. A connection that the call needed is gone.
+
+const overloaded :Text = "overloaded";
+# `overloaded`. A queue is full. The call did not start.
+
+const storageFailed :Text = "storage-failed";
+# `overloaded`. The disk failed or is full. The writes of the turn were undone and the instance
+# was reset.
+
+const internal :Text = "internal";
+# `failed`. A fault of the vat itself. Details are in its log.
+
+const maxMessageBytes :UInt64 = 33554432;
+# The largest RPC message either side sends, 32 MiB. A larger one ends the connection. Send larger
+# things in pieces.
+
+const maxChunkBytes :UInt32 = 1048576;
+# The most that a page of keys or a batch of rows holds, 1 MiB, unless one entry alone is larger.
+
+const maxNameBytes :UInt32 = 1024;
+# The longest name of an object, in bytes of UTF-8. The shortest is one byte.
+
+const idBytes :UInt32 = 32;
+# The length of an object id. Its text form is 64 lower-case hexadecimal digits.
+
+const maxKeyBytes :UInt32 = 2048;
+# The longest key of a key-value pair, in bytes of UTF-8. The empty key is a key.
+
+const maxValueBytes :UInt32 = 2097152;
+# The largest value of a key-value pair, 2 MiB.
+
+const maxKeysPerCall :UInt32 = 128;
+# The most keys in one getMultiple, putMultiple or deleteMultiple.
+
+const maxSqlBytes :UInt32 = 100000;
+# The longest SQL text of one exec, which may hold several statements.
+
+const maxSqlValueBytes :UInt32 = 4194304;
+# The largest text, blob or row in SQL, 4 MiB.
+
+const maxSqlBindings :UInt32 = 100;
+# The most bindings of one exec.
+
+const maxTransactionMs :UInt32 = 30000;
+# How long a transaction capability may stay open. It holds back every other call on its object;
+# after this time it is rolled back.
+
+const maxListedObjects :UInt32 = 1000;
+# The most objects in one page of Namespace.list.
