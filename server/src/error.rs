@@ -1,0 +1,118 @@
+//! What can go wrong, by what the caller can do about it. Only [`crate::vat`] turns these into
+//! exceptions on the wire.
+
+use vatwerk::Code;
+
+/// An operation's outcome.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something did not happen. Each variant has one stable [`Code`]; what the codes mean to a
+/// caller is written in `schema/vatwerk/limit.capnp`.
+///
+/// Methods of classes return `capnp::Result`: `?` converts, and the code arrives at the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument is malformed.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// There is no such class, object or saved reference.
+    #[error("{0}")]
+    NotFound(String),
+    /// Something is over a limit.
+    #[error("{what} is limited to {limit}, and this is {actual}")]
+    LimitExceeded {
+        /// What is limited, with its unit: `a key (bytes)`.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What was asked for.
+        actual: u64,
+    },
+    /// A statement ran for longer than it may; the limit in milliseconds.
+    #[error("a statement may run for {limit_ms} ms, and this one was stopped after that")]
+    StatementTimeout {
+        /// The limit, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The credential is not good here.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The capability was narrowed and does not reach that far.
+    #[error("{0}")]
+    PermissionDenied(String),
+    /// The SQL is not allowed.
+    #[error("{0}")]
+    SqlRefused(String),
+    /// SQLite refused the SQL.
+    #[error("{0}")]
+    SqlFailed(String),
+    /// A transaction or cursor has ended.
+    #[error("{0}")]
+    Closed(&'static str),
+    /// `create` or `activate` returned this error.
+    #[error("{0}")]
+    ActivationFailed(String),
+    /// A class's method returned an error without a code.
+    #[error("{0}")]
+    ApplicationFailed(String),
+    /// The class has no such method.
+    #[error("{0}")]
+    Unimplemented(String),
+    /// The instance is gone; the text says why.
+    #[error("{0}")]
+    ObjectReset(String),
+    /// The vat is draining.
+    #[error("the vat is shutting down")]
+    ShuttingDown,
+    /// A queue is full.
+    #[error("{what} is full at {limit}")]
+    Overloaded {
+        /// Which queue, with its unit.
+        what: &'static str,
+        /// How much it holds.
+        limit: u64,
+    },
+    /// The disk failed.
+    #[error("{0}")]
+    StorageFailed(String),
+    /// A fault of the vat itself.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The word that callers branch on.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::InvalidArgument(_) => Code::InvalidArgument,
+            Error::NotFound(_) => Code::NotFound,
+            Error::LimitExceeded { .. } | Error::StatementTimeout { .. } => Code::LimitExceeded,
+            Error::Unauthenticated(_) => Code::Unauthenticated,
+            Error::PermissionDenied(_) => Code::PermissionDenied,
+            Error::SqlRefused(_) => Code::SqlRefused,
+            Error::SqlFailed(_) => Code::SqlFailed,
+            Error::Closed(_) => Code::Closed,
+            Error::ActivationFailed(_) => Code::ActivationFailed,
+            Error::ApplicationFailed(_) => Code::ApplicationFailed,
+            Error::Unimplemented(_) => Code::Unimplemented,
+            Error::ObjectReset(_) => Code::ObjectReset,
+            Error::ShuttingDown => Code::ShuttingDown,
+            Error::Overloaded { .. } => Code::Overloaded,
+            Error::StorageFailed(_) => Code::StorageFailed,
+            Error::Internal(_) => Code::Internal,
+        }
+    }
+
+    /// Refuses `actual` if it is over `limit`.
+    pub(crate) fn check_limit(what: &'static str, limit: u64, actual: u64) -> Result<()> {
+        if actual > limit {
+            return Err(Error::LimitExceeded {
+                what,
+                limit,
+                actual,
+            });
+        }
+        Ok(())
+    }
+}
