@@ -1,0 +1,18 @@
+//! Calls inside one process: messages that own their capabilities, replies, and hooks of our own
+//! for capabilities that live here.
+//!
+//! The local capabilities of `capnp-rpc` start a call when its promise is first polled, so two calls
+//! may run in another order than they were made, or not at all. Here a call is delivered, in order,
+//! before `send` returns ([`Target::deliver`]), whether or not anybody waits for it.
+
+mod hook;
+mod message;
+mod pipeline;
+mod promised;
+mod reply;
+
+pub use hook::{Hook, Target};
+pub use message::{Caps, Message, Results, has_caps, settled};
+pub use pipeline::{PipelineResolver, deferred};
+pub use promised::{Resolver, promised};
+pub use reply::{Call, Reply};

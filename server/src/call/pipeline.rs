@@ -1,0 +1,102 @@
+//! Calling the results of a call that is not over yet.
+
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+};
+
+use capnp::{
+    Error,
+    private::capability::{ClientHook, PipelineHook, PipelineOp},
+};
+
+use super::{Message, Resolver, promised};
+
+/// What will say which results a pipeline leads to. Dropped undecided, it fails the pipeline.
+pub struct PipelineResolver(Weak<RefCell<State>>);
+
+struct Deferred(Rc<RefCell<State>>);
+
+enum State {
+    Waiting(Vec<(Vec<PipelineOp>, Resolver)>),
+    Response(Rc<Message>),
+    Elsewhere(Box<dyn PipelineHook>),
+    Failed(Error),
+}
+
+/// A pipeline, and the resolver that will say where it leads.
+pub fn deferred() -> (Box<dyn PipelineHook>, PipelineResolver) {
+    let state = Rc::new(RefCell::new(State::Waiting(Vec::new())));
+    let resolver = PipelineResolver(Rc::downgrade(&state));
+    (Box::new(Deferred(state)), resolver)
+}
+
+impl PipelineResolver {
+    /// The call returned these results, or this error.
+    pub fn resolve(mut self, outcome: Result<Rc<Message>, Error>) {
+        self.decide(match outcome {
+            Ok(response) => State::Response(response),
+            Err(error) => State::Failed(error),
+        });
+    }
+
+    /// The call was handed on, and this is its pipeline there.
+    pub fn follow(mut self, pipeline: Box<dyn PipelineHook>) {
+        self.decide(State::Elsewhere(pipeline));
+    }
+
+    fn decide(&mut self, decided: State) {
+        let Some(state) = std::mem::take(&mut self.0).upgrade() else {
+            return;
+        };
+        let State::Waiting(waiting) = state.replace(decided) else {
+            return;
+        };
+        for (ops, resolver) in waiting {
+            let cap = state.borrow().pipelined_cap(&ops);
+            if let Some(cap) = cap {
+                resolver.resolve(Ok(cap));
+            }
+        }
+    }
+}
+
+impl Drop for PipelineResolver {
+    fn drop(&mut self) {
+        self.decide(State::Failed(Error::disconnected(
+            "the call was given up".into(),
+        )));
+    }
+}
+
+impl State {
+    /// The capability at `ops`, once it can be said.
+    fn pipelined_cap(&self, ops: &[PipelineOp]) -> Option<Box<dyn ClientHook>> {
+        let found = match self {
+            State::Waiting(_) => return None,
+            State::Elsewhere(pipeline) => Ok(pipeline.get_pipelined_cap(ops)),
+            State::Response(response) => response
+                .reader()
+                .and_then(|reader| reader.get_pipelined_cap(ops)),
+            State::Failed(error) => Err(error.clone()),
+        };
+        Some(found.unwrap_or_else(|error| capnp_rpc::new_broken_cap(error).hook))
+    }
+}
+
+impl PipelineHook for Deferred {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Deferred(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
+        if let Some(cap) = self.0.borrow().pipelined_cap(ops) {
+            return cap;
+        }
+        let (cap, resolver) = promised();
+        if let State::Waiting(waiting) = &mut *self.0.borrow_mut() {
+            waiting.push((ops.to_vec(), resolver));
+        }
+        cap
+    }
+}

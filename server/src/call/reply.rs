@@ -1,0 +1,171 @@
+//! A call on its way, and where its outcome goes.
+
+use std::rc::Rc;
+
+use capnp::{
+    Error,
+    capability::{Promise, RemotePromise, Response},
+    private::capability::{ClientHook, ParamsHook, ResultsHook},
+};
+use futures::channel::oneshot;
+
+use super::{Message, PipelineResolver, deferred, message::SharedResponse};
+
+/// A call on its way to its target.
+pub struct Call {
+    /// The interface that declares the method.
+    pub interface_id: u64,
+    /// The method's ordinal.
+    pub method_id: u16,
+    /// The parameters.
+    pub params: Box<dyn ParamsHook>,
+    /// Where the outcome goes.
+    pub reply: Reply,
+}
+
+impl Call {
+    /// Makes the call on any capability.
+    pub fn forward_to(self, target: &dyn ClientHook) {
+        let Call {
+            interface_id,
+            method_id,
+            params,
+            reply,
+        } = self;
+        let sent = match params.get().and_then(|params| {
+            let size = params.target_size()?;
+            let mut request = target.new_call(interface_id, method_id, Some(size));
+            request.hook.get().set_as(params)?;
+            Ok(request.hook.send())
+        }) {
+            Ok(sent) => sent,
+            Err(error) => return reply.finish(Err(error)),
+        };
+        reply.follow(sent);
+    }
+}
+
+/// Where the outcome of a call goes. A caller that has hung up makes no difference to the callee.
+pub struct Reply(To);
+
+enum To {
+    /// A caller that brought a place for the results, such as an RPC connection.
+    Results {
+        results: Box<dyn ResultsHook>,
+        set: bool,
+        done: oneshot::Sender<Result<(), Error>>,
+    },
+    /// A caller in this process: results are handed over, not copied.
+    Local {
+        done: oneshot::Sender<Result<Rc<Message>, Error>>,
+        pipeline: Option<PipelineResolver>,
+    },
+}
+
+impl Reply {
+    /// A reply that is copied into `results`; the promise tells the caller when.
+    pub fn to_results(results: Box<dyn ResultsHook>) -> (Reply, Promise<(), Error>) {
+        let (done, told) = oneshot::channel();
+        let promise = Promise::from_future(async move { told.await.unwrap_or_else(gone) });
+        (
+            Reply(To::Results {
+                results,
+                set: false,
+                done,
+            }),
+            promise,
+        )
+    }
+
+    /// A reply to a caller in this process.
+    pub fn local() -> (Reply, RemotePromise<capnp::any_pointer::Owned>) {
+        let (done, told) = oneshot::channel();
+        let (pipeline, resolver) = deferred();
+        let promise = Promise::from_future(async move {
+            Ok(Response::new(Box::new(SharedResponse(
+                told.await.unwrap_or_else(gone)?,
+            ))))
+        });
+        let pipeline = capnp::any_pointer::Pipeline::new(pipeline);
+        (
+            Reply(To::Local {
+                done,
+                pipeline: Some(resolver),
+            }),
+            RemotePromise { promise, pipeline },
+        )
+    }
+
+    /// Lets calls that were pipelined on the results go to the capabilities in `early`, before the
+    /// call itself is over. The results are thereby fixed: later ones are not looked at.
+    pub fn set_pipeline(&mut self, early: Message) {
+        match &mut self.0 {
+            To::Results { results, set, .. } => {
+                if !*set && fill(results.as_mut(), &early).is_ok() {
+                    *set = results.set_pipeline().is_ok();
+                }
+            }
+            To::Local { pipeline, .. } => {
+                if let Some(resolver) = pipeline.take() {
+                    resolver.resolve(Ok(Rc::new(early)));
+                }
+            }
+        }
+    }
+
+    /// Ends the call. `None` stands for results that were never written.
+    pub fn finish(self, outcome: Result<Option<Message>, Error>) {
+        match self.0 {
+            To::Results {
+                mut results,
+                set,
+                done,
+            } => {
+                let outcome = outcome.and_then(|message| match message {
+                    Some(message) if !set => fill(results.as_mut(), &message),
+                    _ => Ok(()),
+                });
+                drop(results);
+                let _ = done.send(outcome);
+            }
+            To::Local { done, pipeline } => {
+                let outcome =
+                    outcome.map(|message| Rc::new(message.unwrap_or_else(|| Message::new(None))));
+                if let Some(pipeline) = pipeline {
+                    pipeline.resolve(outcome.clone());
+                }
+                let _ = done.send(outcome);
+            }
+        }
+    }
+
+    /// Ends the call as `sent` will end. For capabilities of `capnp-rpc`, which do nothing until
+    /// somebody polls them, that takes a task.
+    fn follow(self, sent: RemotePromise<capnp::any_pointer::Owned>) {
+        let RemotePromise { promise, pipeline } = sent;
+        let mut this = self;
+        if let To::Local {
+            pipeline: resolver, ..
+        } = &mut this.0
+            && let Some(resolver) = resolver.take()
+        {
+            resolver.follow(pipeline.hook.add_ref());
+        }
+        tokio::task::spawn_local(async move {
+            // The pipeline keeps the call alive for those who only pipeline on it.
+            let _pipeline = pipeline;
+            let outcome = promise
+                .await
+                .and_then(|response| Message::copy_of(response.get()?));
+            this.finish(outcome.map(Some));
+        });
+    }
+}
+
+fn fill(results: &mut dyn ResultsHook, message: &Message) -> Result<(), Error> {
+    results.get()?.set_as(message.reader()?)
+}
+
+fn gone<T>(_: oneshot::Canceled) -> Result<T, Error> {
+    Err(Error::disconnected("the call was given up".into()))
+}

@@ -1,0 +1,368 @@
+//! What a vat knows without waking anything: which objects have come into being and what they are
+//! called, and which references were saved. `DATA/catalog.sqlite`.
+
+use std::{cell::RefCell, collections::HashMap, path::Path, rc::Rc};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use sha2::{Digest, Sha256};
+use vatwerk::ObjectId;
+
+use crate::{Error, Result, env};
+
+/// Cheap to clone; a vat has one. Every write is on disk when it returns.
+#[derive(Clone)]
+pub struct Catalog(Rc<Inner>);
+
+struct Inner {
+    db: Connection,
+    counts: RefCell<HashMap<u64, u64>>,
+}
+
+/// One object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which object.
+    pub id: ObjectId,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// When it came into being, in milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+/// Where a page of a listing starts: named objects come first, by name, then the others, by id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The first page.
+    Beginning,
+    /// After the object of this name.
+    Name(String),
+    /// After the unnamed object of this id.
+    Id(ObjectId),
+}
+
+/// A saved reference: what it leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The interface id of the object's class.
+    pub class: u64,
+    /// Which object.
+    pub id: ObjectId,
+    /// The name the stub had when it was saved.
+    pub name: Option<String>,
+}
+
+/// How long the bytes of a saved reference are.
+pub const SAVED_BYTES: usize = 32;
+
+/// Classes are kept as signed numbers: SQLite has no others.
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS objects (
+        class INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        name TEXT,
+        created_ms INTEGER NOT NULL,
+        PRIMARY KEY (class, id)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX IF NOT EXISTS objects_by_name ON objects (class, name)
+        WHERE name IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS objects_without_name ON objects (class, id) WHERE name IS NULL;
+    CREATE TABLE IF NOT EXISTS saved (
+        hash BLOB PRIMARY KEY,
+        class INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        name TEXT,
+        label TEXT NOT NULL,
+        created_ms INTEGER NOT NULL
+    ) WITHOUT ROWID;";
+
+impl Catalog {
+    /// Opens the catalog at `path`, making an empty one if there is none.
+    pub fn open(path: &Path) -> Result<Catalog> {
+        let db = Connection::open(path)?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        db.execute_batch(SCHEMA)?;
+        let counts = db
+            .prepare("SELECT class, COUNT(*) FROM objects GROUP BY class")?
+            .query_map([], |row| {
+                Ok((
+                    row.get::<_, i64>(0)?.cast_unsigned(),
+                    row.get::<_, i64>(1)?.cast_unsigned(),
+                ))
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(Catalog(Rc::new(Inner {
+            db,
+            counts: RefCell::new(counts),
+        })))
+    }
+
+    /// Notes that an object has come into being. If it is there already, only a name that was not
+    /// known before is taken.
+    pub fn record(&self, class: u64, id: ObjectId, name: Option<&str>) -> Result<()> {
+        let inserted = self
+            .0
+            .db
+            .prepare_cached("INSERT INTO objects VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
+            .execute(params![
+                class.cast_signed(),
+                id.as_bytes(),
+                name,
+                env::now_ms()
+            ])?;
+        if inserted == 0 {
+            self.0
+                .db
+                .prepare_cached(
+                    "UPDATE objects SET name = ?3 WHERE class = ?1 AND id = ?2
+                        AND name IS NULL AND ?3 IS NOT NULL",
+                )?
+                .execute(params![class.cast_signed(), id.as_bytes(), name])?;
+        } else {
+            *self.0.counts.borrow_mut().entry(class).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// The object's entry, if it has come into being.
+    pub fn find(&self, class: u64, id: ObjectId) -> Result<Option<Listed>> {
+        let found = self
+            .0
+            .db
+            .prepare_cached(
+                "SELECT id, name, created_ms FROM objects WHERE class = ?1 AND id = ?2",
+            )?
+            .query_row(params![class.cast_signed(), id.as_bytes()], listed)
+            .optional()?;
+        Ok(found)
+    }
+
+    /// How many objects of the class have come into being.
+    pub fn count(&self, class: u64) -> u64 {
+        self.0.counts.borrow().get(&class).copied().unwrap_or(0)
+    }
+
+    /// At most `limit` objects whose name starts with `prefix`; objects without a name come last,
+    /// and only if `prefix` is empty.
+    pub fn list(
+        &self,
+        class: u64,
+        prefix: &str,
+        after: &After,
+        limit: u32,
+    ) -> Result<Vec<Listed>> {
+        let mut page = Vec::new();
+        let class = class.cast_signed();
+        if !matches!(after, After::Id(_)) {
+            let after = match after {
+                After::Name(name) => Some(name.as_str()),
+                _ => None,
+            };
+            let mut query = self.0.db.prepare_cached(
+                "SELECT id, name, created_ms FROM objects
+                 WHERE class = ?1 AND name IS NOT NULL AND name >= ?2 AND (?3 IS NULL OR name > ?3)
+                    AND (?4 IS NULL OR name < ?4)
+                 ORDER BY name LIMIT ?5",
+            )?;
+            let from = after.map_or(prefix, |after| after.max(prefix));
+            let rows = query.query_map(
+                params![class, from, after, past_prefix(prefix), limit],
+                listed,
+            )?;
+            for row in rows {
+                page.push(row?);
+            }
+        }
+        if prefix.is_empty() && page.len() < limit as usize {
+            let after = match after {
+                After::Id(id) => &id.as_bytes()[..],
+                _ => &[],
+            };
+            let mut query = self.0.db.prepare_cached(
+                "SELECT id, name, created_ms FROM objects
+                 WHERE class = ?1 AND name IS NULL AND id > ?2 ORDER BY id LIMIT ?3",
+            )?;
+            for row in query.query_map(params![class, after, limit - page.len() as u32], listed)? {
+                page.push(row?);
+            }
+        }
+        Ok(page)
+    }
+
+    /// Saves a reference. Only the hash of the returned bytes is kept.
+    pub fn save(&self, saved: &Saved, label: &str) -> Result<[u8; SAVED_BYTES]> {
+        let reference = env::random::<SAVED_BYTES>();
+        let Saved { class, id, name } = saved;
+        self.0
+            .db
+            .prepare_cached("INSERT INTO saved VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+            .execute(params![
+                &Sha256::digest(reference)[..],
+                class.cast_signed(),
+                id.as_bytes(),
+                name,
+                label,
+                env::now_ms()
+            ])?;
+        Ok(reference)
+    }
+
+    /// What a saved reference leads to.
+    pub fn saved(&self, reference: &[u8]) -> Result<Option<Saved>> {
+        let found = self
+            .0
+            .db
+            .prepare_cached("SELECT class, id, name FROM saved WHERE hash = ?1")?
+            .query_row([&Sha256::digest(reference)[..]], |row| {
+                Ok(Saved {
+                    class: row.get::<_, i64>(0)?.cast_unsigned(),
+                    id: id(row, 1)?,
+                    name: row.get(2)?,
+                })
+            })
+            .optional()?;
+        Ok(found)
+    }
+
+    /// Makes a saved reference worthless; false if it was already.
+    pub fn forget(&self, reference: &[u8]) -> Result<bool> {
+        let forgotten = self
+            .0
+            .db
+            .prepare_cached("DELETE FROM saved WHERE hash = ?1")?
+            .execute([&Sha256::digest(reference)[..]])?;
+        Ok(forgotten > 0)
+    }
+}
+
+/// The first text after all that start with `prefix`; none if there is no such text.
+fn past_prefix(prefix: &str) -> Option<String> {
+    let mut text: Vec<char> = prefix.chars().collect();
+    while let Some(last) = text.pop() {
+        // `char` has a gap where UTF-16 has its surrogates; UTF-8 order skips it alike.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            text.push(next);
+            return Some(text.into_iter().collect());
+        }
+    }
+    None
+}
+
+fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
+    Ok(Listed {
+        id: id(row, 0)?,
+        name: row.get(1)?,
+        created_ms: row.get(2)?,
+    })
+}
+
+fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ObjectId> {
+    Ok(ObjectId(row.get(column)?))
+}
+
+impl From<rusqlite::Error> for Error {
+    /// For the catalog's own statements, whose only way to fail is the disk.
+    fn from(error: rusqlite::Error) -> Self {
+        Error::StorageFailed(format!("the catalog: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(folder: &tempfile::TempDir) -> Catalog {
+        Catalog::open(&folder.path().join("catalog.sqlite")).unwrap()
+    }
+
+    fn id(n: u8) -> ObjectId {
+        ObjectId([n; 32])
+    }
+
+    fn names(page: &[Listed]) -> Vec<Option<&str>> {
+        page.iter().map(|listed| listed.name.as_deref()).collect()
+    }
+
+    #[test]
+    fn pages_go_through_every_object_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = catalog(&folder);
+        let wanted = [
+            "a",
+            "a\u{d7ff}",
+            "a\u{e000}",
+            "b",
+            "b_1",
+            "bx1",
+            "\u{10ffff}",
+        ];
+        for (n, name) in wanted.iter().enumerate() {
+            catalog.record(7, id(n as u8), Some(name)).unwrap();
+        }
+        catalog.record(7, id(100), None).unwrap();
+        catalog.record(7, id(101), None).unwrap();
+        catalog.record(8, id(0), Some("other class")).unwrap();
+        let mut after = After::Beginning;
+        let mut all = Vec::new();
+        loop {
+            let page = catalog.list(7, "", &after, 2).unwrap();
+            let Some(last) = page.last() else { break };
+            after = match &last.name {
+                Some(name) => After::Name(name.clone()),
+                None => After::Id(last.id),
+            };
+            all.extend(page);
+        }
+        assert_eq!(
+            names(&all),
+            wanted
+                .map(Some)
+                .into_iter()
+                .chain([None, None])
+                .collect::<Vec<_>>()
+        );
+        let listed = |prefix| catalog.list(7, prefix, &After::Beginning, 10).unwrap();
+        assert_eq!(names(&listed("b_")), [Some("b_1")]);
+        assert_eq!(names(&listed("\u{10ffff}")), [Some("\u{10ffff}")]);
+        assert_eq!(names(&listed("a\u{d7ff}")), [Some("a\u{d7ff}")]);
+        assert_eq!(
+            (catalog.count(7), catalog.count(8), catalog.count(9)),
+            (9, 1, 0)
+        );
+    }
+
+    #[test]
+    fn a_name_is_learnt_once_and_survives() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = catalog(&folder);
+        first.record(7, id(1), None).unwrap();
+        first.record(7, id(1), Some("late")).unwrap();
+        first.record(7, id(1), None).unwrap();
+        drop(first);
+        let again = catalog(&folder);
+        assert_eq!(
+            again.find(7, id(1)).unwrap().unwrap().name.as_deref(),
+            Some("late")
+        );
+        assert_eq!(again.find(7, id(2)).unwrap(), None);
+        assert_eq!(again.count(7), 1);
+    }
+
+    #[test]
+    fn a_saved_reference_is_good_until_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = catalog(&folder);
+        let saved = Saved {
+            class: u64::MAX,
+            id: id(3),
+            name: Some("x".into()),
+        };
+        let reference = catalog.save(&saved, "for later").unwrap();
+        assert_eq!(catalog.saved(&reference).unwrap(), Some(saved));
+        assert_eq!(catalog.saved(b"guess").unwrap(), None);
+        assert!(catalog.forget(&reference).unwrap());
+        assert!(!catalog.forget(&reference).unwrap());
+        assert_eq!(catalog.saved(&reference).unwrap(), None);
+    }
+}

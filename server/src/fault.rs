@@ -1,0 +1,115 @@
+//! The one place where an [`Error`] becomes an exception on the wire.
+
+use vatwerk::Code;
+
+use crate::Error;
+
+impl From<Error> for capnp::Error {
+    fn from(error: Error) -> Self {
+        exception(error.code(), &error)
+    }
+}
+
+fn exception(code: Code, text: &impl std::fmt::Display) -> capnp::Error {
+    capnp::Error {
+        kind: code.kind(),
+        extra: format!("{code}: {text}"),
+    }
+}
+
+/// What leaves an object when its code failed with `error`: the text starts with a code, whoever
+/// made the error. A code that is there already, a class's own included, stays.
+pub fn leaving(error: capnp::Error) -> capnp::Error {
+    use capnp::ErrorKind::{Disconnected, Failed, Overloaded, Unimplemented};
+
+    let (code, text) = Code::split(&error.extra);
+    if let Some(code) = code {
+        return exception(code, &text);
+    }
+    let code = match error.kind {
+        Failed | Overloaded | Disconnected | Unimplemented if starts_with_code(text) => {
+            return capnp::Error {
+                kind: error.kind,
+                extra: text.to_owned(),
+            };
+        }
+        Failed => Code::ApplicationFailed,
+        Overloaded => Code::Overloaded,
+        Disconnected => Code::Disconnected,
+        Unimplemented => Code::Unimplemented,
+        // All other kinds are of `capnp` itself: a message that could not be read.
+        _ => return exception(Code::InvalidArgument, &error),
+    };
+    exception(code, &text)
+}
+
+/// Whether `text` has the form of a code: `[a-z][a-z0-9-]*: `.
+fn starts_with_code(text: &str) -> bool {
+    let Some((word, _)) = text.split_once(": ") else {
+        return false;
+    };
+    word.starts_with(|c: char| c.is_ascii_lowercase())
+        && word
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+#[cfg(test)]
+mod tests {
+    use capnp::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn whatever_leaves_an_object_starts_with_a_code() {
+        let cases = [
+            (
+                capnp::Error::failed("no tea".into()),
+                "application-failed: no tea",
+            ),
+            (
+                capnp::Error::failed("out-of-tea: none".into()),
+                "out-of-tea: none",
+            ),
+            (
+                capnp::Error::failed("No: none".into()),
+                "application-failed: No: none",
+            ),
+            (
+                capnp::Error::failed("remote exception: remote exception: not-found: x".into()),
+                "not-found: x",
+            ),
+            (
+                capnp::Error::overloaded("later".into()),
+                "overloaded: later",
+            ),
+            (
+                Error::Closed("the cursor has ended").into(),
+                "closed: the cursor has ended",
+            ),
+        ];
+        for (error, text) in cases {
+            assert_eq!(leaving(error).extra, text);
+        }
+        let unreadable = capnp::Error::from_kind(ErrorKind::MessageContainsOutOfBoundsPointer);
+        assert!(leaving(unreadable).extra.starts_with("invalid-argument: "));
+    }
+
+    #[test]
+    fn the_kind_follows_the_code() {
+        let wire = |error: Error| capnp::Error::from(error).kind;
+        assert_eq!(wire(Error::ShuttingDown), ErrorKind::Disconnected);
+        assert_eq!(
+            wire(Error::Overloaded {
+                what: "x",
+                limit: 1
+            }),
+            ErrorKind::Overloaded
+        );
+        assert_eq!(
+            wire(Error::Unimplemented("x".into())),
+            ErrorKind::Unimplemented
+        );
+        assert_eq!(wire(Error::NotFound("x".into())), ErrorKind::Failed);
+    }
+}
