@@ -1,11 +1,24 @@
 //! A vat: hosts durable objects and hands them out as Cap'n Proto capabilities.
+//!
+//! The modules, in the order a call meets them, are drawn in `ARCHITECTURE.md` beside this crate.
 
 pub mod call;
 pub mod catalog;
+pub mod classes;
+pub mod config;
 pub mod env;
 pub mod error;
 pub mod fault;
+pub mod folder;
+pub mod gateway;
 pub mod id;
 pub mod journal;
+pub mod object;
+pub mod server;
+pub mod storage;
+pub mod vat;
 
+pub use config::Config;
 pub use error::{Error, Result};
+pub use object::{Class, Context, Namespace};
+pub use server::{Running, ServeError, Server};

@@ -101,29 +101,42 @@ pub fn settled(mut cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
     cap
 }
 
-/// The results that a method writes. Where they are sent, and when, is not the method's business:
-/// when it lets go of them they come back through the [`Cell`].
+/// Where results come back to when the method lets go of them.
+#[derive(Default)]
+pub struct ResultsCell {
+    message: Cell<Option<Message>>,
+    returned: Cell<bool>,
+    /// A copy of what was there when the method called `set_pipeline`.
+    pub early: Cell<Option<Message>>,
+}
+
+impl ResultsCell {
+    /// What the method wrote; `None` if nothing. An error if it still holds on to it.
+    pub fn take(&self) -> capnp::Result<Option<Message>> {
+        if !self.returned.get() {
+            return Err(Error::failed("the method ended before it let go of its results".into()));
+        }
+        Ok(self.message.take())
+    }
+}
+
+/// The results that a method writes. Where they are sent, and when, is not the method's business.
 pub struct Results {
     message: Option<Message>,
-    back: Rc<Cell<Option<Message>>>,
-    pipeline: Rc<Cell<Option<Message>>>,
+    back: Rc<ResultsCell>,
 }
 
 impl Results {
-    /// Results that come back through `back`; what is set when the method calls `set_pipeline`
-    /// comes back through `pipeline` meanwhile.
-    pub fn new(back: Rc<Cell<Option<Message>>>, pipeline: Rc<Cell<Option<Message>>>) -> Results {
-        Results {
-            message: None,
-            back,
-            pipeline,
-        }
+    /// Results that come back through `back`.
+    pub fn new(back: Rc<ResultsCell>) -> Results {
+        Results { message: None, back }
     }
 }
 
 impl Drop for Results {
     fn drop(&mut self) {
-        self.back.set(self.message.take());
+        self.back.message.set(self.message.take());
+        self.back.returned.set(true);
     }
 }
 

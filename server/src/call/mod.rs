@@ -12,7 +12,7 @@ mod promised;
 mod reply;
 
 pub use hook::{Hook, Target};
-pub use message::{Caps, Message, Results, has_caps, settled};
+pub use message::{Caps, Message, Results, ResultsCell, SharedResponse, has_caps, settled};
 pub use pipeline::{PipelineResolver, deferred};
 pub use promised::{Resolver, promised};
 pub use reply::{Call, Reply};

@@ -1,0 +1,146 @@
+//! Every knob of a vat, in one place. Nothing else reads files or arguments for its settings.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+use vatwerk::Address;
+
+use crate::{gateway::network, object, storage};
+
+/// How a vat is set up: what `--config FILE` may say, as TOML. Whatever is left out has its default;
+/// an unknown key is an error.
+///
+/// ```
+/// use vatwerk_server::Config;
+/// let config: Config = toml::from_str(r#"
+///     data = "/var/lib/vat"
+///     listen = ["tcp:127.0.0.1:7447", "unix:/run/vat.sock"]
+///     [limits]
+///     idle_ms = 60000
+/// "#)?;
+/// assert_eq!(config.limits.idle_ms, 60_000);
+/// # Ok::<_, toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The data folder. Made if there is none. Default `data`.
+    pub data: PathBuf,
+    /// Where to listen: `tcp:HOST:PORT` (port 0 for any) or `unix:PATH`. Default
+    /// `tcp:127.0.0.1:7447` and `unix:DATA/vat.sock`.
+    pub listen: Option<Vec<Address>>,
+    /// Listen at TCP addresses that other machines can reach. Whoever reaches them can do
+    /// everything. Default false.
+    pub insecure: bool,
+    /// How long, in milliseconds, calls in flight may go on when the vat is told to stop. Default
+    /// 10,000.
+    pub drain_ms: u64,
+    /// How much may be used.
+    pub limits: Limits,
+}
+
+/// How much may be used. Times in milliseconds, sizes in bytes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How long an object stays awake without a call. Default 10,000.
+    pub idle_ms: u64,
+    /// How long a class's `create` and `activate` may take together. Default 30,000.
+    pub activation_ms: u64,
+    /// How long one SQL statement may run: it holds up every object of its thread. Default 5,000.
+    pub statement_ms: u64,
+    /// How many objects may be awake. Each uses two or three file descriptors and about 100 KiB.
+    /// Default 10,000; lowered to what the process may open.
+    pub resident_objects: usize,
+    /// How many calls may be queued or running in one object. Default 4,096.
+    pub calls_per_object: u64,
+    /// How many calls may be queued or running in the whole vat. Default 65,536.
+    pub calls_per_vat: u64,
+    /// How many connections may be open. Default 4,096; further ones wait.
+    pub connections: usize,
+    /// How many calls one connection may have in flight. Default 4,096.
+    pub calls_per_connection: usize,
+    /// The largest message, at most and by default 33,554,432.
+    pub message_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            data: PathBuf::from("data"),
+            listen: None,
+            insecure: false,
+            drain_ms: 10_000,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            idle_ms: 10_000,
+            activation_ms: 30_000,
+            statement_ms: 5_000,
+            resident_objects: 10_000,
+            calls_per_object: 4096,
+            calls_per_vat: 65_536,
+            connections: 4096,
+            calls_per_connection: 4096,
+            message_bytes: vatwerk::limit_capnp::MAX_MESSAGE_BYTES,
+        }
+    }
+}
+
+impl Config {
+    /// Where to listen.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.listen.clone().unwrap_or_else(|| {
+            let tcp = Address::Tcp { host: "127.0.0.1".into(), port: Address::DEFAULT_PORT };
+            vec![tcp, Address::Unix(self.data.join("vat.sock"))]
+        })
+    }
+
+    /// How long calls in flight may go on when the vat is told to stop.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
+
+impl Limits {
+    /// The limits of objects.
+    pub fn objects(&self) -> object::Limits {
+        object::Limits {
+            idle: Duration::from_millis(self.idle_ms),
+            activation: Duration::from_millis(self.activation_ms),
+            resident_objects: self.resident_objects.max(1),
+            calls_per_object: self.calls_per_object,
+            calls_per_vat: self.calls_per_vat,
+            storage: storage::Settings {
+                statement_time_limit: Duration::from_millis(self.statement_ms),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    /// The limits of a connection.
+    pub fn connection(&self) -> network::Limits {
+        let defaults = network::Limits::default();
+        let max_message_bytes = self.message_bytes.min(defaults.max_message_bytes);
+        let max_calls_in_flight = self.calls_per_connection;
+        network::Limits { max_message_bytes, max_calls_in_flight, ..defaults }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        let misspelt = toml::from_str::<Config>("[limits]\nidle = 5").unwrap_err();
+        assert!(misspelt.to_string().contains("idle"), "{misspelt}");
+        assert_eq!(toml::from_str::<Config>("").unwrap().addresses().len(), 2);
+    }
+}

@@ -1,0 +1,173 @@
+//! Where connections come in.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use vatwerk::Address;
+
+/// A socket that takes connections. A unix socket's file goes with it.
+pub struct Listener {
+    socket: Socket,
+    address: Address,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// A connection that has come in.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Why a vat cannot listen at an address.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Anybody who reaches the port could do everything.
+    #[error(
+        "{0} is reachable from other machines, and this vat asks nobody who they are; \
+         use a loopback address, or say --insecure"
+    )]
+    Exposed(SocketAddr),
+    /// Somebody listens there already.
+    #[error("another process is listening at {}", .0.display())]
+    Live(PathBuf),
+    /// There is a file, and it is no socket.
+    #[error("{} is in the way: it is no socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The name has no address.
+    #[error("{host} has no address")]
+    NoAddress {
+        /// The name.
+        host: String,
+    },
+    /// The operating system refused.
+    #[error("cannot listen at {address}: {source}")]
+    Io {
+        /// Where.
+        address: Address,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Listener {
+    /// Listens at `address`. A TCP address that other machines can reach is refused unless
+    /// `insecure`. A unix socket gets mode 0600; a stale one in its place is replaced, a live one is
+    /// not.
+    pub async fn bind(address: &Address, insecure: bool) -> Result<Listener, BindError> {
+        let io = |source| BindError::Io { address: address.clone(), source };
+        match address {
+            Address::Tcp { host, port } => {
+                let found = (host.as_str(), *port).to_socket_addrs().map_err(io)?.next();
+                let found = found.ok_or_else(|| BindError::NoAddress { host: host.clone() })?;
+                if !found.ip().is_loopback() && !insecure {
+                    return Err(BindError::Exposed(found));
+                }
+                let socket = TcpListener::bind(found).await.map_err(io)?;
+                let bound = socket.local_addr().map_err(io)?;
+                let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
+                Ok(Listener { socket: Socket::Tcp(socket), address })
+            }
+            Address::Unix(path) => {
+                clear(path).await?;
+                let (socket, file) = bind_unix(path).map_err(io)?;
+                Ok(Listener { socket: Socket::Unix(socket, file), address: address.clone() })
+            }
+        }
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The next connection.
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match &self.socket {
+            Socket::Tcp(socket) => {
+                let (stream, _) = socket.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Socket::Unix(socket, _) => Ok(Stream::Unix(socket.accept().await?.0)),
+        }
+    }
+}
+
+/// Sees to it that nobody listens at `path`.
+async fn clear(path: &Path) -> Result<(), BindError> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(BindError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(BindError::Live(path.to_owned())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Binds beside `path` and moves the socket into its place when its mode is right, so that nobody
+/// else can connect meanwhile, and a stale socket is replaced in one step.
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(beside);
+    if let Err(error) = fs::remove_file(&beside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let socket = UnixListener::bind(&beside)?;
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&beside, path)?;
+    Ok((socket, SocketFile(path.to_owned())))
+}
+
+/// Removes the file when the listener goes.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // If it is gone already, all the better.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vat.sock");
+        let address = Address::Unix(path.clone());
+        // The standard library leaves the file behind.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let live = Listener::bind(&address, false).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let second = Listener::bind(&address, false).await;
+        assert!(matches!(second, Err(BindError::Live(_))));
+        drop(live);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        let third = Listener::bind(&address, false).await;
+        assert!(matches!(third, Err(BindError::NotASocket(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[tokio::test]
+    async fn other_machines_are_not_let_in_by_accident() {
+        let address: Address = "tcp:0.0.0.0:0".parse().unwrap();
+        assert!(matches!(Listener::bind(&address, false).await, Err(BindError::Exposed(_))));
+        assert!(Listener::bind(&address, true).await.is_ok());
+    }
+}

@@ -1,0 +1,281 @@
+//! What users implement, and the classes that a vat serves.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    future::Future,
+    rc::Rc,
+};
+
+use capnp::{
+    any_pointer,
+    capability::{DispatchCallResult, FromServer, Params, Results, Server},
+    traits::HasTypeId,
+};
+use futures::future::LocalBoxFuture;
+use vatwerk::json::Schemas;
+
+use super::Context;
+use crate::{Error, Result, id::IdScheme};
+
+/// A kind of object.
+///
+/// Its methods are those of a Cap'n Proto interface: the type implements the generated `Server`
+/// trait of [`Class::Client`]. One value of the type is one instance, awake in memory; everything it
+/// must not lose it keeps in its storage.
+///
+/// ```no_run
+/// use std::rc::Rc;
+/// use vatwerk::{CODE_GENERATOR_REQUEST, counter_capnp::counter};
+/// use vatwerk_server::{Class, Context};
+///
+/// struct Tally(Context);
+///
+/// impl Class for Tally {
+///     const NAME: &'static str = "Tally";
+///     const SCHEMA: &'static [u8] = CODE_GENERATOR_REQUEST;
+///     type Client = counter::Client;
+///
+///     async fn activate(ctx: Context) -> capnp::Result<Self> {
+///         Ok(Tally(ctx))
+///     }
+/// }
+///
+/// impl counter::Server for Tally {
+///     async fn increment(
+///         self: Rc<Self>,
+///         params: counter::IncrementParams,
+///         mut results: counter::IncrementResults,
+///     ) -> capnp::Result<()> {
+///         let kv = self.0.storage().kv();
+///         let count = kv.get("count")?.unwrap_or(0) + params.get()?.get_amount();
+///         kv.put("count", &count)?;
+///         results.get().set_count(count);
+///         Ok(())
+///     }
+/// }
+/// ```
+///
+/// # Turns
+///
+/// Each poll of a method is a turn: what it writes between two awaits is committed as one, or, if it
+/// panics, not at all. Nothing that it says, to its caller or to anybody else, leaves before what it
+/// wrote is on disk. Other calls run while it awaits something. A method that returns an error has
+/// still committed its writes.
+pub trait Class: Sized + 'static {
+    /// The name it is served under: `[A-Z][A-Za-z0-9]*`, at most 64 bytes.
+    const NAME: &'static str;
+
+    /// The schema of its interface: `CODE_GENERATOR_REQUEST` of the module that
+    /// [`vatwerk::schema!`] includes. Callers learn of the class from it.
+    const SCHEMA: &'static [u8];
+
+    /// The generated client of its interface. The interface's id is the identity of the class:
+    /// types, files and interfaces may be renamed, and the objects are still found.
+    type Client: FromServer<Self> + HasTypeId;
+
+    /// Runs once in an object's life, before its first [`Class::activate`]. What it writes without
+    /// an await is one commit, together with the mark that the object has come into being. If it
+    /// fails, nothing of the object is kept, and the next call tries again.
+    fn create(ctx: &Context) -> impl Future<Output = capnp::Result<()>> {
+        let _ = ctx;
+        async { Ok(()) }
+    }
+
+    /// Wakes the object. Calls wait meanwhile. If it fails they fail, with
+    /// `activation-failed` or the error's own code, and the next call tries again.
+    fn activate(ctx: Context) -> impl Future<Output = capnp::Result<Self>>;
+}
+
+/// An instance, whatever its class.
+pub(super) trait Dispatch {
+    fn dispatch(
+        &self,
+        interface_id: u64,
+        method_id: u16,
+        params: Params<any_pointer::Owned>,
+        results: Results<any_pointer::Owned>,
+    ) -> DispatchCallResult;
+}
+
+struct Served<D>(D);
+
+impl<D: Server + Clone> Dispatch for Served<D> {
+    fn dispatch(
+        &self,
+        interface_id: u64,
+        method_id: u16,
+        params: Params<any_pointer::Owned>,
+        results: Results<any_pointer::Owned>,
+    ) -> DispatchCallResult {
+        self.0.clone().dispatch_call(interface_id, method_id, params, results)
+    }
+}
+
+type Activation = LocalBoxFuture<'static, capnp::Result<Box<dyn Dispatch>>>;
+
+/// A class as a vat knows it.
+pub struct ClassEntry {
+    /// The name it is served under.
+    pub name: &'static str,
+    /// The id of its interface.
+    pub interface_id: u64,
+    /// The schema that describes it.
+    pub schema: &'static [u8],
+    /// Makes and checks the ids of its objects.
+    pub ids: IdScheme,
+    answers: HashSet<u64>,
+    create: fn(Context) -> LocalBoxFuture<'static, capnp::Result<()>>,
+    activate: fn(Context) -> Activation,
+}
+
+impl ClassEntry {
+    fn of<C: Class>() -> Result<ClassEntry, StartError> {
+        const { assert!(is_class_name(C::NAME), "NAME must be [A-Z][A-Za-z0-9]*, up to 64 bytes") }
+        let interface_id = C::Client::TYPE_ID;
+        let unreadable =
+            |reason: String| StartError::Schema { class: C::NAME, interface_id, reason };
+        let schemas = Schemas::load(C::SCHEMA).map_err(|e| unreadable(e.to_string()))?;
+        let answers = schemas.answers(interface_id);
+        if answers.is_empty() {
+            return Err(unreadable("its schema does not contain its interface".into()));
+        }
+        Ok(ClassEntry {
+            name: C::NAME,
+            interface_id,
+            schema: C::SCHEMA,
+            ids: IdScheme::new(interface_id),
+            answers: answers.into_iter().collect(),
+            create: |ctx| Box::pin(async move { C::create(&ctx).await }),
+            activate: |ctx| {
+                Box::pin(async move {
+                    let instance = Rc::new(C::activate(ctx).await?);
+                    let served = Served(C::Client::from_server(instance));
+                    Ok(Box::new(served) as Box<dyn Dispatch>)
+                })
+            },
+        })
+    }
+
+    /// Whether objects of the class answer that interface.
+    pub(super) fn answers(&self, interface_id: u64) -> bool {
+        self.answers.contains(&interface_id)
+    }
+
+    pub(super) fn create(&self, ctx: Context) -> LocalBoxFuture<'static, capnp::Result<()>> {
+        (self.create)(ctx)
+    }
+
+    pub(super) fn activate(&self, ctx: Context) -> Activation {
+        (self.activate)(ctx)
+    }
+}
+
+const fn is_class_name(name: &str) -> bool {
+    let name = name.as_bytes();
+    if name.is_empty() || name.len() > 64 || !name[0].is_ascii_uppercase() {
+        return false;
+    }
+    let mut i = 1;
+    while i < name.len() {
+        if !name[i].is_ascii_alphanumeric() {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// Why a vat cannot start with these classes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// Two types have the same name.
+    #[error(
+        "two classes are called `{name}`, with the interfaces @{first:#018x} and @{second:#018x}"
+    )]
+    DuplicateName {
+        /// The name.
+        name: &'static str,
+        /// The interface of the first.
+        first: u64,
+        /// The interface of the second.
+        second: u64,
+    },
+    /// Two types have the same interface.
+    #[error("the classes `{first}` and `{second}` have the same interface @{interface_id:#018x}")]
+    DuplicateInterface {
+        /// The interface.
+        interface_id: u64,
+        /// The name of the first.
+        first: &'static str,
+        /// The name of the second.
+        second: &'static str,
+    },
+    /// A class's schema is not that of its interface.
+    #[error("class `{class}`, interface @{interface_id:#018x}: {reason}")]
+    Schema {
+        /// The class.
+        class: &'static str,
+        /// Its interface.
+        interface_id: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The classes that a vat serves.
+#[derive(Default)]
+pub struct Registry {
+    by_interface: BTreeMap<u64, Rc<ClassEntry>>,
+}
+
+impl Registry {
+    /// Adds a class. Refused if its name or its interface is taken.
+    pub fn register<C: Class>(&mut self) -> Result<(), StartError> {
+        let entry = ClassEntry::of::<C>()?;
+        if let Some(first) = self.by_interface.get(&entry.interface_id) {
+            return Err(StartError::DuplicateInterface {
+                interface_id: entry.interface_id,
+                first: first.name,
+                second: entry.name,
+            });
+        }
+        if let Some(first) = self.by_interface.values().find(|first| first.name == entry.name) {
+            return Err(StartError::DuplicateName {
+                name: entry.name,
+                first: first.interface_id,
+                second: entry.interface_id,
+            });
+        }
+        self.by_interface.insert(entry.interface_id, Rc::new(entry));
+        Ok(())
+    }
+
+    /// The class with that interface.
+    pub fn by_interface(&self, interface_id: u64) -> Result<&Rc<ClassEntry>> {
+        self.by_interface
+            .get(&interface_id)
+            .ok_or_else(|| self.missing(format_args!("with the interface @{interface_id:#018x}")))
+    }
+
+    /// The class of that name.
+    pub fn by_name(&self, name: &str) -> Result<&Rc<ClassEntry>> {
+        self.by_interface
+            .values()
+            .find(|class| class.name == name)
+            .ok_or_else(|| self.missing(format_args!("`{name}`")))
+    }
+
+    /// All classes, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Rc<ClassEntry>> {
+        self.by_interface.values()
+    }
+
+    fn missing(&self, wanted: std::fmt::Arguments<'_>) -> Error {
+        let mut names: Vec<_> = self.iter().map(|class| class.name).collect();
+        names.sort_unstable();
+        Error::NotFound(format!(
+            "this vat serves no class {wanted}; it serves {}",
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        ))
+    }
+}

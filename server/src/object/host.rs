@@ -1,0 +1,233 @@
+//! Everything that objects share: the classes, the catalog, the journal, and the table of objects
+//! that are awake.
+
+use std::{
+    any::{Any, TypeId},
+    cell::RefCell,
+    collections::HashMap,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use vatwerk::ObjectId;
+
+use super::{
+    class::{ClassEntry, Registry},
+    serve::serve,
+    slot::{EventTarget, Load, Slot},
+};
+use crate::{
+    Error, Result,
+    call::Call,
+    catalog::Catalog,
+    journal::Journal,
+    storage,
+};
+
+/// How much objects may use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How long an object stays awake without a call.
+    pub idle: Duration,
+    /// How long `create` and `activate` may take together.
+    pub activation: Duration,
+    /// How long a transaction capability may stay open.
+    pub transaction: Duration,
+    /// How many objects may be awake; above it the least recently used that are idle go first.
+    pub resident_objects: usize,
+    /// How many calls may be queued or running in one object.
+    pub calls_per_object: u64,
+    /// How many calls may be queued or running in the whole vat.
+    pub calls_per_vat: u64,
+    /// How each object's database is opened.
+    pub storage: storage::Settings,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            idle: Duration::from_secs(10),
+            activation: Duration::from_secs(30),
+            transaction: Duration::from_millis(vatwerk::limit_capnp::MAX_TRANSACTION_MS.into()),
+            resident_objects: 10_000,
+            calls_per_object: 4096,
+            calls_per_vat: 65_536,
+            storage: storage::Settings::default(),
+        }
+    }
+}
+
+/// What objects share. One for each thread that has objects.
+pub struct Host {
+    /// The classes.
+    pub classes: Registry,
+    /// The names.
+    pub catalog: Catalog,
+    /// Durability.
+    pub journal: Journal,
+    /// Where objects' databases are.
+    pub folder: PathBuf,
+    /// How much objects may use.
+    pub limits: Limits,
+    /// Values that the embedding program gives to its classes.
+    pub bindings: HashMap<TypeId, Rc<dyn Any>>,
+    slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
+    load: Rc<Load>,
+    asleep: tokio::sync::Notify,
+}
+
+impl Host {
+    /// A host without objects awake.
+    pub fn new(
+        classes: Registry,
+        catalog: Catalog,
+        journal: Journal,
+        folder: PathBuf,
+        limits: Limits,
+        bindings: HashMap<TypeId, Rc<dyn Any>>,
+    ) -> Rc<Host> {
+        Rc::new(Host {
+            classes,
+            catalog,
+            journal,
+            folder,
+            limits,
+            bindings,
+            slots: RefCell::default(),
+            load: Rc::default(),
+            asleep: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// How many objects are awake.
+    pub fn resident(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Brings a call to its object, waking it if need be.
+    pub(super) fn deliver(
+        self: &Rc<Self>,
+        class: &Rc<ClassEntry>,
+        id: ObjectId,
+        name: Option<&Rc<str>>,
+        call: Call,
+    ) {
+        if !class.answers(call.interface_id) {
+            return call.reply.finish(Err(unimplemented(class, &call).into()));
+        }
+        let awake = self.slots.borrow().get(&id).cloned();
+        let slot = match awake {
+            Some(slot) => {
+                if let Some(name) = name {
+                    self.learn_name(&slot, name);
+                }
+                slot
+            }
+            None => self.wake(class, id, name),
+        };
+        slot.push(EventTarget::Object, None, call, &self.limits);
+    }
+
+    fn wake(
+        self: &Rc<Self>,
+        class: &Rc<ClassEntry>,
+        id: ObjectId,
+        name: Option<&Rc<str>>,
+    ) -> Rc<Slot> {
+        if self.resident() >= self.limits.resident_objects {
+            self.evict_some();
+        }
+        let slot = Rc::new(Slot::new(id, class.clone(), name.cloned(), self.load.clone()));
+        self.slots.borrow_mut().insert(id, slot.clone());
+        tokio::task::spawn_local(serve(self.clone(), slot.clone()));
+        slot
+    }
+
+    /// Asks the least recently used of the idle objects to go: a sixteenth of them, so that looking
+    /// at all of them pays.
+    fn evict_some(&self) {
+        let slots = self.slots.borrow();
+        let mut quiet: Vec<_> = slots.values().filter(|slot| slot.is_quiet()).collect();
+        quiet.sort_unstable_by_key(|slot| slot.last_used());
+        for slot in &quiet[..quiet.len().div_ceil(16)] {
+            slot.evict();
+        }
+    }
+
+    /// The instance in `slot` is gone, its database closed.
+    pub(super) fn remove(&self, slot: &Rc<Slot>) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.get(&slot.id).is_some_and(|current| Rc::ptr_eq(current, slot)) {
+            slots.remove(&slot.id);
+        }
+        if slots.is_empty() {
+            self.asleep.notify_waiters();
+        }
+    }
+
+    /// An object that is awake, and had no name, is called by one.
+    fn learn_name(&self, slot: &Slot, name: &Rc<str>) {
+        if !slot.learn_name(name) {
+            return;
+        }
+        // The name still stands for the object if this fails; a listing shows it once the object
+        // has been woken by its name.
+        if let Err(error) = self.catalog.record(slot.class.interface_id, slot.id, Some(name)) {
+            tracing::warn!(id = %slot.id, %error, "noting the name of an object");
+        }
+    }
+
+    /// Where the database of an object is, or would be.
+    pub(super) fn database_path(&self, interface_id: u64, id: ObjectId) -> PathBuf {
+        let id = id.to_string();
+        let mut path = self.folder.join(format!("{interface_id:016x}"));
+        path.push(&id[..2]);
+        path.push(format!("{id}.sqlite"));
+        path
+    }
+
+    /// Makes the folder that a new database goes to, durably.
+    pub(super) fn make_folder_of(&self, database: &Path) -> Result<()> {
+        let make = |folder: &Path| -> std::io::Result<()> {
+            match std::fs::create_dir(folder) {
+                Ok(()) => std::fs::File::open(folder.parent().unwrap_or(folder))?.sync_all(),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                Err(e) => Err(e),
+            }
+        };
+        let folder = database.parent().unwrap_or(&self.folder);
+        let class = folder.parent().unwrap_or(&self.folder);
+        make(class)
+            .and_then(|()| make(folder))
+            .map_err(|e| Error::StorageFailed(format!("making a folder for a new object: {e}")))
+    }
+
+    /// Waits until no call is in flight.
+    pub async fn calls_finished(&self) {
+        self.load.idle().await;
+    }
+
+    /// Puts every object to sleep, and waits until the last database is closed. An object that is
+    /// busy, or has handed out capabilities, sleeps when it no longer is.
+    pub async fn sleep_all(&self) {
+        loop {
+            let quiet = self.asleep.notified();
+            for slot in self.slots.borrow().values() {
+                slot.evict();
+            }
+            if self.slots.borrow().is_empty() {
+                return;
+            }
+            quiet.await;
+        }
+    }
+}
+
+fn unimplemented(class: &ClassEntry, call: &Call) -> Error {
+    Error::Unimplemented(format!(
+        "class {} does not answer interface @{:#018x}, method {}",
+        class.name, call.interface_id, call.method_id
+    ))
+}
+

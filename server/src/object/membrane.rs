@@ -1,0 +1,334 @@
+//! The membrane: every capability that crosses the edge of an object is wrapped.
+//!
+//! - One of the object's own, on its way out, becomes [`Inside`]: a call on it is an event of the
+//!   object, in its mailbox, in a turn, behind its gate.
+//! - Somebody else's, on its way in, becomes [`Outside`]: a call on it is something the object says,
+//!   so it waits at the output gate.
+//! - One that comes home is unwrapped.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::{Rc, Weak},
+};
+
+use capnp::{
+    Error, MessageSize, any_pointer,
+    capability::{Promise, RemotePromise, Request, Response},
+    private::capability::{
+        ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResultsHook,
+    },
+};
+use futures::channel::oneshot;
+
+use super::{
+    gate::{Outgoing, Output, SectionId, Sent},
+    instance::Instance,
+    slot::EventTarget,
+};
+use crate::{
+    Error as VatError,
+    call::{Call, Hook, Message, Reply, SharedResponse, Target, deferred, has_caps, settled},
+};
+
+/// The capabilities that have crossed one instance's edge and are still held. Wrapping the same one
+/// twice gives the same wrapper.
+#[derive(Default)]
+pub(super) struct Membrane {
+    inside: RefCell<Crossed<Inside>>,
+    outside: RefCell<Crossed<Outside>>,
+    handed_out: Cell<usize>,
+}
+
+struct Crossed<T> {
+    by_raw: HashMap<usize, Weak<T>>,
+    by_wrapper: HashMap<usize, Weak<T>>,
+}
+
+impl<T> Default for Crossed<T> {
+    fn default() -> Self {
+        Crossed { by_raw: HashMap::new(), by_wrapper: HashMap::new() }
+    }
+}
+
+impl<T> Crossed<T> {
+    fn insert(&mut self, raw: usize, wrapper: &Rc<T>) {
+        self.by_raw.insert(raw, Rc::downgrade(wrapper));
+        self.by_wrapper.insert(Rc::as_ptr(wrapper) as usize, Rc::downgrade(wrapper));
+    }
+
+    /// Forgets a wrapper that is being dropped.
+    fn remove(&mut self, raw: usize, wrapper: usize) {
+        self.by_wrapper.remove(&wrapper);
+        // A new wrapper may have taken the place already.
+        if self.by_raw.get(&raw).is_some_and(|found| found.as_ptr() as usize == wrapper) {
+            self.by_raw.remove(&raw);
+        }
+    }
+
+    fn wrapper_of(&self, raw: usize) -> Option<Rc<T>> {
+        self.by_raw.get(&raw)?.upgrade()
+    }
+
+    fn wrapped_by(&self, wrapper: usize) -> Option<Rc<T>> {
+        self.by_wrapper.get(&wrapper)?.upgrade()
+    }
+}
+
+impl Membrane {
+    /// How many of the object's own capabilities others hold.
+    pub fn handed_out(&self) -> usize {
+        self.handed_out.get()
+    }
+
+    /// Lets go of everything behind the capabilities that others still hold.
+    pub fn close(&self) {
+        let inside = std::mem::take(&mut *self.inside.borrow_mut());
+        for inside in inside.by_wrapper.into_values().filter_map(|inside| inside.upgrade()) {
+            drop(inside.raw.take());
+        }
+    }
+}
+
+impl Instance {
+    /// What the object's capability becomes outside.
+    pub(super) fn outward(self: &Rc<Self>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        let cap = settled(cap);
+        let raw = cap.get_ptr();
+        if let Some(outside) = self.membrane.outside.borrow().wrapped_by(raw) {
+            return outside.raw.add_ref();
+        }
+        if let Some(inside) = self.membrane.inside.borrow().wrapper_of(raw) {
+            return Box::new(Hook(inside));
+        }
+        let inside = Rc::new(Inside {
+            instance: Rc::downgrade(self),
+            raw_ptr: raw,
+            raw: RefCell::new(Some(cap)),
+            section: self.current_section(),
+        });
+        let membrane = &self.membrane;
+        membrane.inside.borrow_mut().insert(raw, &inside);
+        membrane.handed_out.set(membrane.handed_out.get() + 1);
+        Box::new(Hook(inside))
+    }
+
+    /// What somebody else's capability becomes inside.
+    pub(super) fn inward(self: &Rc<Self>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        let cap = settled(cap);
+        let raw = cap.get_ptr();
+        if let Some(inside) = self.membrane.inside.borrow().wrapped_by(raw)
+            && let Some(own) = &*inside.raw.borrow()
+        {
+            return own.add_ref();
+        }
+        if let Some(outside) = self.membrane.outside.borrow().wrapper_of(raw) {
+            return Box::new(OutsideHook(outside));
+        }
+        let outside = Rc::new(Outside { instance: self.clone(), raw: cap });
+        self.membrane.outside.borrow_mut().insert(raw, &outside);
+        Box::new(OutsideHook(outside))
+    }
+
+    /// Parameters as the object sees them.
+    pub(super) fn inward_params(
+        self: &Rc<Self>,
+        params: Box<dyn ParamsHook>,
+    ) -> capnp::Result<Box<dyn ParamsHook>> {
+        if !has_caps(params.get()?)? {
+            return Ok(params);
+        }
+        Ok(Box::new(self.copied_inward(params.get()?)?))
+    }
+
+    fn copied_inward(self: &Rc<Self>, reader: any_pointer::Reader<'_>) -> capnp::Result<Message> {
+        let mut message = Message::copy_of(reader)?;
+        message.map_caps(|cap| self.inward(cap));
+        Ok(message)
+    }
+
+    fn inward_response(
+        self: &Rc<Self>,
+        response: Response<any_pointer::Owned>,
+    ) -> capnp::Result<Response<any_pointer::Owned>> {
+        if !has_caps(response.get()?)? {
+            return Ok(response);
+        }
+        let message = self.copied_inward(response.get()?)?;
+        Ok(Response::new(Box::new(SharedResponse(Rc::new(message)))))
+    }
+}
+
+/// A capability of the object's own, as others hold it.
+pub(super) struct Inside {
+    instance: Weak<Instance>,
+    raw: RefCell<Option<Box<dyn ClientHook>>>,
+    raw_ptr: usize,
+    section: Option<SectionId>,
+}
+
+impl Target for Inside {
+    fn deliver(&self, call: Call) {
+        let raw = self.raw.borrow().as_ref().map(|raw| raw.add_ref());
+        match (self.instance.upgrade(), raw) {
+            (Some(instance), Some(raw)) => instance.slot.push(
+                EventTarget::Capability(raw),
+                self.section,
+                call,
+                &instance.host.limits,
+            ),
+            _ => call.reply.finish(Err(VatError::ObjectReset(
+                "the instance that handed out this capability is gone".into(),
+            )
+            .into())),
+        }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let Some(instance) = self.instance.upgrade() else { return };
+        let membrane = &instance.membrane;
+        membrane.inside.borrow_mut().remove(self.raw_ptr, self as *const Inside as usize);
+        membrane.handed_out.set(membrane.handed_out.get() - 1);
+        instance.slot.wake();
+    }
+}
+
+/// Somebody else's capability, as the object holds it.
+pub(super) struct Outside {
+    instance: Rc<Instance>,
+    raw: Box<dyn ClientHook>,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let mut outside = self.instance.membrane.outside.borrow_mut();
+        outside.remove(self.raw.get_ptr(), self as *const Outside as usize);
+    }
+}
+
+struct OutsideHook(Rc<Outside>);
+
+impl ClientHook for OutsideHook {
+    fn add_ref(&self) -> Box<dyn ClientHook> {
+        Box::new(OutsideHook(self.0.clone()))
+    }
+
+    fn new_call(
+        &self,
+        interface_id: u64,
+        method_id: u16,
+        size_hint: Option<MessageSize>,
+    ) -> Request<any_pointer::Owned, any_pointer::Owned> {
+        let params = Message::new(size_hint.map(|size| size.word_count));
+        let outside = self.0.clone();
+        Request::new(Box::new(OutsideRequest { outside, interface_id, method_id, params }))
+    }
+
+    fn call(
+        &self,
+        interface_id: u64,
+        method_id: u16,
+        params: Box<dyn ParamsHook>,
+        results: Box<dyn ResultsHook>,
+    ) -> Promise<(), Error> {
+        let (reply, done) = Reply::to_results(results);
+        Call { interface_id, method_id, params, reply }.forward_to(self);
+        done
+    }
+
+    fn get_brand(&self) -> usize {
+        0
+    }
+
+    fn get_ptr(&self) -> usize {
+        Rc::as_ptr(&self.0) as usize
+    }
+
+    fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
+        None
+    }
+
+    fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        None
+    }
+
+    fn when_resolved(&self) -> Promise<(), Error> {
+        Promise::ok(())
+    }
+}
+
+struct OutsideRequest {
+    outside: Rc<Outside>,
+    interface_id: u64,
+    method_id: u16,
+    params: Message,
+}
+
+impl OutsideRequest {
+    /// Puts the call before the gate.
+    fn pass(self, sent: Sent) -> Rc<Instance> {
+        let OutsideRequest { outside, interface_id, method_id, mut params } = self;
+        let instance = outside.instance.clone();
+        params.map_caps(|cap| instance.outward(cap));
+        let target = outside.raw.add_ref();
+        let outgoing = Outgoing { target, interface_id, method_id, params, sent };
+        instance.say(Output::Send(Box::new(outgoing)));
+        instance
+    }
+}
+
+impl RequestHook for OutsideRequest {
+    fn get(&mut self) -> any_pointer::Builder<'_> {
+        self.params.root()
+    }
+
+    fn get_brand(&self) -> usize {
+        0
+    }
+
+    fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
+        let (tell, told) = oneshot::channel();
+        let (pipeline, resolver) = deferred();
+        let caller = self.outside.instance.clone();
+        let instance = self.pass(Sent::Call { promise: tell, pipeline: resolver, caller });
+        let promise = Promise::from_future(async move {
+            let response = told.await.map_err(|_| never_left())?.await?;
+            instance.inward_response(response)
+        });
+        RemotePromise { promise, pipeline: any_pointer::Pipeline::new(pipeline) }
+    }
+
+    fn send_streaming(self: Box<Self>) -> Promise<(), Error> {
+        let (tell, told) = oneshot::channel();
+        self.pass(Sent::Stream(tell));
+        Promise::from_future(async move { told.await.map_err(|_| never_left())?.await })
+    }
+
+    fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
+        None
+    }
+}
+
+fn never_left() -> Error {
+    VatError::ObjectReset("the call never left the object".into()).into()
+}
+
+/// The results of a call that the object makes, while the call is not over: capabilities in them come
+/// in through the membrane like any others.
+pub(super) struct InwardPipeline {
+    pub instance: Rc<Instance>,
+    pub pipeline: Box<dyn PipelineHook>,
+}
+
+impl PipelineHook for InwardPipeline {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        let (instance, pipeline) = (self.instance.clone(), self.pipeline.add_ref());
+        Box::new(InwardPipeline { instance, pipeline })
+    }
+
+    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.instance.inward(self.pipeline.get_pipelined_cap(ops))
+    }
+}

@@ -1,0 +1,221 @@
+//! The task of one object: from waking up to falling asleep.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    rc::Rc,
+};
+
+use capnp::capability::{Params, Results};
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    Context, Host,
+    class::Dispatch,
+    gate::{Output, SectionId},
+    instance::Instance,
+    results::Returning,
+    slot::{Event, EventTarget, Slot},
+};
+use crate::{
+    Error, Result, call, env, fault,
+    storage::Storage,
+};
+
+/// Serves the object in `slot` until it is reset or has been idle for long enough. However it ends,
+/// its database is closed before another instance can be made.
+pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
+    let reason = match open(&host, &slot) {
+        Ok(instance) => {
+            let reason = live(&instance).await;
+            instance.end(reason.clone());
+            reason
+        }
+        Err(error) => error,
+    };
+    slot.end(reason);
+    host.remove(&slot);
+}
+
+/// Opens the object's database, and makes one for an object that has none.
+fn open(host: &Rc<Host>, slot: &Rc<Slot>) -> Result<Rc<Instance>> {
+    let path = host.database_path(slot.class.interface_id, slot.id);
+    if !path.exists() {
+        // First in the catalog, so that whatever exists is listed.
+        host.catalog.record(slot.class.interface_id, slot.id, slot.name().as_deref())?;
+        host.make_folder_of(&path)?;
+    }
+    let storage = Storage::open(&path, &host.limits.storage)?;
+    Ok(Instance::new(host.clone(), slot.clone(), storage))
+}
+
+/// Wakes the object and lets it work. Returns why it ended.
+async fn live(instance: &Rc<Instance>) -> Error {
+    let limit = instance.host.limits.activation;
+    let object = match timeout(limit, activate(instance)).await {
+        Ok(Ok(object)) => object,
+        Ok(Err(error)) => return error,
+        Err(_) => {
+            return Error::ActivationFailed(format!(
+                "`create` and `activate` took longer than {} s",
+                limit.as_secs_f32()
+            ));
+        }
+    };
+    let reason = work(instance, &object).await;
+    // What users dropped here may panic in its destructor.
+    if catch_unwind(AssertUnwindSafe(|| drop(object))).is_err() {
+        tracing::error!(id = %instance.slot.id, "an object panicked while it was dropped");
+    }
+    reason
+}
+
+/// Runs `create`, if the object has not come into being, and `activate`.
+async fn activate(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
+    let class = instance.slot.class.clone();
+    let section = Cell::new(None);
+    let meta = instance.storage.meta();
+    if !meta.is_created()? {
+        let mut created = pin!(class.create(Context::new(instance.clone())));
+        let name = instance.slot.name();
+        let outcome = poll_fn(|cx| {
+            instance.poll_turn(&section, cx, |cx| {
+                created.as_mut().poll(cx).map(|outcome| {
+                    // In the turn: what `create` wrote and the mark are one commit, or nothing.
+                    let outcome = outcome.map_err(activation_failed).and_then(|()| {
+                        instance.storage.meta().mark_created(name.as_deref(), env::now_ms())
+                    });
+                    if outcome.is_err() {
+                        instance.storage.rollback_turn();
+                    }
+                    outcome
+                })
+            })
+        })
+        .await;
+        if let Err(error) = outcome.and_then(|outcome| outcome) {
+            // Turns of `create` before its last have been committed.
+            instance.storage.delete_all()?;
+            return Err(error);
+        }
+    }
+    match (instance.slot.name(), meta.name()?) {
+        (Some(name), None) => {
+            instance.host.catalog.record(class.interface_id, instance.slot.id, Some(&name))?;
+            meta.set_name(&name)?;
+        }
+        (None, known) => {
+            let known = match known {
+                Some(known) => Some(known),
+                None => {
+                    let listed = instance.host.catalog.find(class.interface_id, instance.slot.id)?;
+                    listed.and_then(|listed| listed.name)
+                }
+            };
+            if let Some(known) = known {
+                instance.slot.learn_name(&known.into());
+            }
+        }
+        (Some(_), Some(_)) => {}
+    }
+    let mut activated = pin!(class.activate(Context::new(instance.clone())));
+    let outcome = poll_fn(|cx| {
+        instance.poll_turn(&section, cx, |cx| {
+            activated.as_mut().poll(cx).map(|outcome| {
+                if outcome.is_err() {
+                    instance.storage.rollback_turn();
+                }
+                outcome
+            })
+        })
+    })
+    .await?;
+    Ok(Rc::from(outcome.map_err(activation_failed)?))
+}
+
+fn activation_failed(error: capnp::Error) -> Error {
+    Error::ActivationFailed(fault::leaving(error).extra)
+}
+
+/// Lets events in, in order, until there is a reason to end.
+async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> Error {
+    let slot = &instance.slot;
+    let idle_after = instance.host.limits.idle;
+    let mut running = FuturesUnordered::new();
+    let mut sleep = pin!(sleep_until(slot.last_used() + idle_after));
+    loop {
+        while let Some(event) = slot.next(|section| instance.sections.admits(section)) {
+            running.push(handle(instance, object, event));
+        }
+        if let Some(error) = instance.broken() {
+            // Set before what runs is dropped: it is what the callers are told.
+            slot.end(error.clone());
+            if catch_unwind(AssertUnwindSafe(|| drop(running))).is_err() {
+                tracing::error!(id = %slot.id, "a call panicked while it was dropped");
+            }
+            return error;
+        }
+        let idle = running.is_empty() && instance.is_idle();
+        if idle && (slot.is_evicted() || Instant::now() >= slot.last_used() + idle_after) {
+            return Error::ObjectReset("the object fell asleep".into());
+        }
+        if idle {
+            sleep.as_mut().reset(slot.last_used() + idle_after);
+        }
+        tokio::select! {
+            Some(()) = running.next(), if !running.is_empty() => {}
+            () = slot.stirred() => {}
+            () = instance.gate.opened() => instance.gate.release(),
+            () = &mut sleep, if idle => {}
+        }
+    }
+}
+
+/// One call, from its delivery to its outcome at the gate.
+async fn handle(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>, event: Event) {
+    let Event { target, section, call, ticket } = event;
+    let call::Call { interface_id, method_id, params, reply } = call;
+    let returning = Returning::new(reply, ticket);
+    let params = match instance.inward_params(params) {
+        Ok(params) => params,
+        Err(error) => return returning.finish(Err(error)),
+    };
+    let back = Rc::new(call::ResultsCell::default());
+    let results = Box::new(call::Results::new(back.clone()));
+    let mut method = pin!(async {
+        match target {
+            EventTarget::Object => {
+                let (params, results) = (Params::new(params), Results::new(results));
+                object.dispatch(interface_id, method_id, params, results).promise.await
+            }
+            EventTarget::Capability(cap) => cap.call(interface_id, method_id, params, results).await,
+        }
+    });
+    let section: Cell<Option<SectionId>> = Cell::new(section);
+    let outcome = poll_fn(|cx| {
+        instance.poll_turn(&section, cx, |cx| {
+            let polled = method.as_mut().poll(cx);
+            if let Some(mut early) = back.early.take() {
+                early.map_caps(|cap| instance.outward(cap));
+                instance.say(Output::Pipeline(returning.clone(), early));
+            }
+            polled.map(|outcome| {
+                outcome.and_then(|()| {
+                    let mut message = back.take()?;
+                    if let Some(message) = &mut message {
+                        message.map_caps(|cap| instance.outward(cap));
+                    }
+                    Ok(message)
+                })
+            })
+        })
+    })
+    .await;
+    // An instance that broke off tells its callers when it ends.
+    if let Ok(outcome) = outcome {
+        instance.say(Output::Return(returning, outcome));
+    }
+}

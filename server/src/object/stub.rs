@@ -1,0 +1,98 @@
+//! A stub: one object as its callers see it, for ever.
+
+use std::rc::Rc;
+
+use capnp::{
+    capability::FromClientHook,
+    private::capability::ClientHook,
+    traits::HasTypeId,
+};
+use vatwerk::{ObjectId, limit_capnp, object_capnp::stub};
+
+use super::{class::ClassEntry, host::Host};
+use crate::{
+    Error, Result,
+    call::{Call, Hook, Target},
+    catalog::Saved,
+};
+
+/// Names an object, not an instance of it. It answers the interface of the object's class, which
+/// wakes the object, and `Stub`, which does not.
+#[derive(Clone)]
+pub struct Stub {
+    host: Rc<Host>,
+    class: Rc<ClassEntry>,
+    id: ObjectId,
+    name: Option<Rc<str>>,
+}
+
+impl Stub {
+    /// A stub as a capability. No I/O.
+    pub fn capability(
+        host: &Rc<Host>,
+        class: &Rc<ClassEntry>,
+        id: ObjectId,
+        name: Option<&str>,
+    ) -> Box<dyn ClientHook> {
+        let name = name.map(Rc::from);
+        Box::new(Hook(Rc::new(Stub { host: host.clone(), class: class.clone(), id, name })))
+    }
+
+    /// The capability that was saved.
+    pub fn restore(host: &Rc<Host>, saved: &Saved) -> Result<Box<dyn ClientHook>> {
+        let class = host.classes.by_interface(saved.class)?;
+        Ok(Stub::capability(host, class, saved.id, saved.name.as_deref()))
+    }
+}
+
+impl Target for Stub {
+    fn deliver(&self, call: Call) {
+        if call.interface_id == stub::Client::TYPE_ID {
+            let own: stub::Client = capnp_rpc::new_client(self.clone());
+            return call.forward_to(own.as_client_hook());
+        }
+        self.host.deliver(&self.class, self.id, self.name.as_ref(), call);
+    }
+}
+
+/// What the vat itself answers.
+impl stub::Server for Stub {
+    async fn identify(
+        self: Rc<Self>,
+        _: stub::IdentifyParams,
+        mut results: stub::IdentifyResults,
+    ) -> capnp::Result<()> {
+        let known = match &self.name {
+            Some(name) => Some(name.to_string()),
+            None => self
+                .host
+                .catalog
+                .find(self.class.interface_id, self.id)?
+                .and_then(|listed| listed.name),
+        };
+        let mut results = results.get();
+        results.set_id(self.id.as_bytes());
+        results.set_object_name(known.unwrap_or_default());
+        results.set_class_name(self.class.name);
+        results.set_interface_id(self.class.interface_id);
+        Ok(())
+    }
+
+    async fn persist(
+        self: Rc<Self>,
+        params: stub::PersistParams,
+        mut results: stub::PersistResults,
+    ) -> capnp::Result<()> {
+        let label = params.get()?.get_label()?.to_str()?;
+        let limit = limit_capnp::MAX_NAME_BYTES.into();
+        Error::check_limit("a label (bytes)", limit, label.len() as u64)?;
+        let saved = Saved {
+            class: self.class.interface_id,
+            id: self.id,
+            name: self.name.as_deref().map(str::to_owned),
+        };
+        let reference = self.host.catalog.save(&saved, label)?;
+        results.get().set_sturdy_ref(&reference);
+        Ok(())
+    }
+}

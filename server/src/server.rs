@@ -1,0 +1,186 @@
+//! Putting a vat together, starting it and letting it stop.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    rc::Rc,
+};
+
+use tokio::task::AbortHandle;
+use vatwerk::{Address, json::SchemaError};
+
+use crate::{
+    Config, Error,
+    catalog::Catalog,
+    env,
+    folder::{Folder, FolderError},
+    gateway::{BindError, Gateway, Listener},
+    journal::Journal,
+    object::{Class, Host, Registry, StartError},
+    vat::{self, Vat},
+};
+
+/// A vat to be: its classes, what they are given, and its settings.
+///
+/// ```no_run
+/// use vatwerk_server::{Server, classes::Counter};
+/// # async fn example() -> Result<(), vatwerk_server::ServeError> {
+/// // On a `tokio::task::LocalSet`:
+/// let vat = Server::builder().class::<Counter>().start().await?;
+/// println!("listening {}", vat.addresses()[0]);
+/// vat.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+pub struct Server {
+    classes: Registry,
+    problem: Option<StartError>,
+    bindings: HashMap<TypeId, Rc<dyn Any>>,
+    config: Config,
+    #[cfg(feature = "testing")]
+    hold: crate::journal::testing::Hold,
+}
+
+/// Why a vat does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its classes do not fit together.
+    #[error(transparent)]
+    Classes(#[from] StartError),
+    /// The schemas of its classes do not fit together.
+    #[error("the schemas of the classes: {0}")]
+    Schemas(#[from] SchemaError),
+    /// Its data folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Its catalog cannot be read.
+    #[error(transparent)]
+    Catalog(#[from] Error),
+    /// It cannot listen.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+impl Server {
+    /// A vat without classes, with default settings.
+    pub fn builder() -> Server {
+        Server::default()
+    }
+
+    /// Serves a class. Two of the same name, or the same interface, are an error at the start.
+    pub fn class<C: Class>(mut self) -> Server {
+        if let Err(problem) = self.classes.register::<C>() {
+            self.problem.get_or_insert(problem);
+        }
+        self
+    }
+
+    /// Gives a value to all classes: they find it by its type, with `Context::binding`.
+    pub fn binding<T: 'static>(mut self, value: T) -> Server {
+        self.bindings.insert(TypeId::of::<T>(), Rc::new(value));
+        self
+    }
+
+    /// The settings.
+    pub fn config(mut self, config: Config) -> Server {
+        self.config = config;
+        self
+    }
+
+    /// For tests: lets `hold` hold back the durability of commits.
+    #[cfg(feature = "testing")]
+    pub fn hold(mut self, hold: crate::journal::testing::Hold) -> Server {
+        self.hold = hold;
+        self
+    }
+
+    /// Starts the vat on the current thread, which must run a [`tokio::task::LocalSet`]. When this
+    /// returns it takes connections.
+    pub async fn start(self) -> Result<Running, ServeError> {
+        if let Some(problem) = self.problem {
+            return Err(problem.into());
+        }
+        let description = vat::describe(&self.classes)?;
+        let folder = Folder::open(&self.config.data)?;
+        let catalog = Catalog::open(&folder.catalog())?;
+        #[cfg(feature = "testing")]
+        let journal = Journal::held_by(self.hold);
+        #[cfg(not(feature = "testing"))]
+        let journal = Journal::new();
+        let mut limits = self.config.limits.objects();
+        limits.resident_objects = limits.resident_objects.min(openable());
+        let host =
+            Host::new(self.classes, catalog, journal, folder.objects(), limits, self.bindings);
+        let vat = Vat::new(host.clone(), description, env::now_ms());
+        let gateway = Gateway::new(
+            capnp_rpc::new_client(vat),
+            self.config.limits.connections,
+            self.config.limits.connection(),
+        );
+        let mut listeners = Vec::new();
+        for address in self.config.addresses() {
+            listeners.push(Listener::bind(&address, self.config.insecure).await?);
+        }
+        let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
+        let accepting = listeners
+            .into_iter()
+            .map(|listener| tokio::task::spawn_local(gateway.clone().accept(listener)))
+            .map(|task| task.abort_handle())
+            .collect();
+        Ok(Running { host, gateway, addresses, accepting, config: self.config, _folder: folder })
+    }
+}
+
+/// How many objects may be awake with the files that this process may open, leaving as many for
+/// connections. Raises the process's limit as far as it goes.
+fn openable() -> usize {
+    /// A database and its write-ahead log.
+    const FILES_PER_OBJECT: u64 = 2;
+    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+    usize::try_from(files / (2 * FILES_PER_OBJECT)).unwrap_or(usize::MAX)
+}
+
+/// A vat that takes connections. Dropping it stops it where it stands, as a crash would.
+pub struct Running {
+    host: Rc<Host>,
+    gateway: Rc<Gateway>,
+    addresses: Vec<Address>,
+    accepting: Vec<AbortHandle>,
+    config: Config,
+    _folder: Folder,
+}
+
+impl Running {
+    /// Where it listens, with real ports, in the order of the settings.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+
+    /// Stops in order: takes no more connections, answers further calls `shutting-down`, lets calls
+    /// in flight finish, ends the connections and puts every object to sleep. What has not finished
+    /// within the time for draining is given up.
+    pub async fn stop(self) {
+        self.accepting.iter().for_each(AbortHandle::abort);
+        let finished = tokio::time::timeout(self.config.drain(), async {
+            self.gateway.finish_calls().await;
+            self.host.calls_finished().await;
+        });
+        if finished.await.is_err() {
+            tracing::warn!("calls were still running when the time for draining was over");
+        }
+        self.gateway.close().await;
+        if tokio::time::timeout(self.config.drain(), self.host.sleep_all()).await.is_err() {
+            tracing::warn!(
+                objects = self.host.resident(),
+                "objects were still busy when the time for draining was over"
+            );
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.accepting.iter().for_each(AbortHandle::abort);
+    }
+}
