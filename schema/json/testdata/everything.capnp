@@ -105,7 +105,7 @@ struct Inner @0xe1b2c3d4e5f6070d {
   point @0 :Point;
 }
 
-struct Box(T) @0xe1b2c3d4e5f6070a {
+struct Box @0xe1b2c3d4e5f6070a (T) {
   content @0 :T;
 }
 
