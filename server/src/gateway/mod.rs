@@ -1,0 +1,3 @@
+//! Sockets and what speaks on them.
+
+pub mod network;
