@@ -26,6 +26,8 @@ pub(super) enum Verdict {
     Deliver,
     /// It has been dealt with.
     Swallow,
+    /// It is the end of this question, and capnp-rpc gets it once it has answered.
+    Hold(u32),
 }
 
 /// A question of the peer.
@@ -129,6 +131,14 @@ impl Ledger {
                 if self.refused.remove(&id) {
                     return Ok(Verdict::Swallow);
                 }
+                if let Some(answer) = self.answers.get(&id)
+                    && answer.passed_on
+                    && !answer.returned
+                {
+                    // Its result is waited for elsewhere, so it runs on, and what it returns has
+                    // to pass by here: capnp-rpc does not show the results of a finished question.
+                    return Ok(Verdict::Hold(id));
+                }
                 self.finish_answer(id, finish.get_release_result_caps());
                 Ok(Verdict::Deliver)
             }
@@ -175,34 +185,32 @@ impl Ledger {
                 ));
             }
         }
-        let capabilities = match call.has_params() {
-            true => Some(call.get_params()?.get_cap_table()?),
-            false => None,
-        };
-        let capabilities = || capabilities.iter().flatten();
-        self.calls += 1;
-        let why = match call.get_target()?.which()? {
-            message_target::PromisedAnswer(answer)
-                if self.refused.contains(&answer?.get_question_id()) =>
-            {
-                Some("the call whose result this one is for was not started".to_owned())
+        let capabilities = call.get_params()?.get_cap_table()?;
+        let on_refused = match call.get_target()?.which()? {
+            message_target::PromisedAnswer(answer) => {
+                self.refused.contains(&answer?.get_question_id())
             }
-            _ => {
-                let imports = capabilities().filter(|one| imported(one).is_some()).count();
-                self.overload(limits, imports)
+            message_target::ImportedCap(_) => false,
+        };
+        self.calls += 1;
+        let why = match on_refused {
+            true => Some("the call whose result this one is for was not started".to_owned()),
+            false => {
+                let given = capabilities.into_iter();
+                self.overload(limits, given.filter(|one| imported(*one).is_some()).count())
             }
         };
         if let Some(why) = why {
-            for one in capabilities() {
-                if let Some(import) = imported(&one) {
+            for one in capabilities {
+                if let Some(import) = imported(one) {
                     replies.push(reply::release(import));
                 }
             }
             self.calls_refused += 1;
             return self.refuse(limits, id, &why, replies);
         }
-        for one in capabilities() {
-            if let Some(import) = imported(&one) {
+        for one in capabilities {
+            if let Some(import) = imported(one) {
                 *self.imports.entry(import).or_default() += 1;
             } else if let cap_descriptor::ReceiverAnswer(answer) = one.which()?
                 && let Some(answer) = self.answers.get_mut(&answer?.get_question_id())
@@ -284,7 +292,7 @@ impl Ledger {
     fn incoming_unimplemented(&mut self, inner: message::Reader<'_>) -> Read<()> {
         if let Ok(message::Resolve(resolve)) = inner.which()
             && let resolve::Cap(capability) = resolve?.which()?
-            && let Some(export) = imported(&capability?)
+            && let Some(export) = imported(capability?)
         {
             self.release_export(export, 1);
         }
@@ -430,6 +438,9 @@ impl Ledger {
 
     /// Why a further question cannot be taken, if it cannot.
     fn overload(&self, limits: &Limits, new_imports: usize) -> Option<String> {
+        if self.closed_for_calls {
+            return Some(String::new());
+        }
         let full = |what: &str, limit: usize| Some(format!("{what}, at most {limit}"));
         if self.calls_in_flight >= limits.max_calls_in_flight {
             return full("too many calls in flight", limits.max_calls_in_flight);
@@ -530,7 +541,7 @@ fn incoming_resolve(
 }
 
 /// The id of a capability that its sender hosts.
-fn imported(one: &cap_descriptor::Reader<'_>) -> Option<u32> {
+fn imported(one: cap_descriptor::Reader<'_>) -> Option<u32> {
     match one.which() {
         Ok(cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id)) => Some(id),
         _ => None,
