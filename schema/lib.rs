@@ -4,11 +4,13 @@
 //! - [`vat_capnp`], [`object_capnp`], [`storage_capnp`]: the interfaces, generated from
 //!   `schema/vatwerk/*.capnp`; the schema files carry the documentation.
 //! - [`cell_capnp`], [`counter_capnp`]: the built-in classes.
+//! - [`Address`]: where a vat listens.
 //! - [`Code`]: the stable codes that every error's text starts with.
 //! - [`ObjectId`]: the 32 bytes that name an object.
 //! - `json` (feature): calls to any method of any class by reflection, as JSON.
 //! - `build` (feature): the helper for the build script of a crate with a schema of its own.
 
+mod address;
 mod code;
 mod id;
 
@@ -17,6 +19,7 @@ pub mod build;
 #[cfg(feature = "json")]
 pub mod json;
 
+pub use address::{Address, InvalidAddress};
 pub use code::Code;
 pub use id::{InvalidId, ObjectId};
 

@@ -78,48 +78,46 @@ const SCHEMA: &str = "
 impl Catalog {
     /// Opens the catalog at `path`, making an empty one if there is none.
     pub fn open(path: &Path) -> Result<Catalog> {
-        let db = Connection::open(path)?;
-        db.pragma_update(None, "journal_mode", "WAL")?;
-        db.pragma_update(None, "synchronous", "FULL")?;
-        db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-        db.execute_batch(SCHEMA)?;
-        let counts = db
-            .prepare("SELECT class, COUNT(*) FROM objects GROUP BY class")?
-            .query_map([], |row| {
-                Ok((
-                    row.get::<_, i64>(0)?.cast_unsigned(),
-                    row.get::<_, i64>(1)?.cast_unsigned(),
-                ))
-            })?
-            .collect::<Result<_, _>>()?;
-        Ok(Catalog(Rc::new(Inner {
-            db,
-            counts: RefCell::new(counts),
-        })))
+        let open = || {
+            let db = Connection::open(path)?;
+            db.pragma_update(None, "journal_mode", "WAL")?;
+            db.pragma_update(None, "synchronous", "FULL")?;
+            db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            db.execute_batch(SCHEMA)?;
+            let counts = db
+                .prepare("SELECT class, COUNT(*) FROM objects GROUP BY class")?
+                .query_map([], |row| {
+                    let (class, count): (i64, i64) = (row.get(0)?, row.get(1)?);
+                    Ok((class.cast_unsigned(), count.cast_unsigned()))
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Catalog(Rc::new(Inner { db, counts: RefCell::new(counts) })))
+        };
+        open().map_err(failed)
+    }
+
+    /// Its statements have only one way to fail: the disk.
+    fn on_disk<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        work(&self.0.db).map_err(failed)
     }
 
     /// Notes that an object has come into being. If it is there already, only a name that was not
     /// known before is taken.
     pub fn record(&self, class: u64, id: ObjectId, name: Option<&str>) -> Result<()> {
-        let inserted = self
-            .0
-            .db
-            .prepare_cached("INSERT INTO objects VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
-            .execute(params![
-                class.cast_signed(),
-                id.as_bytes(),
-                name,
-                env::now_ms()
-            ])?;
-        if inserted == 0 {
-            self.0
-                .db
-                .prepare_cached(
-                    "UPDATE objects SET name = ?3 WHERE class = ?1 AND id = ?2
-                        AND name IS NULL AND ?3 IS NOT NULL",
+        let inserted = self.on_disk(|db| {
+            let (class, id) = (class.cast_signed(), id.as_bytes());
+            let inserted = db
+                .prepare_cached("INSERT INTO objects VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
+                .execute(params![class, id, name, env::now_ms()])?;
+            if inserted == 0 && name.is_some() {
+                db.prepare_cached(
+                    "UPDATE objects SET name = ?3 WHERE class = ?1 AND id = ?2 AND name IS NULL",
                 )?
-                .execute(params![class.cast_signed(), id.as_bytes(), name])?;
-        } else {
+                .execute(params![class, id, name])?;
+            }
+            Ok(inserted)
+        })?;
+        if inserted > 0 {
             *self.0.counts.borrow_mut().entry(class).or_default() += 1;
         }
         Ok(())
@@ -127,15 +125,13 @@ impl Catalog {
 
     /// The object's entry, if it has come into being.
     pub fn find(&self, class: u64, id: ObjectId) -> Result<Option<Listed>> {
-        let found = self
-            .0
-            .db
-            .prepare_cached(
+        self.on_disk(|db| {
+            db.prepare_cached(
                 "SELECT id, name, created_ms FROM objects WHERE class = ?1 AND id = ?2",
             )?
             .query_row(params![class.cast_signed(), id.as_bytes()], listed)
-            .optional()?;
-        Ok(found)
+            .optional()
+        })
     }
 
     /// How many objects of the class have come into being.
@@ -145,95 +141,84 @@ impl Catalog {
 
     /// At most `limit` objects whose name starts with `prefix`; objects without a name come last,
     /// and only if `prefix` is empty.
-    pub fn list(
-        &self,
-        class: u64,
-        prefix: &str,
-        after: &After,
-        limit: u32,
-    ) -> Result<Vec<Listed>> {
-        let mut page = Vec::new();
-        let class = class.cast_signed();
-        if !matches!(after, After::Id(_)) {
-            let after = match after {
-                After::Name(name) => Some(name.as_str()),
-                _ => None,
-            };
-            let mut query = self.0.db.prepare_cached(
-                "SELECT id, name, created_ms FROM objects
-                 WHERE class = ?1 AND name IS NOT NULL AND name >= ?2 AND (?3 IS NULL OR name > ?3)
-                    AND (?4 IS NULL OR name < ?4)
-                 ORDER BY name LIMIT ?5",
-            )?;
-            let from = after.map_or(prefix, |after| after.max(prefix));
-            let rows = query.query_map(
-                params![class, from, after, past_prefix(prefix), limit],
-                listed,
-            )?;
-            for row in rows {
-                page.push(row?);
+    pub fn list(&self, class: u64, prefix: &str, after: &After, limit: u32) -> Result<Vec<Listed>> {
+        self.on_disk(|db| {
+            let class = class.cast_signed();
+            let mut page = Vec::new();
+            if !matches!(after, After::Id(_)) {
+                let after = match after {
+                    After::Name(name) => Some(name.as_str()),
+                    _ => None,
+                };
+                let from = after.map_or(prefix, |after| after.max(prefix));
+                let end = past_prefix(prefix);
+                let mut query = db.prepare_cached(
+                    "SELECT id, name, created_ms FROM objects
+                     WHERE class = ?1 AND name IS NOT NULL AND name >= ?2
+                        AND (?3 IS NULL OR name > ?3) AND (?4 IS NULL OR name < ?4)
+                     ORDER BY name LIMIT ?5",
+                )?;
+                for row in query.query_map(params![class, from, after, end, limit], listed)? {
+                    page.push(row?);
+                }
             }
-        }
-        if prefix.is_empty() && page.len() < limit as usize {
-            let after = match after {
-                After::Id(id) => &id.as_bytes()[..],
-                _ => &[],
-            };
-            let mut query = self.0.db.prepare_cached(
-                "SELECT id, name, created_ms FROM objects
-                 WHERE class = ?1 AND name IS NULL AND id > ?2 ORDER BY id LIMIT ?3",
-            )?;
-            for row in query.query_map(params![class, after, limit - page.len() as u32], listed)? {
-                page.push(row?);
+            let left = limit - page.len() as u32;
+            if prefix.is_empty() && left > 0 {
+                let after = match after {
+                    After::Id(id) => id.as_bytes(),
+                    _ => &[],
+                };
+                let mut query = db.prepare_cached(
+                    "SELECT id, name, created_ms FROM objects
+                     WHERE class = ?1 AND name IS NULL AND id > ?2 ORDER BY id LIMIT ?3",
+                )?;
+                for row in query.query_map(params![class, after, left], listed)? {
+                    page.push(row?);
+                }
             }
-        }
-        Ok(page)
+            Ok(page)
+        })
     }
 
     /// Saves a reference. Only the hash of the returned bytes is kept.
     pub fn save(&self, saved: &Saved, label: &str) -> Result<[u8; SAVED_BYTES]> {
         let reference = env::random::<SAVED_BYTES>();
         let Saved { class, id, name } = saved;
-        self.0
-            .db
-            .prepare_cached("INSERT INTO saved VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![
-                &Sha256::digest(reference)[..],
-                class.cast_signed(),
-                id.as_bytes(),
-                name,
-                label,
-                env::now_ms()
-            ])?;
+        let (class, id) = (class.cast_signed(), id.as_bytes());
+        self.on_disk(|db| {
+            db.prepare_cached("INSERT INTO saved VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute(params![hash(&reference), class, id, name, label, env::now_ms()])
+        })?;
         Ok(reference)
     }
 
     /// What a saved reference leads to.
     pub fn saved(&self, reference: &[u8]) -> Result<Option<Saved>> {
-        let found = self
-            .0
-            .db
-            .prepare_cached("SELECT class, id, name FROM saved WHERE hash = ?1")?
-            .query_row([&Sha256::digest(reference)[..]], |row| {
-                Ok(Saved {
-                    class: row.get::<_, i64>(0)?.cast_unsigned(),
-                    id: id(row, 1)?,
-                    name: row.get(2)?,
+        self.on_disk(|db| {
+            db.prepare_cached("SELECT class, id, name FROM saved WHERE hash = ?1")?
+                .query_row([hash(reference)], |row| {
+                    let class: i64 = row.get(0)?;
+                    Ok(Saved { class: class.cast_unsigned(), id: id(row, 1)?, name: row.get(2)? })
                 })
-            })
-            .optional()?;
-        Ok(found)
+                .optional()
+        })
     }
 
     /// Makes a saved reference worthless; false if it was already.
     pub fn forget(&self, reference: &[u8]) -> Result<bool> {
-        let forgotten = self
-            .0
-            .db
-            .prepare_cached("DELETE FROM saved WHERE hash = ?1")?
-            .execute([&Sha256::digest(reference)[..]])?;
-        Ok(forgotten > 0)
+        self.on_disk(|db| {
+            let mut delete = db.prepare_cached("DELETE FROM saved WHERE hash = ?1")?;
+            Ok(delete.execute([hash(reference)])? > 0)
+        })
     }
+}
+
+fn hash(reference: &[u8]) -> [u8; 32] {
+    Sha256::digest(reference).into()
+}
+
+fn failed(error: rusqlite::Error) -> Error {
+    Error::StorageFailed(format!("the catalog: {error}"))
 }
 
 /// The first text after all that start with `prefix`; none if there is no such text.
@@ -259,13 +244,6 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Listed> {
 
 fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ObjectId> {
     Ok(ObjectId(row.get(column)?))
-}
-
-impl From<rusqlite::Error> for Error {
-    /// For the catalog's own statements, whose only way to fail is the disk.
-    fn from(error: rusqlite::Error) -> Self {
-        Error::StorageFailed(format!("the catalog: {error}"))
-    }
 }
 
 #[cfg(test)]

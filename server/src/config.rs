@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 use vatwerk::Address;
 
 use crate::{gateway::network, object, storage};
@@ -28,6 +28,7 @@ pub struct Config {
     pub data: PathBuf,
     /// Where to listen: `tcp:HOST:PORT` (port 0 for any) or `unix:PATH`. Default
     /// `tcp:127.0.0.1:7447` and `unix:DATA/vat.sock`.
+    #[serde(deserialize_with = "addresses")]
     pub listen: Option<Vec<Address>>,
     /// Listen at TCP addresses that other machines can reach. Whoever reaches them can do
     /// everything. Default false.
@@ -131,6 +132,12 @@ impl Limits {
         let max_calls_in_flight = self.calls_per_connection;
         network::Limits { max_message_bytes, max_calls_in_flight, ..defaults }
     }
+}
+
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Address>>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let parsed = texts.iter().map(|text| text.parse().map_err(D::Error::custom));
+    parsed.collect::<Result<_, _>>().map(Some)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod call;
 pub mod catalog;
 pub mod classes;
+pub mod cli;
 pub mod config;
 pub mod env;
 pub mod error;

@@ -150,8 +150,7 @@ impl ResultsHook for Results {
 
     fn set_pipeline(&mut self) -> capnp::Result<()> {
         if let Some(message) = &self.message {
-            self.pipeline
-                .set(Some(Message::copy_of(message.reader()?)?));
+            self.back.early.set(Some(Message::copy_of(message.reader()?)?));
         }
         Ok(())
     }

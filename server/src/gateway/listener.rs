@@ -18,7 +18,7 @@ pub struct Listener {
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix { socket: UnixListener, _file: SocketFile },
 }
 
 /// A connection that has come in.
@@ -78,8 +78,8 @@ impl Listener {
             }
             Address::Unix(path) => {
                 clear(path).await?;
-                let (socket, file) = bind_unix(path).map_err(io)?;
-                Ok(Listener { socket: Socket::Unix(socket, file), address: address.clone() })
+                let socket = bind_unix(path).map_err(io)?;
+                Ok(Listener { socket, address: address.clone() })
             }
         }
     }
@@ -97,7 +97,7 @@ impl Listener {
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
-            Socket::Unix(socket, _) => Ok(Stream::Unix(socket.accept().await?.0)),
+            Socket::Unix { socket, .. } => Ok(Stream::Unix(socket.accept().await?.0)),
         }
     }
 }
@@ -116,7 +116,7 @@ async fn clear(path: &Path) -> Result<(), BindError> {
 
 /// Binds beside `path` and moves the socket into its place when its mode is right, so that nobody
 /// else can connect meanwhile, and a stale socket is replaced in one step.
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_unix(path: &Path) -> io::Result<Socket> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
@@ -128,7 +128,7 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let socket = UnixListener::bind(&beside)?;
     fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
     fs::rename(&beside, path)?;
-    Ok((socket, SocketFile(path.to_owned())))
+    Ok(Socket::Unix { socket, _file: SocketFile(path.to_owned()) })
 }
 
 /// Removes the file when the listener goes.

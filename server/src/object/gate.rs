@@ -111,18 +111,16 @@ impl OutputGate {
         !self.waiting.borrow().is_empty()
     }
 
-    /// The newest commit of the object.
-    pub fn newest(&self) -> Lsn {
-        self.newest.get()
-    }
-
     /// Waits until [`OutputGate::release`] has something to do.
     pub async fn opened(&self) {
         let next = match self.waiting.borrow().front() {
-            Some((Release::Durable(lsn), _)) => *lsn,
-            _ => return std::future::pending().await,
+            Some((Release::Durable(lsn), _)) => Some(*lsn),
+            _ => None,
         };
-        self.journal.durable(next).await;
+        match next {
+            Some(lsn) => self.journal.durable(lsn).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Lets out whatever may leave by now.

@@ -114,7 +114,8 @@ impl Host {
         call: Call,
     ) {
         if !class.answers(call.interface_id) {
-            return call.reply.finish(Err(unimplemented(class, &call).into()));
+            let error = unimplemented(class, &call);
+            return call.reply.finish(Err(error.into()));
         }
         let awake = self.slots.borrow().get(&id).cloned();
         let slot = match awake {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use capnp::capability::{Params, Results};
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
@@ -30,7 +30,11 @@ use crate::{
 pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
     let reason = match open(&host, &slot) {
         Ok(instance) => {
-            let reason = live(&instance).await;
+            let reason = AssertUnwindSafe(live(&instance)).catch_unwind().await;
+            let reason = reason.unwrap_or_else(|_| {
+                tracing::error!(id = %slot.id, "a fault of the vat itself, in serving an object");
+                Error::ObjectReset("a fault of the vat itself; its log says more".into())
+            });
             instance.end(reason.clone());
             reason
         }
@@ -78,7 +82,7 @@ async fn activate(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     let class = instance.slot.class.clone();
     let section = Cell::new(None);
     let meta = instance.storage.meta();
-    if !meta.is_created()? {
+    if !meta.created()? {
         let mut created = pin!(class.create(Context::new(instance.clone())));
         let name = instance.slot.name();
         let outcome = poll_fn(|cx| {

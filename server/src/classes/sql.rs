@@ -1,0 +1,156 @@
+//! SQL as a capability.
+
+use std::{cell::RefCell, rc::Rc};
+
+use vatwerk::{
+    limit_capnp,
+    storage_capnp::{cursor, row, sql, sql_value},
+};
+
+use super::cell::{Scope, Service};
+use crate::{
+    Error,
+    storage::{Cursor, Row, SqlValue},
+};
+
+/// SQL in a scope.
+pub(super) struct SqlService<S>(pub Rc<Service<S>>);
+
+impl<S: Scope> sql::Server for SqlService<S> {
+    async fn exec(
+        self: Rc<Self>,
+        params: sql::ExecParams,
+        mut results: sql::ExecResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let bindings = params.get_bindings()?;
+        let bindings = bindings.iter().map(read_value).collect::<capnp::Result<Vec<_>>>()?;
+        let cursor = self.0.0.sql().exec(params.get_query()?.to_str()?, bindings)?;
+        let cursor = CursorService { columns: cursor.columns().to_vec(), open: RefCell::new(cursor) };
+        results.get().set_cursor(capnp_rpc::new_client(cursor));
+        Ok(())
+    }
+
+    async fn database_size(
+        self: Rc<Self>,
+        _: sql::DatabaseSizeParams,
+        mut results: sql::DatabaseSizeResults,
+    ) -> capnp::Result<()> {
+        results.get().set_bytes(self.0.0.sql().database_size()?);
+        Ok(())
+    }
+}
+
+struct CursorService {
+    columns: Vec<String>,
+    open: RefCell<Cursor>,
+}
+
+impl cursor::Server for CursorService {
+    async fn columns(
+        self: Rc<Self>,
+        _: cursor::ColumnsParams,
+        mut results: cursor::ColumnsResults,
+    ) -> capnp::Result<()> {
+        let mut names = results.get().init_column_names(self.columns.len() as u32);
+        for (i, name) in self.columns.iter().enumerate() {
+            names.set(i as u32, name.as_str());
+        }
+        Ok(())
+    }
+
+    async fn next(
+        self: Rc<Self>,
+        params: cursor::NextParams,
+        mut results: cursor::NextResults,
+    ) -> capnp::Result<()> {
+        let max_rows = params.get()?.get_max_rows() as usize;
+        if max_rows == 0 {
+            return Err(Error::InvalidArgument("maxRows must be positive".into()).into());
+        }
+        let mut cursor = self.open.borrow_mut();
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        let mut done = false;
+        while rows.len() < max_rows && bytes < limit_capnp::MAX_CHUNK_BYTES as usize {
+            let Some(row) = cursor.next_row()? else {
+                done = true;
+                break;
+            };
+            bytes += size(&row);
+            rows.push(row);
+        }
+        let mut results = results.get();
+        results.set_done(done);
+        let mut list = results.init_rows(rows.len() as u32);
+        for (i, row) in rows.iter().enumerate() {
+            write_row(list.reborrow().get(i as u32), row);
+        }
+        Ok(())
+    }
+
+    async fn one(
+        self: Rc<Self>,
+        _: cursor::OneParams,
+        mut results: cursor::OneResults,
+    ) -> capnp::Result<()> {
+        let mut cursor = self.open.borrow_mut();
+        match (cursor.next_row()?, cursor.next_row()?) {
+            (Some(row), None) => write_row(results.get().init_row(), &row),
+            (None, _) => {
+                return Err(Error::InvalidArgument("the result has no row, not one".into()).into());
+            }
+            (Some(_), Some(_)) => {
+                return Err(Error::InvalidArgument("the result has more than one row".into()).into());
+            }
+        }
+        Ok(())
+    }
+
+    async fn counts(
+        self: Rc<Self>,
+        _: cursor::CountsParams,
+        mut results: cursor::CountsResults,
+    ) -> capnp::Result<()> {
+        let cursor = self.open.borrow();
+        let mut results = results.get();
+        results.set_rows_read(cursor.rows_read());
+        results.set_rows_written(cursor.rows_written());
+        Ok(())
+    }
+}
+
+/// About how many bytes a row takes in a message.
+fn size(row: &Row) -> usize {
+    const VALUE_BYTES: usize = 24;
+    let data = |value: &SqlValue| match value {
+        SqlValue::Text(text) => text.len(),
+        SqlValue::Blob(blob) => blob.len(),
+        _ => 0,
+    };
+    VALUE_BYTES + row.values().iter().map(|value| VALUE_BYTES + data(value)).sum::<usize>()
+}
+
+fn write_row(row: row::Builder<'_>, from: &Row) {
+    let mut values = row.init_values(from.values().len() as u32);
+    for (i, value) in from.values().iter().enumerate() {
+        let mut to = values.reborrow().get(i as u32);
+        match value {
+            SqlValue::Null => to.set_null(()),
+            SqlValue::Integer(integer) => to.set_integer(*integer),
+            SqlValue::Real(real) => to.set_real(*real),
+            SqlValue::Text(text) => to.set_text(text.as_str()),
+            SqlValue::Blob(blob) => to.set_blob(blob),
+        }
+    }
+}
+
+fn read_value(value: sql_value::Reader<'_>) -> capnp::Result<SqlValue> {
+    Ok(match value.which()? {
+        sql_value::Null(()) => SqlValue::Null,
+        sql_value::Integer(integer) => SqlValue::Integer(integer),
+        sql_value::Real(real) => SqlValue::Real(real),
+        sql_value::Text(text) => SqlValue::Text(text?.to_string()?),
+        sql_value::Blob(blob) => SqlValue::Blob(blob?.to_vec()),
+    })
+}

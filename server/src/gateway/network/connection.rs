@@ -1,0 +1,540 @@
+//! One stream as capnp-rpc sees it: `capnp_rpc::Connection` and its messages.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use capnp::Error;
+use capnp::capability::Promise;
+use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
+use capnp_rpc::rpc_capnp::message;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capnp_rpc::{VatNetwork as _, twoparty};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use vatwerk::Code;
+
+use super::frame::{Frame, FrameReader};
+use super::ledger::{Ledger, Verdict, promises};
+use super::outbox::{Outbox, Sent, wire_bytes};
+use super::{End, Limits, Refusal, reply};
+
+/// The first segment of a message, in words. capnp-rpc asks for 1024 for every call, and most take
+/// a tenth of that.
+const FIRST_SEGMENT_WORDS: std::ops::RangeInclusive<u32> = 16..=64;
+
+/// Sums of what went by.
+#[derive(Default)]
+pub(super) struct Traffic {
+    pub(super) messages_in: Cell<u64>,
+    pub(super) bytes_in: Cell<u64>,
+    pub(super) messages_out: Cell<u64>,
+    pub(super) bytes_out: Cell<u64>,
+}
+
+fn add(sum: &Cell<u64>, amount: usize) {
+    sum.set(sum.get() + amount as u64);
+}
+
+/// What the reading side, the writing side and the owner of a connection share.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) ledger: RefCell<Ledger>,
+    pub(super) outbox: RefCell<Outbox>,
+    pub(super) traffic: Traffic,
+    /// Finishes that wait for their answer, by question.
+    held: RefCell<HashMap<u32, Frame>>,
+    /// Finishes whose answer has been sent.
+    due: RefCell<VecDeque<Frame>>,
+    /// The reading side, while it waits for anything.
+    reader: Cell<Option<Waker>>,
+    /// The owner wants this connection to end.
+    stop: Cell<bool>,
+    pub(super) end: RefCell<Option<End>>,
+    writer_done: Cell<bool>,
+    connection_done: Cell<bool>,
+    writer: RefCell<Option<AbortHandle>>,
+    /// Notified when the number of calls in flight falls to zero and at every step of the end.
+    pub(super) changed: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Shared {
+            limits,
+            ledger: RefCell::new(Ledger::new()),
+            outbox: RefCell::default(),
+            traffic: Traffic::default(),
+            held: RefCell::default(),
+            due: RefCell::default(),
+            reader: Cell::new(None),
+            stop: Cell::new(false),
+            end: RefCell::new(None),
+            writer_done: Cell::new(false),
+            connection_done: Cell::new(false),
+            writer: RefCell::new(None),
+            changed: Notify::new(),
+        })
+    }
+
+    fn wake_reader(&self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    /// Records why the connection ends; the first reason stays.
+    fn ending(&self, end: End) {
+        self.end.borrow_mut().get_or_insert(end);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.writer_done.get() && self.connection_done.get()
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.set(true);
+        self.wake_reader();
+    }
+
+    pub(super) fn writer_is(&self, handle: AbortHandle) {
+        *self.writer.borrow_mut() = Some(handle);
+    }
+
+    pub(super) fn wrote(&self, bytes: usize) {
+        let mut outbox = self.outbox.borrow_mut();
+        let limit = self.limits.max_unwritten_bytes;
+        let was_over = outbox.unwritten_bytes > limit;
+        outbox.unwritten_bytes -= bytes;
+        if was_over && outbox.unwritten_bytes <= limit {
+            drop(outbox);
+            self.wake_reader();
+        }
+    }
+
+    pub(super) fn writer_ended(&self, failure: Option<std::io::Error>) {
+        if let Some(failure) = failure {
+            self.ending(End::Broken(failure.to_string()));
+        }
+        self.writer_done.set(true);
+        self.wake_reader();
+        self.changed.notify_waiters();
+    }
+
+    /// Queues a message.
+    fn send(&self, message: Sent) {
+        if self.writer_done.get() {
+            return;
+        }
+        let bytes = wire_bytes(&message);
+        add(&self.traffic.messages_out, 1);
+        add(&self.traffic.bytes_out, bytes);
+        self.outbox.borrow_mut().push(message, bytes);
+    }
+
+    /// Waits for [`Shared::changed`] until `done`.
+    pub(super) async fn wait(&self, done: impl Fn(&Self) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if done(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// The reading side.
+struct Incoming<R> {
+    stream: R,
+    frames: FrameReader,
+    replies: Vec<Builder<HeapAllocator>>,
+    options: ReaderOptions,
+}
+
+/// Lives as long as capnp-rpc holds the connection.
+struct Inner<R> {
+    incoming: RefCell<Incoming<R>>,
+    shared: Rc<Shared>,
+    /// Lends its flow controllers, which capnp-rpc does not offer otherwise; nothing is ever sent
+    /// on it.
+    flow: RefCell<Box<dyn capnp_rpc::Connection<Side>>>,
+    /// The last write of an ending connection is under way and ends by itself.
+    closing: Cell<bool>,
+}
+
+impl<R> Drop for Inner<R> {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        shared.ending(End::Dropped);
+        if !self.closing.get()
+            && let Some(writer) = shared.writer.borrow_mut().take()
+        {
+            writer.abort();
+        }
+        shared.held.borrow_mut().clear();
+        shared.due.borrow_mut().clear();
+        shared.connection_done.set(true);
+        shared.changed.notify_waiters();
+    }
+}
+
+pub(super) struct Connection<R>(Rc<Inner<R>>);
+
+/// Leads to a connection for as long as capnp-rpc holds it.
+pub(super) struct WeakConnection<R>(Weak<Inner<R>>);
+
+impl<R> WeakConnection<R> {
+    pub(super) fn upgrade(&self) -> Option<Connection<R>> {
+        self.0.upgrade().map(Connection)
+    }
+}
+
+impl<R: AsyncRead + Unpin + 'static> Connection<R> {
+    pub(super) fn new(stream: R, shared: Rc<Shared>) -> Self {
+        let mut flow = twoparty::VatNetwork::new(
+            futures::io::empty(),
+            futures::io::sink(),
+            Side::Server,
+            ReaderOptions::new(),
+        );
+        flow.set_window_size(shared.limits.stream_window_bytes);
+        let flow = flow.connect(Side::Client).expect("a fresh network connects");
+        Connection(Rc::new(Inner {
+            incoming: RefCell::new(Incoming {
+                stream,
+                frames: FrameReader::new(&shared.limits),
+                replies: Vec::new(),
+                options: shared.limits.reader_options(),
+            }),
+            shared,
+            flow: RefCell::new(flow),
+            closing: Cell::new(false),
+        }))
+    }
+}
+
+impl<R> Connection<R> {
+    pub(super) fn downgrade(&self) -> WeakConnection<R> {
+        WeakConnection(Rc::downgrade(&self.0))
+    }
+}
+
+type Received = capnp::Result<Option<Box<dyn capnp_rpc::IncomingMessage>>>;
+
+impl<R: AsyncRead + Unpin> Inner<R> {
+    fn refused(&self, refusal: Refusal) -> Error {
+        let error = Error::failed(format!("{}: {}", refusal.code, refusal.text));
+        self.shared.ending(End::Refused(refusal));
+        error
+    }
+
+    /// The next message that is here already.
+    fn take(&self, incoming: &mut Incoming<R>) -> Poll<Received> {
+        let shared = &self.shared;
+        loop {
+            if shared.stop.get() {
+                shared.ending(End::Stopped);
+                let code = Code::ShuttingDown;
+                return Poll::Ready(Err(Error::disconnected(format!(
+                    "{code}: the vat closes this connection"
+                ))));
+            }
+            if shared.writer_done.get() {
+                return Poll::Ready(Err(Error::disconnected("cannot write any more".into())));
+            }
+            let due = shared.due.borrow_mut().pop_front();
+            let frame = match due {
+                Some(frame) => frame,
+                None if shared.outbox.borrow().unwritten_bytes
+                    > shared.limits.max_unwritten_bytes =>
+                {
+                    return Poll::Pending;
+                }
+                None => match incoming.frames.next() {
+                    Ok(Some(frame)) => {
+                        add(&shared.traffic.messages_in, 1);
+                        add(&shared.traffic.bytes_in, frame.len_bytes());
+                        frame
+                    }
+                    Ok(None) => return Poll::Pending,
+                    Err(refusal) => return Poll::Ready(Err(self.refused(refusal))),
+                },
+            };
+            let admitted = self.admit(incoming, frame);
+            for reply in incoming.replies.drain(..) {
+                shared.send(Rc::new(reply));
+            }
+            match admitted {
+                Ok(Some(message)) => return Poll::Ready(Ok(Some(Box::new(message)))),
+                Ok(None) => (),
+                Err(refusal) => return Poll::Ready(Err(self.refused(refusal))),
+            }
+        }
+    }
+
+    /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
+    fn admit(
+        &self,
+        incoming: &mut Incoming<R>,
+        frame: Frame,
+    ) -> Result<Option<Message>, Refusal> {
+        let mut reader = Reader::new(frame, incoming.options);
+        let found = promises(reader.get_root()?)?;
+        if !found.is_empty() {
+            let mut frame = reader.into_segments();
+            for address in found {
+                frame.overwrite_u16(address, SENDER_HOSTED);
+            }
+            reader = Reader::new(frame, incoming.options);
+            // A capability table that overlaps with what leads to it may have moved by that.
+            if !promises(reader.get_root()?)?.is_empty() {
+                return Err(Refusal::new(
+                    Code::InvalidArgument,
+                    "the table of capabilities overlaps with the rest of the message",
+                ));
+            }
+        }
+        let verdict = self.shared.ledger.borrow_mut().incoming(
+            &self.shared.limits,
+            reader.get_root()?,
+            &mut incoming.replies,
+        )?;
+        match verdict {
+            Verdict::Deliver => {
+                let root: message::Reader<'_> = reader.get_root()?;
+                if let Ok(message::Abort(abort)) = root.which() {
+                    let reason = abort.and_then(|abort| abort.get_reason());
+                    let reason = reason.map(|text| text.to_string().unwrap_or_default());
+                    self.shared.ending(End::PeerAborted(reason.unwrap_or_default()));
+                }
+                Ok(Some(Message(reader)))
+            }
+            Verdict::Swallow => Ok(None),
+            Verdict::Hold(question) => {
+                let frame = reader.into_segments();
+                let mut held = self.shared.held.borrow_mut();
+                match held.insert(question, frame) {
+                    None => Ok(None),
+                    Some(_) => Err(Refusal::new(
+                        Code::InvalidArgument,
+                        "a second finish for the same question",
+                    )),
+                }
+            }
+        }
+    }
+
+    fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Received> {
+        let incoming = &mut *self.incoming.borrow_mut();
+        let shared = &self.shared;
+        loop {
+            if let Poll::Ready(received) = self.take(incoming) {
+                return Poll::Ready(received);
+            }
+            // All that was here has been dealt with.
+            shared.outbox.borrow_mut().set_burst(false);
+            shared.reader.set(Some(cx.waker().clone()));
+            if shared.outbox.borrow().unwritten_bytes > shared.limits.max_unwritten_bytes {
+                return Poll::Pending;
+            }
+            let mut buffer = ReadBuf::new(incoming.frames.space());
+            match Pin::new(&mut incoming.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => (),
+                Poll::Ready(Err(failure)) => {
+                    shared.ending(End::Broken(failure.to_string()));
+                    return Poll::Ready(Err(Error::disconnected(failure.to_string())));
+                }
+            }
+            let bytes = buffer.filled().len();
+            if bytes == 0 {
+                if incoming.frames.at_boundary() {
+                    shared.ending(End::PeerClosed);
+                    return Poll::Ready(Ok(None));
+                }
+                let text = "the stream ended within a message";
+                shared.ending(End::Broken(text.into()));
+                return Poll::Ready(Err(Error::disconnected(text.into())));
+            }
+            incoming.frames.filled(bytes);
+            shared.outbox.borrow_mut().set_burst(true);
+        }
+    }
+
+    /// Reads until the peer closes, and looks at nothing. Closing a socket with unread input would
+    /// take back what was written last, such as the reason for an abort.
+    async fn discard(&self) {
+        let mut buffer = vec![0; 16 << 10];
+        std::future::poll_fn(|cx| {
+            let Ok(mut incoming) = self.incoming.try_borrow_mut() else {
+                return Poll::Ready(());
+            };
+            loop {
+                let mut buffer = ReadBuf::new(&mut buffer);
+                match Pin::new(&mut incoming.stream).poll_read(cx, &mut buffer) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) if !buffer.filled().is_empty() => (),
+                    Poll::Ready(_) => return Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// The tag of `CapDescriptor.senderHosted`; that of a promise differs in nothing else.
+const SENDER_HOSTED: u16 = 1;
+
+impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<R> {
+    fn get_peer_vat_id(&self) -> Side {
+        Side::Client
+    }
+
+    fn new_outgoing_message(&mut self, words: u32) -> Box<dyn capnp_rpc::OutgoingMessage> {
+        let words = match words {
+            0 => *FIRST_SEGMENT_WORDS.end(),
+            _ => words.clamp(*FIRST_SEGMENT_WORDS.start(), *FIRST_SEGMENT_WORDS.end()),
+        };
+        Box::new(Outgoing {
+            message: Builder::new(HeapAllocator::new().first_segment_words(words)),
+            shared: self.0.shared.clone(),
+        })
+    }
+
+    fn receive_incoming_message(
+        &mut self,
+    ) -> Promise<Option<Box<dyn capnp_rpc::IncomingMessage>>, Error> {
+        let inner = self.0.clone();
+        let here = inner.take(&mut inner.incoming.borrow_mut());
+        match here {
+            Poll::Ready(Ok(message)) => Promise::ok(message),
+            Poll::Ready(Err(error)) => Promise::err(error),
+            Poll::Pending => {
+                Promise::from_future(std::future::poll_fn(move |cx| inner.poll_receive(cx)))
+            }
+        }
+    }
+
+    fn new_stream(&mut self) -> (Box<dyn capnp_rpc::FlowController>, Promise<(), Error>) {
+        self.0.flow.borrow_mut().new_stream()
+    }
+
+    fn shutdown(&mut self, result: capnp::Result<()>) -> Promise<(), Error> {
+        let inner = self.0.clone();
+        let shared = inner.shared.clone();
+        let end = match result {
+            Err(error) if error.kind != capnp::ErrorKind::Disconnected => {
+                End::Refused(Refusal::new(Code::InvalidArgument, error.extra))
+            }
+            _ => End::Stopped,
+        };
+        shared.ending(end);
+        inner.closing.set(true);
+        shared.outbox.borrow_mut().close();
+        Promise::from_future(async move {
+            let finished = tokio::time::timeout(shared.limits.linger, async {
+                shared.wait(|shared| shared.writer_done.get()).await;
+                inner.discard().await;
+            });
+            if finished.await.is_err()
+                && let Some(writer) = shared.writer.borrow_mut().take()
+            {
+                writer.abort();
+            }
+            Ok(())
+        })
+    }
+}
+
+struct Message(Reader<Frame>);
+
+impl capnp_rpc::IncomingMessage for Message {
+    fn get_body(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
+        self.0.get_root()
+    }
+}
+
+struct Outgoing {
+    message: Builder<HeapAllocator>,
+    shared: Rc<Shared>,
+}
+
+impl Outgoing {
+    /// What capnp-rpc aborts a connection with has no code of its own.
+    fn add_code(&mut self) -> capnp::Result<()> {
+        let root: message::Builder<'_> = self.message.get_root()?;
+        if let message::Abort(abort) = root.which()? {
+            let mut abort = abort?;
+            let reason = abort.reborrow_as_reader().get_reason()?;
+            let reason = reason.to_string().unwrap_or_default();
+            if Code::split(&reason).0.is_none() {
+                let code = match abort.reborrow_as_reader().get_type()? {
+                    capnp_rpc::rpc_capnp::exception::Type::Disconnected => Code::Disconnected,
+                    capnp_rpc::rpc_capnp::exception::Type::Unimplemented => Code::Unimplemented,
+                    _ => Code::InvalidArgument,
+                };
+                abort.set_reason(format!("{code}: {reason}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl capnp_rpc::OutgoingMessage for Outgoing {
+    fn get_body(&mut self) -> capnp::Result<capnp::any_pointer::Builder<'_>> {
+        self.message.get_root()
+    }
+
+    fn get_body_as_reader(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
+        self.message.get_root_as_reader()
+    }
+
+    fn send(mut self: Box<Self>) -> (Promise<(), Error>, Sent) {
+        let shared = self.shared.clone();
+        let mut unreachable = false;
+        let mut answered = None;
+        if let Ok(root) = self.message.get_root_as_reader::<message::Reader<'_>>() {
+            match root.which() {
+                Ok(message::Abort(_)) => {
+                    // It goes out as it is if its reason cannot be read.
+                    let _ = self.add_code();
+                }
+                Ok(message::Return(Ok(ret))) => answered = Some(ret.get_answer_id()),
+                _ => (),
+            }
+        }
+        if let Ok(root) = self.message.get_root_as_reader() {
+            let mut ledger = shared.ledger.borrow_mut();
+            // A message of ours that cannot be read names nothing to enter.
+            unreachable = ledger.outgoing(root).unwrap_or(false);
+            if answered.is_some() && ledger.calls_in_flight() == 0 {
+                shared.changed.notify_waiters();
+            }
+        }
+        if let Some(question) = answered
+            && let Some(finish) = shared.held.borrow_mut().remove(&question)
+        {
+            shared.due.borrow_mut().push_back(finish);
+            shared.wake_reader();
+        }
+        let message = Rc::new(self.message);
+        shared.send(message.clone());
+        let seen = match unreachable {
+            true => Rc::new(reply::empty_results()),
+            false => message,
+        };
+        (Promise::ok(()), seen)
+    }
+
+    fn take(self: Box<Self>) -> Builder<HeapAllocator> {
+        self.message
+    }
+
+    fn size_in_words(&self) -> usize {
+        self.message.size_in_words()
+    }
+}

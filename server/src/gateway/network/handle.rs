@@ -1,0 +1,122 @@
+//! What the owner of a connection knows and can ask.
+
+use std::rc::Rc;
+
+use super::Refusal;
+use super::connection::Shared;
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum End {
+    /// The peer closed it, between two messages.
+    #[error("the peer closed the connection")]
+    PeerClosed,
+    /// The peer sent an abort, with this reason.
+    #[error("the peer aborted the connection: {0}")]
+    PeerAborted(String),
+    /// The peer broke a rule or a limit and was sent an abort.
+    #[error("the connection was aborted: {}: {}", .0.code, .0.text)]
+    Refused(Refusal),
+    /// Its owner closed it.
+    #[error("the connection was closed")]
+    Stopped,
+    /// Reading or writing failed, or the stream ended within a message.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The RPC system was dropped or panicked. What was queued has not been written.
+    #[error("the connection was dropped")]
+    Dropped,
+}
+
+/// What a connection has done and holds, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages read.
+    pub messages_in: u64,
+    /// Bytes of those messages, without their tables of segments.
+    pub bytes_in: u64,
+    /// Messages queued for writing.
+    pub messages_out: u64,
+    /// Bytes of those messages on the wire.
+    pub bytes_out: u64,
+    /// Bytes of those that have not been written.
+    pub unwritten_bytes: u64,
+    /// Calls of the peer.
+    pub calls: u64,
+    /// Calls among those that were answered here, `overloaded` or `shutting-down`.
+    pub calls_refused: u64,
+    /// Calls of the peer that are neither answered nor given up.
+    pub calls_in_flight: u64,
+    /// Questions of the peer that it has not finished.
+    pub open_questions: u64,
+    /// Distinct capabilities that the peer holds of this side.
+    pub exports: u64,
+    /// Distinct capabilities of the peer that this side holds.
+    pub imports: u64,
+}
+
+/// Watches one connection and can end it. Clones are the same handle; dropping it changes nothing.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Rc<Shared>,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Rc<Shared>) -> Self {
+        Handle { shared }
+    }
+
+    /// The counters as they are now.
+    pub fn counters(&self) -> Counters {
+        let shared = &self.shared;
+        let ledger = shared.ledger.borrow();
+        Counters {
+            messages_in: shared.traffic.messages_in.get(),
+            bytes_in: shared.traffic.bytes_in.get(),
+            messages_out: shared.traffic.messages_out.get(),
+            bytes_out: shared.traffic.bytes_out.get(),
+            unwritten_bytes: shared.outbox.borrow().unwritten_bytes as u64,
+            calls: ledger.calls,
+            calls_refused: ledger.calls_refused,
+            calls_in_flight: ledger.calls_in_flight() as u64,
+            open_questions: ledger.open_questions() as u64,
+            exports: ledger.exports() as u64,
+            imports: ledger.imports() as u64,
+        }
+    }
+
+    /// Answers every further call `shutting-down`. Calls in flight go on.
+    pub fn refuse_calls(&self) {
+        self.shared.ledger.borrow_mut().close_for_calls();
+    }
+
+    /// Waits until no call of the peer is in flight, or the connection has ended. After
+    /// [`Handle::refuse_calls`] no new one begins.
+    pub async fn idle(&self) {
+        self.shared
+            .wait(|shared| shared.is_over() || shared.ledger.borrow().calls_in_flight() == 0)
+            .await;
+    }
+
+    /// Ends the connection: calls in flight are given up, what is queued is written, then an abort,
+    /// `shutting-down`, and the stream is closed. Takes at most [`linger`] once the RPC system runs.
+    /// Wait for [`Handle::ended`].
+    ///
+    /// [`linger`]: super::Limits::linger
+    pub fn close(&self) {
+        self.shared.stop();
+    }
+
+    /// Waits for the connection's end and says why. Both directions are over then, and nothing of
+    /// the connection is kept but this handle.
+    pub async fn ended(&self) -> End {
+        self.shared.wait(Shared::is_over).await;
+        self.end().unwrap_or(End::Dropped)
+    }
+
+    /// Why the connection ends or has ended; `None` while it lives.
+    pub fn end(&self) -> Option<End> {
+        self.shared.end.borrow().clone()
+    }
+}

@@ -1,0 +1,553 @@
+//! What both sides owe each other: every message is entered here before capnp-rpc sees it, and
+//! after capnp-rpc has made it.
+//!
+//! The tables mirror those of capnp-rpc as far as limits and promises need it. "Unsettled" is said
+//! of whatever may still turn into something that the peer chooses: a promise exported to the peer,
+//! an answer that is pending or holds such a promise.
+
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::HashSet;
+
+use capnp::message::{Builder, HeapAllocator};
+use capnp_rpc::rpc_capnp::{
+    call, cap_descriptor, message, message_target, payload, resolve, return_,
+};
+use vatwerk::Code;
+
+use super::{Limits, Refusal, reply};
+
+/// The largest message, in words when copied, that is sent back as `unimplemented`.
+const MAX_UNIMPLEMENTED_WORDS: u64 = 1024;
+
+/// What to do with a message that came in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// capnp-rpc gets it.
+    Deliver,
+    /// It has been dealt with.
+    Swallow,
+    /// It is the end of this question, and capnp-rpc gets it once it has answered.
+    Hold(u32),
+}
+
+/// A question of the peer.
+#[derive(Default)]
+struct Answer {
+    is_call: bool,
+    returned: bool,
+    finished: bool,
+    /// Pending, or returned with a promise among its capabilities.
+    unsettled: bool,
+    /// Its result was passed on as a capability (`receiverAnswer`) before it returned.
+    passed_on: bool,
+    exports: Vec<u32>,
+}
+
+struct Export {
+    references: u64,
+    unsettled: bool,
+}
+
+/// A question of ours.
+#[derive(Default)]
+struct Question {
+    returned: bool,
+    finished: bool,
+}
+
+pub(super) struct Ledger {
+    answers: HashMap<u32, Answer>,
+    calls_in_flight: usize,
+    /// Questions answered here, and not finished.
+    refused: HashSet<u32>,
+    exports: HashMap<u32, Export>,
+    imports: HashMap<u32, u64>,
+    questions: HashMap<u32, Question>,
+    /// Every further call is answered with this.
+    closed_for_calls: bool,
+    pub(super) calls: u64,
+    pub(super) calls_refused: u64,
+}
+
+type Read<T> = Result<T, Refusal>;
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        Ledger {
+            answers: HashMap::new(),
+            calls_in_flight: 0,
+            refused: HashSet::new(),
+            exports: HashMap::new(),
+            imports: HashMap::new(),
+            questions: HashMap::new(),
+            closed_for_calls: false,
+            calls: 0,
+            calls_refused: 0,
+        }
+    }
+
+    pub(super) fn calls_in_flight(&self) -> usize {
+        self.calls_in_flight
+    }
+
+    pub(super) fn open_questions(&self) -> usize {
+        self.answers.len() + self.refused.len()
+    }
+
+    pub(super) fn exports(&self) -> usize {
+        self.exports.len()
+    }
+
+    pub(super) fn imports(&self) -> usize {
+        self.imports.len()
+    }
+
+    pub(super) fn close_for_calls(&mut self) {
+        self.closed_for_calls = true;
+    }
+
+    /// Enters a message of the peer. Answers of our own go to `replies`.
+    pub(super) fn incoming(
+        &mut self,
+        limits: &Limits,
+        message: message::Reader<'_>,
+        replies: &mut Vec<Builder<HeapAllocator>>,
+    ) -> Read<Verdict> {
+        match message.which() {
+            Ok(message::Call(call)) => self.incoming_call(limits, call?, replies),
+            Ok(message::Return(ret)) => self.incoming_return(limits, ret?),
+            Ok(message::Bootstrap(bootstrap)) => {
+                let id = bootstrap?.get_question_id();
+                self.check_unused(id)?;
+                if let Some(why) = self.overload(limits, 0) {
+                    return self.refuse(limits, id, &why, replies);
+                }
+                self.answers.insert(id, Answer::pending(false));
+                Ok(Verdict::Deliver)
+            }
+            Ok(message::Finish(finish)) => {
+                let finish = finish?;
+                let id = finish.get_question_id();
+                if self.refused.remove(&id) {
+                    return Ok(Verdict::Swallow);
+                }
+                if let Some(answer) = self.answers.get(&id)
+                    && answer.passed_on
+                    && !answer.returned
+                {
+                    // Its result is waited for elsewhere, so it runs on, and what it returns has
+                    // to pass by here: capnp-rpc does not show the results of a finished question.
+                    return Ok(Verdict::Hold(id));
+                }
+                self.finish_answer(id, finish.get_release_result_caps());
+                Ok(Verdict::Deliver)
+            }
+            Ok(message::Release(release)) => {
+                let release = release?;
+                self.release_export(release.get_id(), u64::from(release.get_reference_count()));
+                Ok(Verdict::Deliver)
+            }
+            Ok(message::Resolve(resolve)) => incoming_resolve(resolve?, replies),
+            Ok(message::Unimplemented(inner)) => {
+                self.incoming_unimplemented(inner?)?;
+                Ok(Verdict::Deliver)
+            }
+            Ok(message::Abort(_) | message::Disembargo(_)) => Ok(Verdict::Deliver),
+            // capnp-rpc sends these back whole; what points to the same thing twice grows then.
+            _ => match message.total_size()?.word_count <= MAX_UNIMPLEMENTED_WORDS {
+                true => Ok(Verdict::Deliver),
+                false => Err(Refusal::new(
+                    Code::Unimplemented,
+                    format!(
+                        "this vat does not know this kind of message, and sends back at most \
+                         {MAX_UNIMPLEMENTED_WORDS} words of it"
+                    ),
+                )),
+            },
+        }
+    }
+
+    fn incoming_call(
+        &mut self,
+        limits: &Limits,
+        call: call::Reader<'_>,
+        replies: &mut Vec<Builder<HeapAllocator>>,
+    ) -> Read<Verdict> {
+        let id = call.get_question_id();
+        self.check_unused(id)?;
+        match call.get_send_results_to().which()? {
+            call::send_results_to::Caller(()) => (),
+            // Such a call is never returned, and capnp-rpc never forgets it.
+            call::send_results_to::Yourself(()) | call::send_results_to::ThirdParty(_) => {
+                return Err(Refusal::new(
+                    Code::Unimplemented,
+                    "results of a call can only be sent to its caller",
+                ));
+            }
+        }
+        let capabilities = call.get_params()?.get_cap_table()?;
+        let on_refused = match call.get_target()?.which()? {
+            message_target::PromisedAnswer(answer) => {
+                self.refused.contains(&answer?.get_question_id())
+            }
+            message_target::ImportedCap(_) => false,
+        };
+        self.calls += 1;
+        let why = match on_refused {
+            true => Some("the call whose result this one is for was not started".to_owned()),
+            false => {
+                let given = capabilities.into_iter();
+                self.overload(limits, given.filter(|one| imported(*one).is_some()).count())
+            }
+        };
+        if let Some(why) = why {
+            for one in capabilities {
+                if let Some(import) = imported(one) {
+                    replies.push(reply::release(import));
+                }
+            }
+            self.calls_refused += 1;
+            return self.refuse(limits, id, &why, replies);
+        }
+        for one in capabilities {
+            if let Some(import) = imported(one) {
+                *self.imports.entry(import).or_default() += 1;
+            } else if let cap_descriptor::ReceiverAnswer(answer) = one.which()?
+                && let Some(answer) = self.answers.get_mut(&answer?.get_question_id())
+            {
+                answer.passed_on = true;
+            }
+        }
+        self.answers.insert(id, Answer::pending(true));
+        self.calls_in_flight += 1;
+        Ok(Verdict::Deliver)
+    }
+
+    fn incoming_return(&mut self, limits: &Limits, ret: return_::Reader<'_>) -> Read<Verdict> {
+        let Entry::Occupied(mut question) = self.questions.entry(ret.get_answer_id()) else {
+            return Err(invalid("a return for a question that was not asked"));
+        };
+        if question.get().returned {
+            return Err(invalid("a second return for the same question"));
+        }
+        question.get_mut().returned = true;
+        let was_finished = question.get().finished;
+        if was_finished || ret.get_no_finish_needed() {
+            question.remove();
+        }
+        match ret.which()? {
+            return_::Results(results) if !was_finished => self.incoming_results(limits, results?)?,
+            return_::Exception(_) => (),
+            _ if was_finished => (),
+            return_::Canceled(()) | return_::ResultsSentElsewhere(()) => {
+                return Err(invalid("a return without results for a question still open"));
+            }
+            _ => {
+                return Err(Refusal::new(
+                    Code::Unimplemented,
+                    "results can only be taken from the return itself",
+                ));
+            }
+        }
+        Ok(Verdict::Deliver)
+    }
+
+    /// What we asked for may have been handed to the peer before it was here. If its answer now
+    /// leads back to something unsettled, that may be the question itself: following it would
+    /// never end.
+    fn incoming_results(&mut self, limits: &Limits, results: payload::Reader<'_>) -> Read<()> {
+        for one in results.get_cap_table()? {
+            match one.which()? {
+                cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
+                    *self.imports.entry(id).or_default() += 1;
+                    if self.imports.len() > limits.max_imports {
+                        return Err(Refusal::new(
+                            Code::LimitExceeded,
+                            format!(
+                                "a connection holds at most {} capabilities of its peer",
+                                limits.max_imports
+                            ),
+                        ));
+                    }
+                }
+                cap_descriptor::ReceiverHosted(id)
+                    if self.exports.get(&id).is_some_and(|export| export.unsettled) =>
+                {
+                    return Err(invalid("a result that is an unresolved promise of this vat"));
+                }
+                cap_descriptor::ReceiverAnswer(answer) => {
+                    let id = answer?.get_question_id();
+                    if self.answers.get(&id).is_some_and(|answer| answer.unsettled) {
+                        return Err(invalid(
+                            "a result that is part of an answer this vat has not given",
+                        ));
+                    }
+                }
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
+    fn incoming_unimplemented(&mut self, inner: message::Reader<'_>) -> Read<()> {
+        if let Ok(message::Resolve(resolve)) = inner.which()
+            && let resolve::Cap(capability) = resolve?.which()?
+            && let Some(export) = imported(capability?)
+        {
+            self.release_export(export, 1);
+        }
+        Ok(())
+    }
+
+    /// Enters a message of ours. `true` if what it returns must not be reachable through promises
+    /// that the peer was given for it, because one of them may be part of what it returns.
+    pub(super) fn outgoing(&mut self, message: message::Reader<'_>) -> capnp::Result<bool> {
+        match message.which()? {
+            message::Return(ret) => return self.outgoing_return(ret?),
+            message::Call(call) => {
+                let call = call?;
+                self.questions.insert(call.get_question_id(), Question::default());
+                for one in call.get_params()?.get_cap_table()? {
+                    self.export(one)?;
+                }
+            }
+            message::Bootstrap(bootstrap) => {
+                let id = bootstrap?.get_question_id();
+                self.questions.insert(id, Question::default());
+            }
+            message::Finish(finish) => {
+                if let Entry::Occupied(mut question) =
+                    self.questions.entry(finish?.get_question_id())
+                {
+                    question.get_mut().finished = true;
+                    if question.get().returned {
+                        question.remove();
+                    }
+                }
+            }
+            message::Release(release) => {
+                let release = release?;
+                if let Entry::Occupied(mut import) = self.imports.entry(release.get_id()) {
+                    let left = import
+                        .get()
+                        .saturating_sub(u64::from(release.get_reference_count()));
+                    *import.get_mut() = left;
+                    if left == 0 {
+                        import.remove();
+                    }
+                }
+            }
+            message::Resolve(resolve) => {
+                let resolve = resolve?;
+                let unsettled = match resolve.which()? {
+                    resolve::Cap(capability) => self.export(capability?)?.1,
+                    resolve::Exception(_) => false,
+                };
+                if let Some(export) = self.exports.get_mut(&resolve.get_promise_id()) {
+                    export.unsettled = unsettled;
+                }
+            }
+            _ => (),
+        }
+        Ok(false)
+    }
+
+    fn outgoing_return(&mut self, ret: return_::Reader<'_>) -> capnp::Result<bool> {
+        let id = ret.get_answer_id();
+        let mut exports = Vec::new();
+        let mut unsettled = false;
+        if let return_::Results(results) = ret.which()? {
+            for one in results?.get_cap_table()? {
+                let (export, is_unsettled) = self.export(one)?;
+                exports.extend(export);
+                unsettled |= is_unsettled;
+            }
+        }
+        let Entry::Occupied(mut entry) = self.answers.entry(id) else {
+            return Ok(false);
+        };
+        let answer = entry.get_mut();
+        let unreachable = answer.passed_on && unsettled;
+        if answer.is_call && !answer.returned && !answer.finished {
+            self.calls_in_flight -= 1;
+        }
+        answer.returned = true;
+        answer.unsettled = unsettled && !unreachable;
+        answer.exports = exports;
+        if answer.finished || ret.get_no_finish_needed() {
+            entry.remove();
+        }
+        Ok(unreachable)
+    }
+
+    /// Enters a capability given to the peer: its export id, and whether it is unsettled.
+    fn export(&mut self, one: cap_descriptor::Reader<'_>) -> capnp::Result<(Option<u32>, bool)> {
+        let (id, is_promise) = match one.which()? {
+            cap_descriptor::SenderHosted(id) => (id, false),
+            cap_descriptor::SenderPromise(id) => (id, true),
+            cap_descriptor::ReceiverAnswer(_) => return Ok((None, true)),
+            // Imports are settled: promises of the peer are taken for what they stand for.
+            _ => return Ok((None, false)),
+        };
+        // capnp-rpc calls a promise hosted when it is given again, so what was said first counts.
+        let export = self.exports.entry(id).or_insert(Export {
+            references: 0,
+            unsettled: is_promise,
+        });
+        export.references += 1;
+        Ok((Some(id), export.unsettled))
+    }
+
+    fn release_export(&mut self, id: u32, references: u64) {
+        if let Entry::Occupied(mut export) = self.exports.entry(id) {
+            let left = export.get().references.saturating_sub(references);
+            export.get_mut().references = left;
+            if left == 0 {
+                export.remove();
+            }
+        }
+    }
+
+    fn finish_answer(&mut self, id: u32, release: bool) {
+        let Entry::Occupied(mut entry) = self.answers.entry(id) else {
+            return;
+        };
+        let answer = entry.get_mut();
+        if answer.is_call && !answer.returned && !answer.finished {
+            self.calls_in_flight -= 1;
+        }
+        answer.finished = true;
+        let exports = match release {
+            true => std::mem::take(&mut answer.exports),
+            false => Vec::new(),
+        };
+        if answer.returned {
+            entry.remove();
+        }
+        for export in exports {
+            self.release_export(export, 1);
+        }
+    }
+
+    fn check_unused(&self, id: u32) -> Read<()> {
+        match self.answers.contains_key(&id) || self.refused.contains(&id) {
+            false => Ok(()),
+            true => Err(invalid(&format!("question {id} is already in use"))),
+        }
+    }
+
+    /// Why a further question cannot be taken, if it cannot.
+    fn overload(&self, limits: &Limits, new_imports: usize) -> Option<String> {
+        if self.closed_for_calls {
+            return Some(String::new());
+        }
+        let full = |what: &str, limit: usize| Some(format!("{what}, at most {limit}"));
+        if self.calls_in_flight >= limits.max_calls_in_flight {
+            return full("too many calls in flight", limits.max_calls_in_flight);
+        }
+        if self.open_questions() >= limits.max_open_questions {
+            return full("too many questions not finished", limits.max_open_questions);
+        }
+        if self.exports.len() >= limits.max_exports {
+            return full("too many capabilities held", limits.max_exports);
+        }
+        if self.imports.len() + new_imports > limits.max_imports {
+            return full("too many capabilities given", limits.max_imports);
+        }
+        None
+    }
+
+    /// Answers question `id` with an exception, without capnp-rpc.
+    fn refuse(
+        &mut self,
+        limits: &Limits,
+        id: u32,
+        why: &str,
+        replies: &mut Vec<Builder<HeapAllocator>>,
+    ) -> Read<Verdict> {
+        // A peer that is merely fast finishes what was refused.
+        if self.refused.len() >= limits.max_open_questions {
+            return Err(Refusal::new(
+                Code::LimitExceeded,
+                format!(
+                    "{} questions were refused and have not been finished",
+                    self.refused.len()
+                ),
+            ));
+        }
+        self.refused.insert(id);
+        replies.push(match self.closed_for_calls {
+            true => reply::exception(id, Code::ShuttingDown, "the vat is shutting down"),
+            false => reply::exception(id, Code::Overloaded, why),
+        });
+        Ok(Verdict::Swallow)
+    }
+}
+
+impl Answer {
+    fn pending(is_call: bool) -> Self {
+        Answer {
+            is_call,
+            unsettled: true,
+            ..Answer::default()
+        }
+    }
+}
+
+/// Where the peer's promises stand in the capability table of a message: the addresses of their
+/// tags. Promises are only ever given in calls and returns, other than in a resolve.
+pub(super) fn promises(message: message::Reader<'_>) -> Read<Vec<usize>> {
+    let payload = match message.which() {
+        Ok(message::Call(call)) => call?.get_params()?,
+        Ok(message::Return(ret)) => match ret?.which() {
+            Ok(return_::Results(results)) => results?,
+            _ => return Ok(Vec::new()),
+        },
+        _ => return Ok(Vec::new()),
+    };
+    let mut addresses = Vec::new();
+    for one in payload.get_cap_table()? {
+        if let cap_descriptor::SenderPromise(_) = one.which()? {
+            let data = capnp::raw::get_struct_data_section(one);
+            addresses.push(data.as_ptr() as usize);
+        }
+    }
+    Ok(addresses)
+}
+
+/// What a promise turned into does not matter here (see the module's text), but the reference that
+/// came with it has to be given back.
+fn incoming_resolve(
+    resolve: resolve::Reader<'_>,
+    replies: &mut Vec<Builder<HeapAllocator>>,
+) -> Read<Verdict> {
+    if let resolve::Cap(capability) = resolve.which()? {
+        let capability = capability?;
+        match capability.which()? {
+            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
+                replies.push(reply::release(id));
+            }
+            cap_descriptor::ReceiverHosted(_) | cap_descriptor::ReceiverAnswer(_) => (),
+            cap_descriptor::None(()) => return Err(invalid("a promise resolved to nothing")),
+            cap_descriptor::ThirdPartyHosted(_) => {
+                return Err(Refusal::new(
+                    Code::Unimplemented,
+                    "a promise resolved to a capability of a third party",
+                ));
+            }
+        }
+    }
+    Ok(Verdict::Swallow)
+}
+
+/// The id of a capability that its sender hosts.
+fn imported(one: cap_descriptor::Reader<'_>) -> Option<u32> {
+    match one.which() {
+        Ok(cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id)) => Some(id),
+        _ => None,
+    }
+}
+
+fn invalid(text: &str) -> Refusal {
+    Refusal::new(Code::InvalidArgument, text)
+}

@@ -1,0 +1,82 @@
+//! What one connection may cost.
+
+use std::time::Duration;
+
+use capnp::message::ReaderOptions;
+
+/// How many segments a message may have at most, whatever [`Limits::max_segments`] says: the table
+/// of segments has to fit a read buffer.
+const SEGMENTS_CEILING: u32 = 512;
+
+/// The limits of one connection. All of them hold at once, and nothing that a peer can make a
+/// connection remember is outside them.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The largest message, in bytes, without the table of segments. Default 32 MiB. A larger one is
+    /// answered with an abort, `limit-exceeded`. Memory is taken as data arrives, not as announced.
+    pub max_message_bytes: u64,
+    /// The most segments in a message, 1 to 512. Default 512. More are answered with an abort,
+    /// `limit-exceeded`.
+    pub max_segments: u32,
+    /// How much of a message may be read, in words of 8 bytes: what is pointed to twice counts
+    /// twice. Default 8 Mi words, twice the largest message.
+    pub max_traversal_words: usize,
+    /// How deep pointers may nest. Default 64.
+    pub max_nesting: i32,
+    /// The most calls of the peer that have not been answered. Default 4096. A further call is
+    /// answered `overloaded`, and so are calls on its result.
+    pub max_calls_in_flight: usize,
+    /// The most questions of the peer that it has not finished: answers are kept for pipelining
+    /// until then. Default 65 536. A further call is answered `overloaded`; a peer that goes on
+    /// without finishing even those is sent an abort, `limit-exceeded`.
+    pub max_open_questions: usize,
+    /// The most distinct capabilities the peer may hold of this side. Default 65 536. While it holds
+    /// that many its calls are answered `overloaded`.
+    pub max_exports: usize,
+    /// The most distinct capabilities of the peer that this side holds. Default 65 536. A call that
+    /// would bring more is answered `overloaded`; a return that would is answered with an abort,
+    /// `limit-exceeded`.
+    pub max_imports: usize,
+    /// How many bytes may wait to be written before reading pauses until the peer has taken some.
+    /// Default 4 MiB.
+    pub max_unwritten_bytes: usize,
+    /// How many bytes of a `-> stream` may be on their way to the peer without an answer. Default
+    /// 512 KiB.
+    pub stream_window_bytes: usize,
+    /// How long an ending connection may take to write what is queued and to see the peer close.
+    /// Default 2 s. It delays no message.
+    pub linger: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_message_bytes: vatwerk::limit_capnp::MAX_MESSAGE_BYTES,
+            max_segments: SEGMENTS_CEILING,
+            max_traversal_words: 8 << 20,
+            max_nesting: 64,
+            max_calls_in_flight: 4096,
+            max_open_questions: 65_536,
+            max_exports: 65_536,
+            max_imports: 65_536,
+            max_unwritten_bytes: 4 << 20,
+            stream_window_bytes: 512 << 10,
+            linger: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Limits {
+    /// The same limits, as capnp wants them when it reads a message.
+    pub(super) fn reader_options(&self) -> ReaderOptions {
+        ReaderOptions {
+            traversal_limit_in_words: Some(self.max_traversal_words),
+            nesting_limit: self.max_nesting,
+        }
+    }
+
+    /// The most segments, within what a read buffer can take.
+    pub(super) fn segments(&self) -> u32 {
+        self.max_segments.clamp(1, SEGMENTS_CEILING)
+    }
+}

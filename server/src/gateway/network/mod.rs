@@ -1,0 +1,176 @@
+//! The Cap'n Proto RPC transport of one accepted connection: a [`capnp_rpc::VatNetwork`] that
+//! writes once per burst, limits what its peer can make it remember, and looks at every message
+//! before capnp-rpc does.
+//!
+//! ```no_run
+//! # async fn serve(stream: tokio::net::UnixStream, bootstrap: capnp::capability::Client) {
+//! use vatwerk_server::gateway::network::{Limits, Network};
+//! let (read, write) = stream.into_split();
+//! let (network, handle) = Network::new(read, write, Limits::default());
+//! let system = capnp_rpc::RpcSystem::new(Box::new(network), Some(bootstrap));
+//! // A task of its own: a panic of capnp-rpc then ends this connection and nothing else.
+//! tokio::task::spawn_local(system);
+//! let why = handle.ended().await;
+//! # }
+//! ```
+//!
+//! # Promises of the peer
+//!
+//! capnp-rpc follows promises to their end in loops that have none if a promise leads back to
+//! itself, and a peer can make it so: the thread is lost for everyone. Here no such circle closes:
+//!
+//! - A promise of the peer is taken for a capability that is settled: capnp-rpc is told
+//!   `senderHosted` instead of `senderPromise`, calls on it go to the peer, which passes them on as
+//!   the protocol says, and what it resolves to is released and not followed. So clients may
+//!   resolve their promises to anything. What it costs is a detour by the peer when a promise turns
+//!   out to stand for something that lives here.
+//! - What the peer returns to this side must not be an unresolved promise of this side, nor part of
+//!   an answer that this side has not given or that holds such a promise: the connection is ended
+//!   with `invalid-argument`.
+//! - If a call returns an unresolved promise after the peer has passed on the result of that call
+//!   as a capability (`receiverAnswer`), what was passed on becomes a broken capability; the return
+//!   itself is as usual.
+//! - Calls with `sendResultsTo` other than the caller end the connection.
+//!
+//! Two things are left to the owner of the objects: a [`ClientHook`] of its own that hides an
+//! unresolved capability must not be a way back to itself, and `ResultsHook::set_pipeline` with an
+//! unresolved promise in the results is seen by nobody here.
+//!
+//! [`ClientHook`]: capnp::private::capability::ClientHook
+
+mod connection;
+mod frame;
+mod handle;
+mod ledger;
+mod limits;
+mod outbox;
+mod reply;
+
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+
+use capnp::Error;
+use capnp::capability::Promise;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use tokio::io::{AsyncRead, AsyncWrite};
+use vatwerk::Code;
+
+use connection::{Connection, Shared, WeakConnection};
+
+pub use handle::{Counters, End, Handle};
+pub use limits::Limits;
+
+/// Why a connection was refused to its peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code at the start of the abort's reason.
+    pub code: Code,
+    /// The rest of the reason.
+    pub text: String,
+}
+
+impl Refusal {
+    fn new(code: Code, text: impl Into<String>) -> Self {
+        Refusal {
+            code,
+            text: text.into(),
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::new(Code::InvalidArgument, error.to_string())
+    }
+}
+
+impl From<capnp::NotInSchema> for Refusal {
+    fn from(unknown: capnp::NotInSchema) -> Self {
+        Refusal::new(Code::InvalidArgument, unknown.to_string())
+    }
+}
+
+/// The server's side of one stream. Give it to [`capnp_rpc::RpcSystem::new`].
+///
+/// Dropping the RPC system closes the stream at once; see [`Handle::close`] for the polite way.
+pub struct Network<R> {
+    /// Until capnp-rpc takes it.
+    connection: Option<Connection<R>>,
+    weak: WeakConnection<R>,
+    shared: Rc<Shared>,
+}
+
+impl<R: AsyncRead + Unpin + 'static> Network<R> {
+    /// A network over what is read from `read` and written to `write`, unbuffered streams both, and
+    /// the handle its owner watches it with. Set `TCP_NODELAY` on TCP.
+    ///
+    /// # Panics
+    ///
+    /// Outside a [`tokio::task::LocalSet`]: the writing side is a local task of its own.
+    pub fn new<W>(read: R, write: W, limits: Limits) -> (Self, Handle)
+    where
+        W: AsyncWrite + Unpin + 'static,
+    {
+        let shared = Shared::new(limits);
+        let ended = WriterGuard(Some(shared.clone()));
+        let writing = outbox::write(shared.clone(), write);
+        let writer = tokio::task::spawn_local(async move { ended.end(writing.await.err()) });
+        shared.writer_is(writer.abort_handle());
+        let connection = Connection::new(read, shared.clone());
+        let network = Network {
+            weak: connection.downgrade(),
+            connection: Some(connection),
+            shared: shared.clone(),
+        };
+        (network, Handle::new(shared))
+    }
+}
+
+/// Says that the writing side is over, however it ends.
+struct WriterGuard(Option<Rc<Shared>>);
+
+impl WriterGuard {
+    fn end(mut self, failure: Option<std::io::Error>) {
+        if let Some(shared) = self.0.take() {
+            shared.writer_ended(failure);
+        }
+    }
+}
+
+impl Drop for WriterGuard {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.writer_ended(None);
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin + 'static> capnp_rpc::VatNetwork<Side> for Network<R> {
+    fn connect(&mut self, host: Side) -> Option<Box<dyn capnp_rpc::Connection<Side>>> {
+        if host == Side::Server {
+            return None;
+        }
+        // capnp-rpc has accepted it already, and drops what it is given here.
+        match self.weak.upgrade() {
+            Some(connection) => Some(Box::new(connection)),
+            None => panic!("the one connection of this network has ended"),
+        }
+    }
+
+    fn accept(&mut self) -> Promise<Box<dyn capnp_rpc::Connection<Side>>, Error> {
+        match self.connection.take() {
+            Some(connection) => Promise::ok(Box::new(connection)),
+            None => Promise::from_future(std::future::pending()),
+        }
+    }
+
+    fn drive_until_shutdown(&mut self) -> Promise<(), Error> {
+        let shared = self.shared.clone();
+        Promise::from_future(async move {
+            shared.wait(Shared::is_over).await;
+            Ok(())
+        })
+    }
+}

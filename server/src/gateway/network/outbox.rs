@@ -1,0 +1,174 @@
+//! Messages on their way out: a queue, and the task that writes it.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use capnp::message::{Builder, HeapAllocator};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::connection::Shared;
+
+/// Up to this many bytes are put together for one write.
+const BATCH_BYTES: usize = 64 << 10;
+/// Messages from this size on, in bytes, are written from where they are instead of copied.
+const LARGE_BYTES: usize = 16 << 10;
+
+/// A message that has been sent: kept by capnp-rpc too, for pipelining on its capabilities.
+pub(super) type Sent = Rc<Builder<HeapAllocator>>;
+
+/// Messages that wait to be written.
+#[derive(Default)]
+pub(super) struct Outbox {
+    queue: VecDeque<Sent>,
+    /// Bytes in the queue and in the batch being written.
+    pub(super) unwritten_bytes: usize,
+    /// More complete messages of the peer are at hand: their answers should share a write.
+    burst: bool,
+    /// Nothing follows what is queued.
+    closing: bool,
+    writer: Option<Waker>,
+}
+
+impl Outbox {
+    /// Queues a message of `bytes`.
+    pub(super) fn push(&mut self, message: Sent, bytes: usize) {
+        self.queue.push_back(message);
+        self.unwritten_bytes += bytes;
+        if !self.burst || self.unwritten_bytes >= BATCH_BYTES {
+            self.wake();
+        }
+    }
+
+    /// Says whether the reader has more messages at hand without waiting for the peer.
+    pub(super) fn set_burst(&mut self, burst: bool) {
+        self.burst = burst;
+        if !burst && !self.queue.is_empty() {
+            self.wake();
+        }
+    }
+
+    /// Ends the writer once it has written what is queued.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+        self.burst = false;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready when there is something to write (`true`) or nothing will ever follow (`false`).
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if !self.queue.is_empty() && (!self.burst || self.unwritten_bytes >= BATCH_BYTES) {
+            return Poll::Ready(true);
+        }
+        if self.closing {
+            return Poll::Ready(false);
+        }
+        self.writer = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Moves small messages into `batch`, up to its size, and returns the large one after them.
+    fn take_batch(&mut self, batch: &mut Vec<u8>) -> Option<Sent> {
+        while batch.len() < BATCH_BYTES {
+            let message = self.queue.pop_front()?;
+            append_table(&message, batch);
+            if message.size_in_words() * 8 >= LARGE_BYTES {
+                return Some(message);
+            }
+            for segment in message.get_segments_for_output().iter() {
+                batch.extend_from_slice(segment);
+            }
+        }
+        None
+    }
+}
+
+/// The table of segments in front of a message.
+fn append_table(message: &Sent, batch: &mut Vec<u8>) {
+    let segments = message.get_segments_for_output();
+    batch.extend_from_slice(&(segments.len() as u32 - 1).to_le_bytes());
+    for segment in segments.iter() {
+        batch.extend_from_slice(&((segment.len() / 8) as u32).to_le_bytes());
+    }
+    if segments.len().is_multiple_of(2) {
+        batch.extend_from_slice(&[0; 4]);
+    }
+}
+
+/// How many bytes a message takes on the wire.
+pub(super) fn wire_bytes(message: &Builder<HeapAllocator>) -> usize {
+    let segments = message.get_segments_for_output();
+    let body: usize = segments.iter().map(|segment| segment.len()).sum();
+    (segments.len() / 2 + 1) * 8 + body
+}
+
+/// Writes until the outbox is closed and empty, then ends the stream.
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    shared: Rc<Shared>,
+    mut stream: W,
+) -> io::Result<()> {
+    let mut batch = Vec::new();
+    loop {
+        let work = std::future::poll_fn(|cx| shared.outbox.borrow_mut().poll_work(cx)).await;
+        if !work {
+            return stream.shutdown().await;
+        }
+        // What the current poll of the RPC system still has to answer joins this write.
+        step_aside().await;
+        batch.clear();
+        let large = shared.outbox.borrow_mut().take_batch(&mut batch);
+        let mut written = batch.len();
+        match &large {
+            None => stream.write_all(&batch).await?,
+            Some(message) => {
+                let segments = message.get_segments_for_output();
+                let mut slices = Vec::with_capacity(segments.len() + 1);
+                slices.push(IoSlice::new(&batch));
+                slices.extend(segments.iter().map(|segment| IoSlice::new(segment)));
+                written += segments.iter().map(|segment| segment.len()).sum::<usize>();
+                write_all_vectored(&mut stream, &mut slices).await?;
+            }
+        }
+        shared.wrote(written);
+        if batch.capacity() > BATCH_BYTES * 2 {
+            batch = Vec::new();
+        }
+    }
+}
+
+async fn write_all_vectored<W: AsyncWrite + Unpin>(
+    stream: &mut W,
+    mut slices: &mut [IoSlice<'_>],
+) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        let written = stream.write_vectored(slices).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut slices, written);
+    }
+    Ok(())
+}
+
+/// Lets every task that is ready run once. `tokio::task::yield_now` would ask the kernel for events
+/// first, which costs more than the write.
+async fn step_aside() {
+    let mut stepped = false;
+    std::future::poll_fn(|cx| {
+        if stepped {
+            return Poll::Ready(());
+        }
+        stepped = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,47 @@
+//! Messages that the network sends on its own account.
+
+use capnp::ErrorKind;
+use capnp::message::{Builder, HeapAllocator};
+use capnp_rpc::rpc_capnp::{exception, message};
+use vatwerk::Code;
+
+fn small() -> Builder<HeapAllocator> {
+    Builder::new(HeapAllocator::new().first_segment_words(32))
+}
+
+/// Answers a question with an exception.
+pub(super) fn exception(question: u32, code: Code, why: &str) -> Builder<HeapAllocator> {
+    let mut builder = small();
+    let mut ret = builder.init_root::<message::Builder<'_>>().init_return();
+    ret.set_answer_id(question);
+    // Capabilities in the parameters are given back one by one: not every peer reads this flag.
+    ret.set_release_param_caps(false);
+    let mut exception = ret.init_exception();
+    exception.set_reason(format!("{code}: {why}"));
+    exception.set_type(match code.kind() {
+        ErrorKind::Overloaded => exception::Type::Overloaded,
+        ErrorKind::Disconnected => exception::Type::Disconnected,
+        ErrorKind::Unimplemented => exception::Type::Unimplemented,
+        _ => exception::Type::Failed,
+    });
+    builder
+}
+
+/// Gives back one reference to a capability of the peer.
+pub(super) fn release(import: u32) -> Builder<HeapAllocator> {
+    let mut builder = small();
+    let mut release = builder.init_root::<message::Builder<'_>>().init_release();
+    release.set_id(import);
+    release.set_reference_count(1);
+    builder
+}
+
+/// Results that hold nothing: what pipelined calls see where the real ones must not be followed.
+pub(super) fn empty_results() -> Builder<HeapAllocator> {
+    let mut builder = small();
+    builder
+        .init_root::<message::Builder<'_>>()
+        .init_return()
+        .init_results();
+    builder
+}

@@ -1,0 +1,127 @@
+//! An object with what a peer needs to tie knots: it gives back, keeps, waits and calls.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use capnp::Error;
+use capnp::any_pointer;
+use capnp::capability::{
+    Client, DispatchCallResult, FromServer, Params, Promise, Results,
+};
+use tokio::sync::Notify;
+
+pub const NOTHING: u16 = 0;
+/// Returns the capability it is given.
+pub const ECHO: u16 = 1;
+pub const NEVER: u16 = 2;
+/// Keeps the capability it is given.
+pub const PUT: u16 = 3;
+/// Waits for the next `PUT` and returns that capability.
+pub const TAKE: u16 = 4;
+/// Calls the capability it is given and returns its result before it is there.
+pub const PIPELINE: u16 = 5;
+/// Calls the capability it is given, waits, and returns its result.
+pub const FORWARD: u16 = 6;
+/// Returns `BIG_BYTES` bytes.
+pub const BIG: u16 = 7;
+/// Returns `ECHO`'s result after the next `PUT`.
+pub const LATE_ECHO: u16 = 8;
+pub const METHODS: u16 = 9;
+
+pub const BIG_BYTES: u32 = 100_000;
+pub const INTERFACE: u64 = 0xf00d_f00d_f00d_f00d;
+
+#[derive(Default)]
+pub struct Knot {
+    kept: RefCell<Option<Client>>,
+    put: Notify,
+}
+
+#[derive(Clone)]
+pub struct Dispatch(Rc<Knot>);
+
+impl Deref for Dispatch {
+    type Target = Knot;
+    fn deref(&self) -> &Knot {
+        &self.0
+    }
+}
+
+impl FromServer<Knot> for Client {
+    type Dispatch = Dispatch;
+    fn from_server(knot: Rc<Knot>) -> Dispatch {
+        Dispatch(knot)
+    }
+}
+
+impl capnp::capability::Server for Dispatch {
+    fn dispatch_call(
+        self,
+        _interface: u64,
+        method: u16,
+        params: Params<any_pointer::Owned>,
+        results: Results<any_pointer::Owned>,
+    ) -> DispatchCallResult {
+        let run = async move { self.0.run(method, params, results).await };
+        DispatchCallResult::new(Promise::from_future(run), false)
+    }
+
+    fn as_ptr(&self) -> usize {
+        Rc::as_ptr(&self.0) as usize
+    }
+}
+
+impl Knot {
+    async fn run(
+        &self,
+        method: u16,
+        params: Params<any_pointer::Owned>,
+        mut results: Results<any_pointer::Owned>,
+    ) -> Result<(), Error> {
+        let given = || params.get()?.get_as_capability::<Client>();
+        let gives = |mut results: Results<any_pointer::Owned>, client: Client| {
+            results.get().set_as_capability(client.hook);
+        };
+        match method {
+            NOTHING => (),
+            ECHO => gives(results, given()?),
+            NEVER => std::future::pending().await,
+            PUT => {
+                *self.kept.borrow_mut() = Some(given()?);
+                self.put.notify_waiters();
+            }
+            TAKE => {
+                self.put.notified().await;
+                let kept = self.kept.borrow().as_ref().map(|c| c.hook.add_ref());
+                gives(results, Client::new(kept.expect("just put")));
+            }
+            PIPELINE => {
+                let request = given()?.new_call::<any_pointer::Owned, any_pointer::Owned>(
+                    INTERFACE, NOTHING, None,
+                );
+                let sent = request.send();
+                let result = sent.pipeline.as_cap();
+                gives(results, Client::new(result));
+            }
+            FORWARD => {
+                let request = given()?.new_call::<any_pointer::Owned, any_pointer::Owned>(
+                    INTERFACE, NOTHING, None,
+                );
+                let response = request.send().promise.await?;
+                gives(results, response.get()?.get_as_capability()?);
+            }
+            BIG => {
+                let data: capnp::data::Builder<'_> = results.get().initn_as(BIG_BYTES);
+                data.fill(7);
+            }
+            LATE_ECHO => {
+                let given = given()?;
+                self.put.notified().await;
+                gives(results, given);
+            }
+            _ => return Err(Error::unimplemented("no such method".into())),
+        }
+        Ok(())
+    }
+}
