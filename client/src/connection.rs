@@ -4,8 +4,9 @@ use std::{cell::RefCell, collections::HashMap, convert::Infallible, fmt, io, rc:
 
 use capnp::{
     Error,
-    capability::{FromClientHook, Promise},
+    capability::{FromClientHook, Promise, RemotePromise},
     private::capability::ClientHook,
+    traits::{Owned, Pipelined},
 };
 use futures::channel::oneshot;
 use vatwerk::{
@@ -114,7 +115,10 @@ impl Connection {
             Path::Restored(bytes) => {
                 let mut request = self.session().restore_request();
                 request.get().set_sturdy_ref(bytes);
-                request.send().pipeline.get_cap().as_cap()
+                let answer = request.send();
+                let cap = answer.pipeline.get_cap().as_cap();
+                self.hold(answer);
+                cap
             }
             Path::Namespace(space) => self.namespace(space).into_client_hook(),
             Path::Object(space, key) => {
@@ -123,21 +127,43 @@ impl Connection {
                     Key::Name(name) => {
                         let mut request = namespace.get_by_name_request();
                         request.get().set_object_name(&**name);
-                        request.send().pipeline.get_object().into_client_hook()
+                        let answer = request.send();
+                        let object = answer.pipeline.get_object();
+                        self.hold(answer);
+                        object.into_client_hook()
                     }
                     Key::Id(id) => {
                         let mut request = namespace.get_request();
                         request.get().set_id(id.as_bytes());
-                        request.send().pipeline.get_object().into_client_hook()
+                        let answer = request.send();
+                        let object = answer.pipeline.get_object();
+                        self.hold(answer);
+                        object.into_client_hook()
                     }
                     Key::ExistingId(id) => {
                         let mut request = namespace.get_existing_request();
                         request.get().set_id(id.as_bytes());
-                        request.send().pipeline.get_object().into_client_hook()
+                        let answer = request.send();
+                        let object = answer.pipeline.get_object();
+                        self.hold(answer);
+                        object.into_client_hook()
                     }
                 }
             }
         }
+    }
+
+    /// Sees to it that capabilities taken from the answer's pipeline resolve.
+    fn hold<R: Owned + Pipelined>(&self, answer: RemotePromise<R>) {
+        self.drive(arrival(answer));
+    }
+
+    fn drive(&self, promise: Promise<(), Error>) {
+        let promise = self.end.or(promise);
+        tokio::task::spawn_local(async move {
+            // The same error reaches whoever calls the capability.
+            let _ = promise.await;
+        });
     }
 
     /// The session. One that was refused is asked for again: the vat may have changed its mind.
@@ -146,7 +172,8 @@ impl Connection {
         if self.owns(&*hook) {
             return FromClientHook::new(hook);
         }
-        let (session, _) = authenticate(&self.vat(), &self.credential);
+        let (session, authenticated) = authenticate(&self.vat(), &self.credential);
+        self.drive(authenticated);
         self.session.replace(session.clone());
         session
     }
@@ -162,11 +189,15 @@ impl Connection {
         }
         let mut request = self.session().namespace_request();
         space.class.write(request.get().init_key());
-        let mut namespace = request.send().pipeline.get_namespace();
+        let answer = request.send();
+        let mut namespace = answer.pipeline.get_namespace();
+        self.hold(answer);
         for prefix in space.prefixes.iter() {
             let mut request = namespace.restrict_request();
             request.get().set_prefix(&**prefix);
-            namespace = request.send().pipeline.get_namespace();
+            let answer = request.send();
+            namespace = answer.pipeline.get_namespace();
+            self.hold(answer);
         }
         self.spaces
             .borrow_mut()
@@ -186,9 +217,18 @@ fn authenticate(
         Credential::Token(token) => wanted.set_token(token.as_str()),
     }
     let answer = request.send();
-    let session = answer.pipeline.get_session();
-    let outcome = async move { answer.promise.await.map(|_| ()) };
-    (session, Promise::from_future(outcome))
+    (answer.pipeline.get_session(), arrival(answer))
+}
+
+/// When the answer is there. Its pipeline is held until then: capabilities taken from a pipeline that
+/// is gone go on working, but they never learn that they have resolved, or broken.
+fn arrival<R: Owned + Pipelined>(answer: RemotePromise<R>) -> Promise<(), Error> {
+    let RemotePromise { promise, pipeline } = answer;
+    Promise::from_future(async move {
+        let outcome = promise.await;
+        drop(pipeline);
+        outcome.map(|_| ())
+    })
 }
 
 /// What a capability has resolved to so far. Calls go to this and not to the promise before it: a

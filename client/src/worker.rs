@@ -155,8 +155,10 @@ impl Worker {
         while let Some(job) = queue.recv().await {
             let mut task = job(&self);
             // The first step is taken here and not by the scheduler: it is what sends the first
-            // call, and its place in the order is now.
-            if futures::poll!(&mut task).is_pending() {
+            // call, and its place in the order is now. Nor may it be put off because much has been
+            // done already.
+            let first = tokio::task::unconstrained(&mut task);
+            if futures::poll!(first).is_pending() {
                 tokio::task::spawn_local(task);
             }
         }
