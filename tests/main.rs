@@ -1,0 +1,3 @@
+//! The promises of Vatwerk, a module each.
+
+mod schema;

@@ -1,0 +1,439 @@
+//! The schema: it is the one that is compiled in, and every language's generator can take it.
+
+use std::{collections::BTreeSet, env, fs, path::PathBuf, time::Instant};
+
+use capnp::{
+    message::ReaderOptions,
+    schema_capnp::{code_generator_request, field, node, type_, value},
+    serialize,
+};
+use vatwerk::{CODE_GENERATOR_REQUEST, Code, SCHEMA_FILES};
+
+type Request = capnp::message::TypedReader<serialize::OwnedSegments, code_generator_request::Owned>;
+
+fn request() -> Request {
+    serialize::read_message(CODE_GENERATOR_REQUEST, ReaderOptions::new())
+        .unwrap()
+        .into_typed()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn checked_in_request_is_current() {
+    let schema = root().join("schema");
+    let mut files: Vec<_> = fs::read_dir(schema.join("vatwerk"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "capnp"))
+        .collect();
+    files.sort();
+    let mut compiler = capnpc_embedded::CompileCommand::new();
+    compiler.src_prefix(&schema);
+    for file in &files {
+        compiler.file(file);
+    }
+    let started = Instant::now();
+    let compiled = compiler.compile().expect("the schema compiles");
+    println!("compiled in {:?}", started.elapsed());
+
+    let checked_in = schema.join("vatwerk.cgr");
+    if env::var_os("VATWERK_REGENERATE").is_some_and(|it| it == "1") {
+        fs::write(checked_in, compiled).unwrap();
+        return;
+    }
+    assert!(
+        fs::read(checked_in).unwrap() == compiled,
+        "schema/vatwerk.cgr is not what schema/vatwerk/*.capnp compile to: run \
+         `VATWERK_REGENERATE=1 cargo test --test vatwerk checked_in_request_is_current`"
+    );
+
+    let names = files
+        .iter()
+        .map(|it| it.file_name().unwrap().to_str().unwrap());
+    let embedded = SCHEMA_FILES
+        .iter()
+        .map(|(path, _)| path.strip_prefix("vatwerk/").unwrap());
+    assert!(
+        names.eq(embedded),
+        "SCHEMA_FILES does not have every file of the schema"
+    );
+}
+
+/// What no name may be, by where it stands, and whose generator or runtime it breaks.
+const METHOD: &[(&str, &[&str])] = &[
+    ("Python", &["schema", "upcast"]),
+    ("Rust", &["async", "await", "dyn", "try", "clone"]),
+    ("C++", &["context", "errno", "linux", "unix", "typeof"]),
+    (
+        "TypeScript",
+        &["call", "dispose", "constructor", "client", "new"],
+    ),
+    (
+        "Go",
+        &[
+            "release",
+            "addRef",
+            "isValid",
+            "isSame",
+            "resolve",
+            "string",
+            "waitStreaming",
+            "encodeAsPtr",
+            "decodeFromPtr",
+            "setFlowLimiter",
+            "getFlowLimiter",
+        ],
+    ),
+];
+const PARAMETER: &[(&str, &[&str])] = &[("Python", &["name", "schema", "self", "which"])];
+const RESULT: &[(&str, &[&str])] = &[("Python", &["cancel", "schema", "which"])];
+const FIELD: &[(&str, &[&str])] = &[
+    (
+        "Python",
+        &[
+            "copy", "init", "schema", "self", "which", "write", "adopt", "disown",
+        ],
+    ),
+    (
+        "TypeScript",
+        &[
+            "segment",
+            "byteOffset",
+            "toString",
+            "toJSON",
+            "get",
+            "set",
+            "constructor",
+            "which",
+        ],
+    ),
+];
+const UNION_MEMBER: &[(&str, &[&str])] = &[
+    ("Rust", &["which", "pipeline", "self"]),
+    ("C++", &["eof", "infinity", "nan"]),
+];
+const ENUMERANT: &[(&str, &[&str])] = &[("C++", &["eof", "infinity", "nan"]), ("Rust", &["self"])];
+const TYPE: &[(&str, &[&str])] = &[
+    ("TypeScript", &["Object", "Symbol", "Promise"]),
+    (
+        "C++",
+        &["Client", "Server", "Reader", "Builder", "Pipeline"],
+    ),
+];
+
+/// Complaints about a schema, gathered so that one run shows them all.
+#[derive(Default)]
+struct Complaints(Vec<String>);
+
+impl Complaints {
+    fn name(&mut self, place: &str, name: &str, tables: &[&[(&str, &[&str])]]) {
+        for (victim, names) in tables.iter().flat_map(|table| *table) {
+            if names.contains(&name) {
+                self.0.push(format!("{place} `{name}` breaks {victim}"));
+            }
+        }
+    }
+
+    fn expect_none(self) {
+        assert!(self.0.is_empty(), "\n{}\n", self.0.join("\n"));
+    }
+}
+
+fn text(it: capnp::Result<capnp::text::Reader<'_>>) -> String {
+    it.unwrap().to_str().unwrap().to_owned()
+}
+
+fn short_name(node: node::Reader<'_>) -> String {
+    text(node.get_display_name())[node.get_display_name_prefix_length() as usize..].to_owned()
+}
+
+/// The ids of the structs that stand for parameters, and of those that stand for results.
+fn call_structs(request: code_generator_request::Reader<'_>) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let (mut params, mut results) = (BTreeSet::new(), BTreeSet::new());
+    for node in request.get_nodes().unwrap() {
+        if let Ok(node::Interface(it)) = node.which() {
+            for method in it.get_methods().unwrap() {
+                params.insert(method.get_param_struct_type());
+                results.insert(method.get_result_struct_type());
+            }
+        }
+    }
+    (params, results)
+}
+
+/// The nodes of our own files, without those of imports.
+fn own_nodes(request: code_generator_request::Reader<'_>) -> Vec<node::Reader<'_>> {
+    let nodes = request.get_nodes().unwrap();
+    let own = |node: &node::Reader<'_>| text(node.get_display_name()).starts_with("vatwerk/");
+    nodes.iter().filter(own).collect()
+}
+
+#[test]
+fn no_name_breaks_a_generator() {
+    let message = request();
+    let request = message.get().unwrap();
+    let (params, results) = call_structs(request);
+    let mut complaints = Complaints::default();
+    for node in own_nodes(request) {
+        let place = text(node.get_display_name());
+        match node.which().unwrap() {
+            node::Struct(it) => {
+                if node.get_scope_id() != 0 && !it.get_is_group() {
+                    complaints.name("type", &short_name(node), &[TYPE]);
+                }
+                for field in it.get_fields().unwrap() {
+                    let name = text(field.get_name());
+                    let mut tables = vec![FIELD];
+                    if params.contains(&node.get_id()) {
+                        tables.push(PARAMETER);
+                    }
+                    if results.contains(&node.get_id()) {
+                        tables.push(RESULT);
+                    }
+                    let group = matches!(field.which(), Ok(field::Group(_)));
+                    if group || field.get_discriminant_value() != field::NO_DISCRIMINANT {
+                        tables.push(UNION_MEMBER);
+                        if name.eq_ignore_ascii_case(&short_name(node)) {
+                            complaints
+                                .0
+                                .push(format!("{place}.{name} breaks C++ and Rust"));
+                        }
+                    }
+                    complaints.name(&place, &name, &tables);
+                }
+            }
+            node::Enum(it) => {
+                complaints.name("type", &short_name(node), &[TYPE]);
+                for enumerant in it.get_enumerants().unwrap() {
+                    complaints.name(&place, &text(enumerant.get_name()), &[ENUMERANT]);
+                }
+            }
+            node::Interface(it) => {
+                complaints.name("type", &short_name(node), &[TYPE]);
+                for method in it.get_methods().unwrap() {
+                    complaints.name(&place, &text(method.get_name()), &[METHOD]);
+                }
+            }
+            node::File(()) => {
+                let stem = place
+                    .trim_start_matches("vatwerk/")
+                    .trim_end_matches(".capnp");
+                if !stem.chars().all(|c| c.is_ascii_lowercase()) {
+                    complaints
+                        .0
+                        .push(format!("{place} is not one lower-case word"));
+                }
+            }
+            node::Const(_) | node::Annotation(_) => {}
+        }
+        let mut siblings = BTreeSet::new();
+        for nested in node.get_nested_nodes().unwrap() {
+            let name = text(nested.get_name());
+            if !siblings.insert(name.to_ascii_lowercase()) {
+                complaints.0.push(format!(
+                    "{place}: two names are `{name}`, case apart: breaks Rust, Go"
+                ));
+            }
+        }
+    }
+    complaints.expect_none();
+}
+
+#[test]
+fn every_type_has_an_explicit_id() {
+    let mut complaints = Complaints::default();
+    for (path, text) in SCHEMA_FILES {
+        if !text.starts_with("@0x") {
+            complaints.0.push(format!("{path} has no id"));
+        }
+        for line in text.lines().map(str::trim) {
+            let declares = ["interface ", "struct ", "enum "]
+                .iter()
+                .any(|it| line.starts_with(it));
+            if declares && !line.contains(" @0x") {
+                complaints.0.push(format!("{path}: no id: {line}"));
+            }
+        }
+    }
+    complaints.expect_none();
+}
+
+/// Structs whose members say all there is to say by name and type.
+const SELF_EXPLANATORY: &[&str] = &[
+    "vatwerk/storage.capnp:Entry",
+    "vatwerk/storage.capnp:SqlValue",
+];
+
+#[test]
+fn everything_has_a_doc_comment() {
+    let message = request();
+    let request = message.get().unwrap();
+    let mut complaints = Complaints::default();
+    for node in own_nodes(request) {
+        let place = text(node.get_display_name());
+        let group = matches!(node.which(), Ok(node::Struct(it)) if it.get_is_group());
+        if node.get_scope_id() == 0 && matches!(node.which(), Ok(node::Struct(_))) {
+            // Parameters or results: their method describes them.
+            continue;
+        }
+        let infos = request.get_source_info().unwrap();
+        let Some(info) = infos.iter().find(|it| it.get_id() == node.get_id()) else {
+            complaints.0.push(format!("{place} has no source info"));
+            continue;
+        };
+        if !group && text(info.get_doc_comment()).is_empty() {
+            complaints.0.push(format!("{place} has no doc comment"));
+        }
+        // Each member's name, and whether it needs a comment. A group is described by its members.
+        let members: Vec<(String, bool)> = match node.which().unwrap() {
+            node::Struct(it) => {
+                let fields = it.get_fields().unwrap();
+                let slot = |it: &field::Reader<'_>| matches!(it.which(), Ok(field::Slot(_)));
+                let named = fields.iter().map(|it| (text(it.get_name()), slot(&it)));
+                named.collect()
+            }
+            node::Enum(it) => {
+                let all = it.get_enumerants().unwrap();
+                all.iter().map(|it| (text(it.get_name()), true)).collect()
+            }
+            node::Interface(it) => {
+                let all = it.get_methods().unwrap();
+                all.iter().map(|it| (text(it.get_name()), true)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let docs = info.get_members().unwrap();
+        for (i, (name, needed)) in members.iter().enumerate() {
+            let documented = docs
+                .try_get(i as u32)
+                .is_some_and(|it| !text(it.get_doc_comment()).is_empty());
+            if *needed && !documented && !SELF_EXPLANATORY.contains(&place.as_str()) {
+                complaints
+                    .0
+                    .push(format!("{place}.{name} has no doc comment"));
+            }
+        }
+    }
+    complaints.expect_none();
+}
+
+fn is_any_pointer(ty: type_::Reader<'_>) -> bool {
+    match ty.which().unwrap() {
+        type_::List(it) => is_any_pointer(it.get_element_type().unwrap()),
+        type_::AnyPointer(it) => !matches!(
+            it.which(),
+            Ok(type_::any_pointer::Unconstrained(it))
+                if matches!(it.which(), Ok(type_::any_pointer::unconstrained::Capability(())))
+        ),
+        _ => false,
+    }
+}
+
+#[test]
+fn nothing_is_generic_or_of_no_type() {
+    let message = request();
+    let request = message.get().unwrap();
+    let (params, _) = call_structs(request);
+    let mut complaints = Complaints::default();
+    for node in own_nodes(request) {
+        let place = text(node.get_display_name());
+        if node.get_is_generic() {
+            complaints.0.push(format!("{place} is generic"));
+        }
+        match node.which().unwrap() {
+            node::Struct(it) if !params.contains(&node.get_id()) => {
+                for field in it.get_fields().unwrap() {
+                    if let Ok(field::Slot(slot)) = field.which()
+                        && is_any_pointer(slot.get_type().unwrap())
+                    {
+                        let name = text(field.get_name());
+                        complaints
+                            .0
+                            .push(format!("{place}.{name} is an AnyPointer"));
+                    }
+                }
+            }
+            node::Interface(it) => {
+                for method in it.get_methods().unwrap() {
+                    if !method.get_implicit_parameters().unwrap().is_empty() {
+                        let name = text(method.get_name());
+                        complaints.0.push(format!("{place}.{name} is generic"));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    complaints.expect_none();
+}
+
+#[test]
+fn imports_are_few_and_go_finds_its_package() {
+    let message = request();
+    let request = message.get().unwrap();
+    let nodes = own_nodes(request);
+    let go = |name: &str| {
+        let display_name = format!("vatwerk/go.capnp:{name}");
+        let node = nodes
+            .iter()
+            .find(|it| text(it.get_display_name()) == display_name);
+        node.unwrap_or_else(|| panic!("{display_name} is missing"))
+            .get_id()
+    };
+    let wanted = [go("package"), go("import")];
+    // The ids in the go.capnp that Go tools ship: they look for these.
+    assert_eq!(wanted, [0xbea9_7f10_2379_2be0, 0xe130_b601_260e_44b5]);
+
+    let mut complaints = Complaints::default();
+    for file in request.get_requested_files().unwrap() {
+        let place = text(file.get_filename());
+        for import in file.get_imports().unwrap() {
+            let import = text(import.get_name());
+            let sibling = !import.contains('/');
+            if !sibling && import != "/capnp/c++.capnp" && import != "/capnp/stream.capnp" {
+                complaints.0.push(format!("{place} imports {import}"));
+            }
+        }
+        let node = nodes
+            .iter()
+            .find(|it| it.get_id() == file.get_id())
+            .unwrap();
+        let annotations = node.get_annotations().unwrap();
+        for id in wanted {
+            let has = annotations.iter().any(|it| it.get_id() == id);
+            if !has && place != "vatwerk/go.capnp" {
+                complaints
+                    .0
+                    .push(format!("{place} lacks $Go.package or $Go.import"));
+            }
+        }
+    }
+    complaints.expect_none();
+}
+
+#[test]
+fn codes_are_those_of_the_schema() {
+    let message = request();
+    let request = message.get().unwrap();
+    let nodes = own_nodes(request);
+    let limits = nodes
+        .iter()
+        .find(|it| text(it.get_display_name()) == "vatwerk/limit.capnp")
+        .unwrap();
+    let mut words = Vec::new();
+    for nested in limits.get_nested_nodes().unwrap() {
+        let node = nodes
+            .iter()
+            .find(|it| it.get_id() == nested.get_id())
+            .unwrap();
+        if let Ok(node::Const(it)) = node.which()
+            && let Ok(value::Text(word)) = it.get_value().unwrap().which()
+        {
+            words.push(text(word));
+        }
+    }
+    assert_eq!(words, Code::ALL.map(Code::as_str));
+}
