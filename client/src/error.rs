@@ -1,0 +1,180 @@
+//! What can go wrong, as callers see it.
+
+use std::io;
+
+use capnp::ErrorKind;
+use vatwerk::{Code, InvalidId};
+
+use crate::{Address, InvalidAddress};
+
+/// An operation's outcome.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no address.
+    #[error(transparent)]
+    Address(#[from] InvalidAddress),
+    /// The text or bytes are no object id.
+    #[error("{0}")]
+    ObjectId(InvalidId),
+    /// The vat cannot be reached, or what answers there is no vat.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// Where it was looked for.
+        address: Address,
+        /// What the attempt ran into; [`io::ErrorKind::TimedOut`] after the connect timeout.
+        source: io::Error,
+    },
+    /// A call failed.
+    #[error("{}{message}", prefix(*code))]
+    Call {
+        /// The stable code that the error came with. `None` for the codes of a class's own, which
+        /// stay at the start of `message`.
+        code: Option<Code>,
+        /// What to do next: see [`Error::is_retryable`].
+        kind: ErrorKind,
+        /// Words for people, without the code and without what RPC hops put before it.
+        message: String,
+    },
+    /// The client's thread is gone: its runtime was shut down around it.
+    #[error("the client is gone")]
+    Gone,
+}
+
+fn prefix(code: Option<Code>) -> String {
+    code.map(|code| format!("{code}: ")).unwrap_or_default()
+}
+
+impl Error {
+    /// The stable code that the error came with.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Error::Address(_) | Error::ObjectId(_) => Some(Code::InvalidArgument),
+            Error::Connect { .. } => Some(Code::Disconnected),
+            Error::Call { code, .. } => *code,
+            Error::Gone => None,
+        }
+    }
+
+    /// Whether the same call may succeed later: the vat was overloaded, or it or the connection to
+    /// it went away.
+    ///
+    /// A call that failed with [`Code::Disconnected`] or [`Code::ObjectReset`] may have run
+    /// nevertheless, so repeat it only if running it twice does no harm.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::Connect { .. } => true,
+            Error::Call { kind, .. } => {
+                matches!(kind, ErrorKind::Disconnected | ErrorKind::Overloaded)
+            }
+            Error::Address(_) | Error::ObjectId(_) | Error::Gone => false,
+        }
+    }
+}
+
+impl From<capnp::Error> for Error {
+    fn from(error: capnp::Error) -> Self {
+        // A decoding error has no `extra`: its kind says it all.
+        let text = match error.extra.as_str() {
+            "" => error.kind.to_string(),
+            extra => extra.to_owned(),
+        };
+        let (code, message) = Code::split(&text);
+        let code = code.or_else(|| match error.kind {
+            _ if has_own_code(message) => None,
+            ErrorKind::Disconnected => Some(Code::Disconnected),
+            ErrorKind::Overloaded => Some(Code::Overloaded),
+            ErrorKind::Unimplemented => Some(Code::Unimplemented),
+            _ => None,
+        });
+        Error::Call {
+            code,
+            kind: error.kind,
+            message: message.to_owned(),
+        }
+    }
+}
+
+/// Whether the text starts with a code in the form that classes may use: `[a-z][a-z0-9-]*: `.
+fn has_own_code(text: &str) -> bool {
+    text.split_once(": ").is_some_and(|(word, _)| {
+        word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    })
+}
+
+impl From<capnp::NotInSchema> for Error {
+    fn from(error: capnp::NotInSchema) -> Self {
+        capnp::Error::from(error).into()
+    }
+}
+
+impl From<std::str::Utf8Error> for Error {
+    fn from(error: std::str::Utf8Error) -> Self {
+        capnp::Error::from(error).into()
+    }
+}
+
+impl From<InvalidId> for Error {
+    fn from(error: InvalidId) -> Self {
+        Error::ObjectId(error)
+    }
+}
+
+/// So that `?` works in functions that return `capnp::Result`. The code stays readable.
+impl From<Error> for capnp::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Call { kind, .. } => *kind,
+            Error::Connect { .. } | Error::Gone => ErrorKind::Disconnected,
+            Error::Address(_) | Error::ObjectId(_) => ErrorKind::Failed,
+        };
+        let extra = match &error {
+            Error::Call { .. } => error.to_string(),
+            other => format!("{}{other}", prefix(other.code())),
+        };
+        capnp::Error { kind, extra }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_and_the_kind_come_out_of_an_exception() {
+        let error = Error::from(capnp::Error::failed(
+            "remote exception: remote exception: not-found: no such class".to_owned(),
+        ));
+        assert_eq!(error.code(), Some(Code::NotFound));
+        assert_eq!(error.to_string(), "not-found: no such class");
+        assert!(!error.is_retryable());
+
+        let error = Error::from(capnp::Error::disconnected("Peer disconnected.".to_owned()));
+        assert_eq!(error.to_string(), "disconnected: Peer disconnected.");
+        assert!(error.is_retryable());
+
+        let error = Error::from(capnp::Error::overloaded(
+            "remote exception: out-of-tea: none left".to_owned(),
+        ));
+        assert_eq!(error.code(), None);
+        assert_eq!(error.to_string(), "out-of-tea: none left");
+    }
+
+    #[test]
+    fn an_error_survives_the_way_through_capnp() {
+        let error = Error::Connect {
+            address: "unix:/none".parse().unwrap(),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        };
+        let text = error.to_string();
+        let back = Error::from(capnp::Error::from(error));
+        assert_eq!(back.code(), Some(Code::Disconnected));
+        assert_eq!(back.to_string(), format!("disconnected: {text}"));
+    }
+}
