@@ -34,7 +34,10 @@ pub struct InvalidAddress {
 impl fmt::Display for InvalidAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let InvalidAddress { text, why } = self;
-        write!(f, "`{text}` is not an address: {why} (write tcp:HOST:PORT or unix:PATH)")
+        write!(
+            f,
+            "`{text}` is not an address: {why} (write tcp:HOST:PORT or unix:PATH)"
+        )
     }
 }
 

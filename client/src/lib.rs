@@ -43,7 +43,6 @@
 //! # Ok(()) }
 //! ```
 
-mod address;
 mod client;
 mod connection;
 mod error;
@@ -55,10 +54,10 @@ mod path;
 mod wire;
 mod worker;
 
-pub use address::{Address, InvalidAddress};
 pub use client::{Builder, ClassInfo, Client, Description, ServerInfo};
 pub use connection::Credential;
 pub use error::{Error, Result};
 pub use handles::{Identity, Namespace, ObjectInfo, Page, Stub};
 pub use local::{LocalClient, LocalNamespace};
+pub use vatwerk::{Address, InvalidAddress};
 pub use worker::Call;

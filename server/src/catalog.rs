@@ -91,7 +91,10 @@ impl Catalog {
                     Ok((class.cast_unsigned(), count.cast_unsigned()))
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Catalog(Rc::new(Inner { db, counts: RefCell::new(counts) })))
+            Ok(Catalog(Rc::new(Inner {
+                db,
+                counts: RefCell::new(counts),
+            })))
         };
         open().map_err(failed)
     }
@@ -107,7 +110,9 @@ impl Catalog {
         let inserted = self.on_disk(|db| {
             let (class, id) = (class.cast_signed(), id.as_bytes());
             let inserted = db
-                .prepare_cached("INSERT INTO objects VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
+                .prepare_cached(
+                    "INSERT INTO objects VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+                )?
                 .execute(params![class, id, name, env::now_ms()])?;
             if inserted == 0 && name.is_some() {
                 db.prepare_cached(
@@ -187,7 +192,14 @@ impl Catalog {
         let (class, id) = (class.cast_signed(), id.as_bytes());
         self.on_disk(|db| {
             db.prepare_cached("INSERT INTO saved VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-                .execute(params![hash(&reference), class, id, name, label, env::now_ms()])
+                .execute(params![
+                    hash(&reference),
+                    class,
+                    id,
+                    name,
+                    label,
+                    env::now_ms()
+                ])
         })?;
         Ok(reference)
     }
@@ -198,7 +210,11 @@ impl Catalog {
             db.prepare_cached("SELECT class, id, name FROM saved WHERE hash = ?1")?
                 .query_row([hash(reference)], |row| {
                     let class: i64 = row.get(0)?;
-                    Ok(Saved { class: class.cast_unsigned(), id: id(row, 1)?, name: row.get(2)? })
+                    Ok(Saved {
+                        class: class.cast_unsigned(),
+                        id: id(row, 1)?,
+                        name: row.get(2)?,
+                    })
                 })
                 .optional()
         })

@@ -97,7 +97,10 @@ impl Config {
     /// Where to listen.
     pub fn addresses(&self) -> Vec<Address> {
         self.listen.clone().unwrap_or_else(|| {
-            let tcp = Address::Tcp { host: "127.0.0.1".into(), port: Address::DEFAULT_PORT };
+            let tcp = Address::Tcp {
+                host: "127.0.0.1".into(),
+                port: Address::DEFAULT_PORT,
+            };
             vec![tcp, Address::Unix(self.data.join("vat.sock"))]
         })
     }
@@ -130,13 +133,19 @@ impl Limits {
         let defaults = network::Limits::default();
         let max_message_bytes = self.message_bytes.min(defaults.max_message_bytes);
         let max_calls_in_flight = self.calls_per_connection;
-        network::Limits { max_message_bytes, max_calls_in_flight, ..defaults }
+        network::Limits {
+            max_message_bytes,
+            max_calls_in_flight,
+            ..defaults
+        }
     }
 }
 
 fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Address>>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
-    let parsed = texts.iter().map(|text| text.parse().map_err(D::Error::custom));
+    let parsed = texts
+        .iter()
+        .map(|text| text.parse().map_err(D::Error::custom));
     parsed.collect::<Result<_, _>>().map(Some)
 }
 

@@ -52,7 +52,10 @@ pub enum FolderError {
 impl Folder {
     /// Takes the folder at `path`, making it if there is none.
     pub fn open(path: &Path) -> Result<Folder, FolderError> {
-        let io = |source| FolderError::Io { path: path.to_owned(), source };
+        let io = |source| FolderError::Io {
+            path: path.to_owned(),
+            source,
+        };
         fs::create_dir_all(path.join("objects")).map_err(io)?;
         let lock = File::create(path.join("LOCK")).map_err(io)?;
         match lock.try_lock() {
@@ -68,7 +71,10 @@ impl Folder {
             }
             Err(error) => return Err(io(error)),
         }
-        Ok(Folder { path: path.to_owned(), _lock: lock })
+        Ok(Folder {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// The folder.
@@ -88,10 +94,16 @@ impl Folder {
 }
 
 fn check_format(path: &Path, text: &str) -> Result<(), FolderError> {
-    let number = text.trim_end().strip_prefix("vatwerk ").and_then(|number| number.parse().ok());
+    let number = text
+        .trim_end()
+        .strip_prefix("vatwerk ")
+        .and_then(|number| number.parse().ok());
     match number {
         Some(FORMAT) => Ok(()),
-        Some(found) if found > FORMAT => Err(FolderError::Newer { path: path.to_owned(), found }),
+        Some(found) if found > FORMAT => Err(FolderError::Newer {
+            path: path.to_owned(),
+            found,
+        }),
         _ => Err(FolderError::Foreign(path.to_owned())),
     }
 }
@@ -128,7 +140,10 @@ mod tests {
         let newer = Folder::open(folder.path());
         assert!(matches!(newer, Err(FolderError::Newer { found: 2, .. })));
         fs::write(&format, "something else\n").unwrap();
-        assert!(matches!(Folder::open(folder.path()), Err(FolderError::Foreign(_))));
+        assert!(matches!(
+            Folder::open(folder.path()),
+            Err(FolderError::Foreign(_))
+        ));
         assert_eq!(fs::read_to_string(&format).unwrap(), "something else\n");
     }
 }

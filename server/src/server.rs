@@ -110,8 +110,14 @@ impl Server {
         let journal = Journal::new();
         let mut limits = self.config.limits.objects();
         limits.resident_objects = limits.resident_objects.min(openable());
-        let host =
-            Host::new(self.classes, catalog, journal, folder.objects(), limits, self.bindings);
+        let host = Host::new(
+            self.classes,
+            catalog,
+            journal,
+            folder.objects(),
+            limits,
+            self.bindings,
+        );
         let vat = Vat::new(host.clone(), description, env::now_ms());
         let gateway = Gateway::new(
             capnp_rpc::new_client(vat),
@@ -122,13 +128,23 @@ impl Server {
         for address in self.config.addresses() {
             listeners.push(Listener::bind(&address, self.config.insecure).await?);
         }
-        let addresses = listeners.iter().map(|listener| listener.address().clone()).collect();
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.address().clone())
+            .collect();
         let accepting = listeners
             .into_iter()
             .map(|listener| tokio::task::spawn_local(gateway.clone().accept(listener)))
             .map(|task| task.abort_handle())
             .collect();
-        Ok(Running { host, gateway, addresses, accepting, config: self.config, _folder: folder })
+        Ok(Running {
+            host,
+            gateway,
+            addresses,
+            accepting,
+            config: self.config,
+            _folder: folder,
+        })
     }
 }
 
@@ -170,7 +186,10 @@ impl Running {
             tracing::warn!("calls were still running when the time for draining was over");
         }
         self.gateway.close().await;
-        if tokio::time::timeout(self.config.drain(), self.host.sleep_all()).await.is_err() {
+        if tokio::time::timeout(self.config.drain(), self.host.sleep_all())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 objects = self.host.resident(),
                 "objects were still busy when the time for draining was over"

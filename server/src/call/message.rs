@@ -114,7 +114,9 @@ impl ResultsCell {
     /// What the method wrote; `None` if nothing. An error if it still holds on to it.
     pub fn take(&self) -> capnp::Result<Option<Message>> {
         if !self.returned.get() {
-            return Err(Error::failed("the method ended before it let go of its results".into()));
+            return Err(Error::failed(
+                "the method ended before it let go of its results".into(),
+            ));
         }
         Ok(self.message.take())
     }
@@ -129,7 +131,10 @@ pub struct Results {
 impl Results {
     /// Results that come back through `back`.
     pub fn new(back: Rc<ResultsCell>) -> Results {
-        Results { message: None, back }
+        Results {
+            message: None,
+            back,
+        }
     }
 }
 
@@ -150,7 +155,9 @@ impl ResultsHook for Results {
 
     fn set_pipeline(&mut self) -> capnp::Result<()> {
         if let Some(message) = &self.message {
-            self.back.early.set(Some(Message::copy_of(message.reader()?)?));
+            self.back
+                .early
+                .set(Some(Message::copy_of(message.reader()?)?));
         }
         Ok(())
     }

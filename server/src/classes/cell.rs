@@ -94,7 +94,10 @@ impl<S: Scope> operations::Server for Service<S> {
         _: operations::PutResults,
     ) -> capnp::Result<()> {
         let params = params.get()?;
-        Ok(self.0.kv().put_bytes(params.get_key()?.to_str()?, params.get_value()?)?)
+        Ok(self
+            .0
+            .kv()
+            .put_bytes(params.get_key()?.to_str()?, params.get_value()?)?)
     }
 
     async fn delete(
@@ -112,9 +115,15 @@ impl<S: Scope> operations::Server for Service<S> {
         params: operations::GetMultipleParams,
         mut results: operations::GetMultipleResults,
     ) -> capnp::Result<()> {
-        let found = self.0.kv().get_many_bytes(&keys(params.get()?.get_keys()?)?)?;
+        let found = self
+            .0
+            .kv()
+            .get_many_bytes(&keys(params.get()?.get_keys()?)?)?;
         let entries: Vec<Entry> = found.into_iter().collect();
-        let bytes = entries.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        let bytes = entries
+            .iter()
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum();
         // Half a message leaves room for everything around the entries.
         let limit = limit_capnp::MAX_MESSAGE_BYTES / 2;
         Error::check_limit("the entries of one getMultiple (bytes)", limit, bytes)?;
@@ -155,7 +164,10 @@ impl<S: Scope> operations::Server for Service<S> {
         let sink: entry_sink::Client = params.get_sink()?;
         let mut count = 0;
         loop {
-            let (entries, more) = self.0.kv().page(&range, limit_capnp::MAX_CHUNK_BYTES as usize)?;
+            let (entries, more) = self
+                .0
+                .kv()
+                .page(&range, limit_capnp::MAX_CHUNK_BYTES as usize)?;
             count += entries.len() as u64;
             if !entries.is_empty() {
                 let mut write = sink.write_request();
@@ -178,7 +190,10 @@ impl<S: Scope> operations::Server for Service<S> {
         mut results: operations::PageResults,
     ) -> capnp::Result<()> {
         let range = read_range(params.get()?.get_range()?)?;
-        let (entries, more) = self.0.kv().page(&range, limit_capnp::MAX_CHUNK_BYTES as usize)?;
+        let (entries, more) = self
+            .0
+            .kv()
+            .page(&range, limit_capnp::MAX_CHUNK_BYTES as usize)?;
         let mut results = results.get();
         results.set_more(more);
         write_entries(results.init_entries(entries.len() as u32), &entries);
@@ -190,7 +205,9 @@ impl<S: Scope> operations::Server for Service<S> {
         _: operations::SqlParams,
         mut results: operations::SqlResults,
     ) -> capnp::Result<()> {
-        results.get().set_sql(capnp_rpc::new_client(SqlService(self)));
+        results
+            .get()
+            .set_sql(capnp_rpc::new_client(SqlService(self)));
         Ok(())
     }
 

@@ -24,9 +24,19 @@ impl<S: Scope> sql::Server for SqlService<S> {
     ) -> capnp::Result<()> {
         let params = params.get()?;
         let bindings = params.get_bindings()?;
-        let bindings = bindings.iter().map(read_value).collect::<capnp::Result<Vec<_>>>()?;
-        let cursor = self.0.0.sql().exec(params.get_query()?.to_str()?, bindings)?;
-        let cursor = CursorService { columns: cursor.columns().to_vec(), open: RefCell::new(cursor) };
+        let bindings = bindings
+            .iter()
+            .map(read_value)
+            .collect::<capnp::Result<Vec<_>>>()?;
+        let cursor = self
+            .0
+            .0
+            .sql()
+            .exec(params.get_query()?.to_str()?, bindings)?;
+        let cursor = CursorService {
+            columns: cursor.columns().to_vec(),
+            open: RefCell::new(cursor),
+        };
         results.get().set_cursor(capnp_rpc::new_client(cursor));
         Ok(())
     }
@@ -101,7 +111,9 @@ impl cursor::Server for CursorService {
                 return Err(Error::InvalidArgument("the result has no row, not one".into()).into());
             }
             (Some(_), Some(_)) => {
-                return Err(Error::InvalidArgument("the result has more than one row".into()).into());
+                return Err(
+                    Error::InvalidArgument("the result has more than one row".into()).into(),
+                );
             }
         }
         Ok(())
@@ -128,7 +140,12 @@ fn size(row: &Row) -> usize {
         SqlValue::Blob(blob) => blob.len(),
         _ => 0,
     };
-    VALUE_BYTES + row.values().iter().map(|value| VALUE_BYTES + data(value)).sum::<usize>()
+    VALUE_BYTES
+        + row
+            .values()
+            .iter()
+            .map(|value| VALUE_BYTES + data(value))
+            .sum::<usize>()
 }
 
 fn write_row(row: row::Builder<'_>, from: &Row) {

@@ -38,7 +38,11 @@ pub(super) fn open(ctx: &Context) -> Result<transaction::Client> {
             expire(&this);
         });
         let deadline = Some(AbortOnDropHandle::new(deadline));
-        Service(Open { held, section: RefCell::new(Some(section)), _deadline: deadline })
+        Service(Open {
+            held,
+            section: RefCell::new(Some(section)),
+            _deadline: deadline,
+        })
     });
     Ok(capnp_rpc::new_client_from_rc(service))
 }
@@ -72,7 +76,11 @@ impl Scope for Open {
 
     fn transaction(&self) -> Result<transaction::Client> {
         let held = self.held.begin_nested()?;
-        Ok(capnp_rpc::new_client(Service(Open { held, section: RefCell::default(), _deadline: None })))
+        Ok(capnp_rpc::new_client(Service(Open {
+            held,
+            section: RefCell::default(),
+            _deadline: None,
+        })))
     }
 }
 

@@ -26,7 +26,9 @@ enum Verb {
 
 /// Runs the command line of a server with these classes.
 pub fn run(server: Server) -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     match Cli::parse().verb {
         Verb::Serve(serve) => serve.run(server),
     }

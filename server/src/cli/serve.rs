@@ -60,7 +60,9 @@ impl Serve {
                 return ExitCode::from(super::USAGE);
             }
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let served = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
             let tasks = LocalSet::new();
             tasks.block_on(&runtime, serve(server.config(config)))

@@ -18,7 +18,10 @@ pub struct Listener {
 
 enum Socket {
     Tcp(TcpListener),
-    Unix { socket: UnixListener, _file: SocketFile },
+    Unix {
+        socket: UnixListener,
+        _file: SocketFile,
+    },
 }
 
 /// A connection that has come in.
@@ -63,7 +66,10 @@ impl Listener {
     /// `insecure`. A unix socket gets mode 0600; a stale one in its place is replaced, a live one is
     /// not.
     pub async fn bind(address: &Address, insecure: bool) -> Result<Listener, BindError> {
-        let io = |source| BindError::Io { address: address.clone(), source };
+        let io = |source| BindError::Io {
+            address: address.clone(),
+            source,
+        };
         match address {
             Address::Tcp { host, port } => {
                 let found = (host.as_str(), *port).to_socket_addrs().map_err(io)?.next();
@@ -73,13 +79,22 @@ impl Listener {
                 }
                 let socket = TcpListener::bind(found).await.map_err(io)?;
                 let bound = socket.local_addr().map_err(io)?;
-                let address = Address::Tcp { host: bound.ip().to_string(), port: bound.port() };
-                Ok(Listener { socket: Socket::Tcp(socket), address })
+                let address = Address::Tcp {
+                    host: bound.ip().to_string(),
+                    port: bound.port(),
+                };
+                Ok(Listener {
+                    socket: Socket::Tcp(socket),
+                    address,
+                })
             }
             Address::Unix(path) => {
                 clear(path).await?;
                 let socket = bind_unix(path).map_err(io)?;
-                Ok(Listener { socket, address: address.clone() })
+                Ok(Listener {
+                    socket,
+                    address: address.clone(),
+                })
             }
         }
     }
@@ -104,7 +119,9 @@ impl Listener {
 
 /// Sees to it that nobody listens at `path`.
 async fn clear(path: &Path) -> Result<(), BindError> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !found.file_type().is_socket() {
         return Err(BindError::NotASocket(path.to_owned()));
     }
@@ -128,7 +145,10 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
     let socket = UnixListener::bind(&beside)?;
     fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
     fs::rename(&beside, path)?;
-    Ok(Socket::Unix { socket, _file: SocketFile(path.to_owned()) })
+    Ok(Socket::Unix {
+        socket,
+        _file: SocketFile(path.to_owned()),
+    })
 }
 
 /// Removes the file when the listener goes.
@@ -153,7 +173,10 @@ mod tests {
         // The standard library leaves the file behind.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let live = Listener::bind(&address, false).await.unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let second = Listener::bind(&address, false).await;
         assert!(matches!(second, Err(BindError::Live(_))));
         drop(live);
@@ -167,7 +190,10 @@ mod tests {
     #[tokio::test]
     async fn other_machines_are_not_let_in_by_accident() {
         let address: Address = "tcp:0.0.0.0:0".parse().unwrap();
-        assert!(matches!(Listener::bind(&address, false).await, Err(BindError::Exposed(_))));
+        assert!(matches!(
+            Listener::bind(&address, false).await,
+            Err(BindError::Exposed(_))
+        ));
         assert!(Listener::bind(&address, true).await.is_ok());
     }
 }

@@ -3,7 +3,12 @@
 mod listener;
 pub mod network;
 
-use std::{cell::{Cell, RefCell}, collections::HashMap, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
 
 use capnp_rpc::RpcSystem;
 use tokio::{
@@ -33,13 +38,21 @@ impl Gateway {
     /// Connections to `vat`, at most `connections` at a time: others wait in the socket's queue.
     pub fn new(vat: vat::Client, connections: usize, limits: network::Limits) -> Rc<Gateway> {
         let room = std::sync::Arc::new(Semaphore::new(connections));
-        Rc::new(Gateway { vat, limits, room, next: Cell::default(), open: RefCell::default() })
+        Rc::new(Gateway {
+            vat,
+            limits,
+            room,
+            next: Cell::default(),
+            open: RefCell::default(),
+        })
     }
 
     /// Takes connections from `listener`, for ever.
     pub async fn accept(self: Rc<Self>, listener: Listener) {
         loop {
-            let Ok(room) = self.room.clone().acquire_owned().await else { return };
+            let Ok(room) = self.room.clone().acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok(Stream::Tcp(stream)) => {
                     let (read, write) = stream.into_split();

@@ -107,7 +107,9 @@ impl<D: Server + Clone> Dispatch for Served<D> {
         params: Params<any_pointer::Owned>,
         results: Results<any_pointer::Owned>,
     ) -> DispatchCallResult {
-        self.0.clone().dispatch_call(interface_id, method_id, params, results)
+        self.0
+            .clone()
+            .dispatch_call(interface_id, method_id, params, results)
     }
 }
 
@@ -130,14 +132,24 @@ pub struct ClassEntry {
 
 impl ClassEntry {
     fn of<C: Class>() -> Result<ClassEntry, StartError> {
-        const { assert!(is_class_name(C::NAME), "NAME must be [A-Z][A-Za-z0-9]*, up to 64 bytes") }
+        const {
+            assert!(
+                is_class_name(C::NAME),
+                "NAME must be [A-Z][A-Za-z0-9]*, up to 64 bytes"
+            )
+        }
         let interface_id = C::Client::TYPE_ID;
-        let unreadable =
-            |reason: String| StartError::Schema { class: C::NAME, interface_id, reason };
+        let unreadable = |reason: String| StartError::Schema {
+            class: C::NAME,
+            interface_id,
+            reason,
+        };
         let schemas = Schemas::load(C::SCHEMA).map_err(|e| unreadable(e.to_string()))?;
         let answers = schemas.answers(interface_id);
         if answers.is_empty() {
-            return Err(unreadable("its schema does not contain its interface".into()));
+            return Err(unreadable(
+                "its schema does not contain its interface".into(),
+            ));
         }
         Ok(ClassEntry {
             name: C::NAME,
@@ -239,7 +251,11 @@ impl Registry {
                 second: entry.name,
             });
         }
-        if let Some(first) = self.by_interface.values().find(|first| first.name == entry.name) {
+        if let Some(first) = self
+            .by_interface
+            .values()
+            .find(|first| first.name == entry.name)
+        {
             return Err(StartError::DuplicateName {
                 name: entry.name,
                 first: first.interface_id,
@@ -275,7 +291,11 @@ impl Registry {
         names.sort_unstable();
         Error::NotFound(format!(
             "this vat serves no class {wanted}; it serves {}",
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
         ))
     }
 }

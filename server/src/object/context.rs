@@ -5,12 +5,7 @@ use std::rc::Rc;
 use capnp::{capability::FromClientHook, traits::HasTypeId};
 use vatwerk::ObjectId;
 
-use super::{
-    gate::SectionId,
-    instance::Instance,
-    namespace::Namespace,
-    stub::Stub,
-};
+use super::{gate::SectionId, instance::Instance, namespace::Namespace, stub::Stub};
 use crate::{Error, Result, storage::Storage};
 
 /// One object, as its own code sees it. Cheap to clone. It belongs to one instance: when that is
@@ -53,8 +48,7 @@ impl Context {
     /// The object's own stub, to be passed to others or called like anybody's.
     pub fn stub<C: FromClientHook>(&self) -> C {
         let slot = &self.0.slot;
-        let stub =
-            Stub::capability(&self.0.host, &slot.class, slot.id, slot.name().as_deref());
+        let stub = Stub::capability(&self.0.host, &slot.class, slot.id, slot.name().as_deref());
         C::new(self.0.inward(stub))
     }
 
@@ -68,13 +62,17 @@ impl Context {
     /// Ends the instance after this turn: calls in flight get `object-reset`, and the next call
     /// wakes the object from what is on disk. The turn itself is undone, and so is what it said.
     pub fn abort(&self, reason: &str) {
-        self.0.break_off(Error::ObjectReset(format!("the object aborted: {reason}")));
+        self.0
+            .break_off(Error::ObjectReset(format!("the object aborted: {reason}")));
     }
 
     /// Holds back all other events of the object from now on, until the section is dropped. What
     /// the event at hand hands out may still be called. `None` inside a section.
     pub(crate) fn open_section(&self) -> Option<Section> {
-        Some(Section { id: self.0.open_section()?, instance: self.0.clone() })
+        Some(Section {
+            id: self.0.open_section()?,
+            instance: self.0.clone(),
+        })
     }
 
     /// How long a transaction capability may stay open.

@@ -61,7 +61,8 @@ pub(super) struct Outgoing {
 /// Who waits for the outcome of an [`Outgoing`] call.
 pub(super) enum Sent {
     Call {
-        promise: oneshot::Sender<Promise<capnp::capability::Response<capnp::any_pointer::Owned>, Error>>,
+        promise:
+            oneshot::Sender<Promise<capnp::capability::Response<capnp::any_pointer::Owned>, Error>>,
         pipeline: PipelineResolver,
         caller: Rc<Instance>,
     },
@@ -131,7 +132,9 @@ impl OutputGate {
                 Some((Release::Durable(lsn), _)) if self.journal.is_durable(*lsn) => {}
                 _ => return,
             }
-            let Some((_, output)) = waiting.pop_front() else { return };
+            let Some((_, output)) = waiting.pop_front() else {
+                return;
+            };
             drop(waiting);
             output.release();
         }
@@ -155,7 +158,13 @@ impl Output {
 
 impl Outgoing {
     fn release(self) {
-        let Outgoing { target, interface_id, method_id, params, sent } = self;
+        let Outgoing {
+            target,
+            interface_id,
+            method_id,
+            params,
+            sent,
+        } = self;
         let target = settled(target);
         let request = params.reader().and_then(|params| {
             let size = params.target_size()?;
@@ -164,10 +173,20 @@ impl Outgoing {
             Ok(request)
         });
         match (request, sent) {
-            (Ok(request), Sent::Call { promise: tell, pipeline: resolver, caller }) => {
+            (
+                Ok(request),
+                Sent::Call {
+                    promise: tell,
+                    pipeline: resolver,
+                    caller,
+                },
+            ) => {
                 let RemotePromise { promise, pipeline } = request.hook.send();
                 let pipeline = pipeline.hook;
-                resolver.follow(Box::new(InwardPipeline { instance: caller, pipeline }));
+                resolver.follow(Box::new(InwardPipeline {
+                    instance: caller,
+                    pipeline,
+                }));
                 let _ = tell.send(promise);
             }
             (Ok(request), Sent::Stream(tell)) => {

@@ -17,13 +17,7 @@ use super::{
     serve::serve,
     slot::{EventTarget, Load, Slot},
 };
-use crate::{
-    Error, Result,
-    call::Call,
-    catalog::Catalog,
-    journal::Journal,
-    storage,
-};
+use crate::{Error, Result, call::Call, catalog::Catalog, journal::Journal, storage};
 
 /// How much objects may use.
 #[derive(Clone, Debug)]
@@ -139,7 +133,12 @@ impl Host {
         if self.resident() >= self.limits.resident_objects {
             self.evict_some();
         }
-        let slot = Rc::new(Slot::new(id, class.clone(), name.cloned(), self.load.clone()));
+        let slot = Rc::new(Slot::new(
+            id,
+            class.clone(),
+            name.cloned(),
+            self.load.clone(),
+        ));
         self.slots.borrow_mut().insert(id, slot.clone());
         tokio::task::spawn_local(serve(self.clone(), slot.clone()));
         slot
@@ -159,7 +158,10 @@ impl Host {
     /// The instance in `slot` is gone, its database closed.
     pub(super) fn remove(&self, slot: &Rc<Slot>) {
         let mut slots = self.slots.borrow_mut();
-        if slots.get(&slot.id).is_some_and(|current| Rc::ptr_eq(current, slot)) {
+        if slots
+            .get(&slot.id)
+            .is_some_and(|current| Rc::ptr_eq(current, slot))
+        {
             slots.remove(&slot.id);
         }
         if slots.is_empty() {
@@ -174,7 +176,10 @@ impl Host {
         }
         // The name still stands for the object if this fails; a listing shows it once the object
         // has been woken by its name.
-        if let Err(error) = self.catalog.record(slot.class.interface_id, slot.id, Some(name)) {
+        if let Err(error) = self
+            .catalog
+            .record(slot.class.interface_id, slot.id, Some(name))
+        {
             tracing::warn!(id = %slot.id, %error, "noting the name of an object");
         }
     }
@@ -231,4 +236,3 @@ fn unimplemented(class: &ClassEntry, call: &Call) -> Error {
         class.name, call.interface_id, call.method_id
     ))
 }
-

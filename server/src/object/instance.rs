@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    gate::{OutputGate, Output, SectionId, Sections},
+    gate::{Output, OutputGate, SectionId, Sections},
     host::Host,
     membrane::Membrane,
     slot::Slot,

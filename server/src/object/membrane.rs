@@ -47,21 +47,29 @@ struct Crossed<T> {
 
 impl<T> Default for Crossed<T> {
     fn default() -> Self {
-        Crossed { by_raw: HashMap::new(), by_wrapper: HashMap::new() }
+        Crossed {
+            by_raw: HashMap::new(),
+            by_wrapper: HashMap::new(),
+        }
     }
 }
 
 impl<T> Crossed<T> {
     fn insert(&mut self, raw: usize, wrapper: &Rc<T>) {
         self.by_raw.insert(raw, Rc::downgrade(wrapper));
-        self.by_wrapper.insert(Rc::as_ptr(wrapper) as usize, Rc::downgrade(wrapper));
+        self.by_wrapper
+            .insert(Rc::as_ptr(wrapper) as usize, Rc::downgrade(wrapper));
     }
 
     /// Forgets a wrapper that is being dropped.
     fn remove(&mut self, raw: usize, wrapper: usize) {
         self.by_wrapper.remove(&wrapper);
         // A new wrapper may have taken the place already.
-        if self.by_raw.get(&raw).is_some_and(|found| found.as_ptr() as usize == wrapper) {
+        if self
+            .by_raw
+            .get(&raw)
+            .is_some_and(|found| found.as_ptr() as usize == wrapper)
+        {
             self.by_raw.remove(&raw);
         }
     }
@@ -84,7 +92,11 @@ impl Membrane {
     /// Lets go of everything behind the capabilities that others still hold.
     pub fn close(&self) {
         let inside = std::mem::take(&mut *self.inside.borrow_mut());
-        for inside in inside.by_wrapper.into_values().filter_map(|inside| inside.upgrade()) {
+        for inside in inside
+            .by_wrapper
+            .into_values()
+            .filter_map(|inside| inside.upgrade())
+        {
             drop(inside.raw.take());
         }
     }
@@ -125,7 +137,10 @@ impl Instance {
         if let Some(outside) = self.membrane.outside.borrow().wrapper_of(raw) {
             return Box::new(OutsideHook(outside));
         }
-        let outside = Rc::new(Outside { instance: self.clone(), raw: cap });
+        let outside = Rc::new(Outside {
+            instance: self.clone(),
+            raw: cap,
+        });
         self.membrane.outside.borrow_mut().insert(raw, &outside);
         Box::new(OutsideHook(outside))
     }
@@ -187,9 +202,14 @@ impl Target for Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        let Some(instance) = self.instance.upgrade() else { return };
+        let Some(instance) = self.instance.upgrade() else {
+            return;
+        };
         let membrane = &instance.membrane;
-        membrane.inside.borrow_mut().remove(self.raw_ptr, self as *const Inside as usize);
+        membrane
+            .inside
+            .borrow_mut()
+            .remove(self.raw_ptr, self as *const Inside as usize);
         membrane.handed_out.set(membrane.handed_out.get() - 1);
         instance.slot.wake();
     }
@@ -223,7 +243,12 @@ impl ClientHook for OutsideHook {
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
         let params = Message::new(size_hint.map(|size| size.word_count));
         let outside = self.0.clone();
-        Request::new(Box::new(OutsideRequest { outside, interface_id, method_id, params }))
+        Request::new(Box::new(OutsideRequest {
+            outside,
+            interface_id,
+            method_id,
+            params,
+        }))
     }
 
     fn call(
@@ -234,7 +259,13 @@ impl ClientHook for OutsideHook {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (reply, done) = Reply::to_results(results);
-        Call { interface_id, method_id, params, reply }.forward_to(self);
+        Call {
+            interface_id,
+            method_id,
+            params,
+            reply,
+        }
+        .forward_to(self);
         done
     }
 
@@ -269,11 +300,22 @@ struct OutsideRequest {
 impl OutsideRequest {
     /// Puts the call before the gate.
     fn pass(self, sent: Sent) -> Rc<Instance> {
-        let OutsideRequest { outside, interface_id, method_id, mut params } = self;
+        let OutsideRequest {
+            outside,
+            interface_id,
+            method_id,
+            mut params,
+        } = self;
         let instance = outside.instance.clone();
         params.map_caps(|cap| instance.outward(cap));
         let target = outside.raw.add_ref();
-        let outgoing = Outgoing { target, interface_id, method_id, params, sent };
+        let outgoing = Outgoing {
+            target,
+            interface_id,
+            method_id,
+            params,
+            sent,
+        };
         instance.say(Output::Send(Box::new(outgoing)));
         instance
     }
@@ -292,12 +334,19 @@ impl RequestHook for OutsideRequest {
         let (tell, told) = oneshot::channel();
         let (pipeline, resolver) = deferred();
         let caller = self.outside.instance.clone();
-        let instance = self.pass(Sent::Call { promise: tell, pipeline: resolver, caller });
+        let instance = self.pass(Sent::Call {
+            promise: tell,
+            pipeline: resolver,
+            caller,
+        });
         let promise = Promise::from_future(async move {
             let response = told.await.map_err(|_| never_left())?.await?;
             instance.inward_response(response)
         });
-        RemotePromise { promise, pipeline: any_pointer::Pipeline::new(pipeline) }
+        RemotePromise {
+            promise,
+            pipeline: any_pointer::Pipeline::new(pipeline),
+        }
     }
 
     fn send_streaming(self: Box<Self>) -> Promise<(), Error> {

@@ -19,7 +19,11 @@ pub struct Namespace<C> {
 
 impl<C: FromClientHook> Namespace<C> {
     pub(super) fn new(instance: Rc<Instance>, class: Rc<ClassEntry>) -> Namespace<C> {
-        Namespace { instance, class, client: PhantomData }
+        Namespace {
+            instance,
+            class,
+            client: PhantomData,
+        }
     }
 
     /// The object of that name, of 1 to 1024 bytes.

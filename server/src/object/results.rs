@@ -23,7 +23,10 @@ struct Waiting {
 
 impl Returning {
     pub fn new(reply: Reply, ticket: Ticket) -> Returning {
-        Returning(Rc::new(RefCell::new(Waiting { reply: Some(reply), ticket })))
+        Returning(Rc::new(RefCell::new(Waiting {
+            reply: Some(reply),
+            ticket,
+        })))
     }
 
     /// Lets calls pipelined on the results proceed before the call is over.

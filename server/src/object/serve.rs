@@ -20,10 +20,7 @@ use super::{
     results::Returning,
     slot::{Event, EventTarget, Slot},
 };
-use crate::{
-    Error, Result, call, env, fault,
-    storage::Storage,
-};
+use crate::{Error, Result, call, env, fault, storage::Storage};
 
 /// Serves the object in `slot` until it is reset or has been idle for long enough. However it ends,
 /// its database is closed before another instance can be made.
@@ -49,7 +46,8 @@ fn open(host: &Rc<Host>, slot: &Rc<Slot>) -> Result<Rc<Instance>> {
     let path = host.database_path(slot.class.interface_id, slot.id);
     if !path.exists() {
         // First in the catalog, so that whatever exists is listed.
-        host.catalog.record(slot.class.interface_id, slot.id, slot.name().as_deref())?;
+        host.catalog
+            .record(slot.class.interface_id, slot.id, slot.name().as_deref())?;
         host.make_folder_of(&path)?;
     }
     let storage = Storage::open(&path, &host.limits.storage)?;
@@ -90,7 +88,10 @@ async fn activate(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
                 created.as_mut().poll(cx).map(|outcome| {
                     // In the turn: what `create` wrote and the mark are one commit, or nothing.
                     let outcome = outcome.map_err(activation_failed).and_then(|()| {
-                        instance.storage.meta().mark_created(name.as_deref(), env::now_ms())
+                        instance
+                            .storage
+                            .meta()
+                            .mark_created(name.as_deref(), env::now_ms())
                     });
                     if outcome.is_err() {
                         instance.storage.rollback_turn();
@@ -108,14 +109,20 @@ async fn activate(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     }
     match (instance.slot.name(), meta.name()?) {
         (Some(name), None) => {
-            instance.host.catalog.record(class.interface_id, instance.slot.id, Some(&name))?;
+            instance
+                .host
+                .catalog
+                .record(class.interface_id, instance.slot.id, Some(&name))?;
             meta.set_name(&name)?;
         }
         (None, known) => {
             let known = match known {
                 Some(known) => Some(known),
                 None => {
-                    let listed = instance.host.catalog.find(class.interface_id, instance.slot.id)?;
+                    let listed = instance
+                        .host
+                        .catalog
+                        .find(class.interface_id, instance.slot.id)?;
                     listed.and_then(|listed| listed.name)
                 }
             };
@@ -180,8 +187,18 @@ async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> Error {
 
 /// One call, from its delivery to its outcome at the gate.
 async fn handle(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>, event: Event) {
-    let Event { target, section, call, ticket } = event;
-    let call::Call { interface_id, method_id, params, reply } = call;
+    let Event {
+        target,
+        section,
+        call,
+        ticket,
+    } = event;
+    let call::Call {
+        interface_id,
+        method_id,
+        params,
+        reply,
+    } = call;
     let returning = Returning::new(reply, ticket);
     let params = match instance.inward_params(params) {
         Ok(params) => params,
@@ -193,9 +210,14 @@ async fn handle(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>, event: Event
         match target {
             EventTarget::Object => {
                 let (params, results) = (Params::new(params), Results::new(results));
-                object.dispatch(interface_id, method_id, params, results).promise.await
+                object
+                    .dispatch(interface_id, method_id, params, results)
+                    .promise
+                    .await
             }
-            EventTarget::Capability(cap) => cap.call(interface_id, method_id, params, results).await,
+            EventTarget::Capability(cap) => {
+                cap.call(interface_id, method_id, params, results).await
+            }
         }
     });
     let section: Cell<Option<SectionId>> = Cell::new(section);

@@ -94,7 +94,12 @@ impl Slot {
         }
         self.last_used.set(Instant::now());
         let ticket = Ticket::new(self);
-        self.queue.borrow_mut().push_back(Event { target, section, call, ticket });
+        self.queue.borrow_mut().push_back(Event {
+            target,
+            section,
+            call,
+            ticket,
+        });
         self.wake();
     }
 
@@ -210,4 +215,3 @@ impl Drop for Ticket {
         }
     }
 }
-

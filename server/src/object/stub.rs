@@ -2,11 +2,7 @@
 
 use std::rc::Rc;
 
-use capnp::{
-    capability::FromClientHook,
-    private::capability::ClientHook,
-    traits::HasTypeId,
-};
+use capnp::{capability::FromClientHook, private::capability::ClientHook, traits::HasTypeId};
 use vatwerk::{ObjectId, limit_capnp, object_capnp::stub};
 
 use super::{class::ClassEntry, host::Host};
@@ -35,13 +31,23 @@ impl Stub {
         name: Option<&str>,
     ) -> Box<dyn ClientHook> {
         let name = name.map(Rc::from);
-        Box::new(Hook(Rc::new(Stub { host: host.clone(), class: class.clone(), id, name })))
+        Box::new(Hook(Rc::new(Stub {
+            host: host.clone(),
+            class: class.clone(),
+            id,
+            name,
+        })))
     }
 
     /// The capability that was saved.
     pub fn restore(host: &Rc<Host>, saved: &Saved) -> Result<Box<dyn ClientHook>> {
         let class = host.classes.by_interface(saved.class)?;
-        Ok(Stub::capability(host, class, saved.id, saved.name.as_deref()))
+        Ok(Stub::capability(
+            host,
+            class,
+            saved.id,
+            saved.name.as_deref(),
+        ))
     }
 }
 
@@ -51,7 +57,8 @@ impl Target for Stub {
             let own: stub::Client = capnp_rpc::new_client(self.clone());
             return call.forward_to(own.as_client_hook());
         }
-        self.host.deliver(&self.class, self.id, self.name.as_ref(), call);
+        self.host
+            .deliver(&self.class, self.id, self.name.as_ref(), call);
     }
 }
 

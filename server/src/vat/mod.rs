@@ -13,7 +13,10 @@ use vatwerk::{
 
 pub use session::Session;
 
-use crate::{Error, object::{Host, Registry}};
+use crate::{
+    Error,
+    object::{Host, Registry},
+};
 
 /// The version of this vat, as it tells its callers.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -28,7 +31,11 @@ pub struct Vat {
 impl Vat {
     /// The vat in front of `host`. `description` is what [`describe`] made of its classes.
     pub fn new(host: Rc<Host>, description: Vec<u8>, started_ms: i64) -> Vat {
-        Vat { host, description: description.into(), started_ms }
+        Vat {
+            host,
+            description: description.into(),
+            started_ms,
+        }
     }
 }
 

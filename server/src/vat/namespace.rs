@@ -21,7 +21,11 @@ pub(super) struct NamespaceService {
 
 impl NamespaceService {
     pub fn new(host: Rc<Host>, class: Rc<ClassEntry>) -> NamespaceService {
-        NamespaceService { host, class, prefix: None }
+        NamespaceService {
+            host,
+            class,
+            prefix: None,
+        }
     }
 
     fn stub<C: FromClientHook>(&self, id: ObjectId, name: Option<&str>) -> C {
@@ -84,10 +88,16 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::GetExistingResults,
     ) -> capnp::Result<()> {
         let id = self.parse_id(params.get()?.get_id()?)?;
-        let listed = self.host.catalog.find(self.class.interface_id, id)?.ok_or_else(|| {
-            Error::NotFound(format!("no object {id} of class {}", self.class.name))
-        })?;
-        results.get().set_object(self.stub(id, listed.name.as_deref()));
+        let listed = self
+            .host
+            .catalog
+            .find(self.class.interface_id, id)?
+            .ok_or_else(|| {
+                Error::NotFound(format!("no object {id} of class {}", self.class.name))
+            })?;
+        results
+            .get()
+            .set_object(self.stub(id, listed.name.as_deref()));
         Ok(())
     }
 
@@ -98,7 +108,9 @@ impl namespace::Server for NamespaceService {
     ) -> capnp::Result<()> {
         let name = params.get()?.get_object_name()?.to_str()?;
         self.check_reach(name)?;
-        results.get().set_id(self.class.ids.of_name(name)?.as_bytes());
+        results
+            .get()
+            .set_id(self.class.ids.of_name(name)?.as_bytes());
         Ok(())
     }
 
@@ -108,7 +120,10 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::IdFromStringResults,
     ) -> capnp::Result<()> {
         self.check_ids()?;
-        let id = self.class.ids.parse_text(params.get()?.get_text()?.to_str()?)?;
+        let id = self
+            .class
+            .ids
+            .parse_text(params.get()?.get_text()?.to_str()?)?;
         results.get().set_id(id.as_bytes());
         Ok(())
     }
@@ -147,7 +162,9 @@ impl namespace::Server for NamespaceService {
         }
         // One more than asked for tells whether there is another page.
         let mut page =
-            self.host.catalog.list(self.class.interface_id, prefix, &after, limit + 1)?;
+            self.host
+                .catalog
+                .list(self.class.interface_id, prefix, &after, limit + 1)?;
         let more = page.len() > limit as usize;
         page.truncate(limit as usize);
         let mut results = results.get();
@@ -204,9 +221,12 @@ impl NamespaceService {
         if let Some(name) = text.strip_prefix('n') {
             return Ok(After::Name(name.to_owned()));
         }
-        let id = text.strip_prefix('i').and_then(|id| id.parse().ok()).ok_or_else(|| {
-            Error::InvalidArgument("`after` is not the `next` of an earlier page".into())
-        })?;
+        let id = text
+            .strip_prefix('i')
+            .and_then(|id| id.parse().ok())
+            .ok_or_else(|| {
+                Error::InvalidArgument("`after` is not the `next` of an earlier page".into())
+            })?;
         Ok(After::Id(id))
     }
 }

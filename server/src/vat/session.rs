@@ -33,7 +33,9 @@ impl session::Server for Session {
             class_key::InterfaceId(id) => self.host.classes.by_interface(id)?,
         };
         let namespace = NamespaceService::new(self.host.clone(), class.clone());
-        results.get().set_namespace(capnp_rpc::new_client(namespace));
+        results
+            .get()
+            .set_namespace(capnp_rpc::new_client(namespace));
         Ok(())
     }
 
@@ -59,9 +61,13 @@ impl session::Server for Session {
         params: session::RestoreParams,
         mut results: session::RestoreResults,
     ) -> capnp::Result<()> {
-        let saved = self.host.catalog.saved(params.get()?.get_sturdy_ref()?)?.ok_or_else(|| {
-            Error::NotFound("no reference was saved as these bytes, or it was forgotten".into())
-        })?;
+        let saved = self
+            .host
+            .catalog
+            .saved(params.get()?.get_sturdy_ref()?)?
+            .ok_or_else(|| {
+                Error::NotFound("no reference was saved as these bytes, or it was forgotten".into())
+            })?;
         let cap = Stub::restore(&self.host, &saved)?;
         results.get().init_cap().set_as_capability(cap);
         Ok(())

@@ -202,7 +202,9 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
             ReaderOptions::new(),
         );
         flow.set_window_size(shared.limits.stream_window_bytes);
-        let flow = flow.connect(Side::Client).expect("a fresh network connects");
+        let flow = flow
+            .connect(Side::Client)
+            .expect("a fresh network connects");
         Connection(Rc::new(Inner {
             incoming: RefCell::new(Incoming {
                 stream,
@@ -277,11 +279,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
     }
 
     /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
-    fn admit(
-        &self,
-        incoming: &mut Incoming<R>,
-        frame: Frame,
-    ) -> Result<Option<Message>, Refusal> {
+    fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
         let mut reader = Reader::new(frame, incoming.options);
         let found = promises(reader.get_root()?)?;
         if !found.is_empty() {
@@ -309,7 +307,8 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 if let Ok(message::Abort(abort)) = root.which() {
                     let reason = abort.and_then(|abort| abort.get_reason());
                     let reason = reason.map(|text| text.to_string().unwrap_or_default());
-                    self.shared.ending(End::PeerAborted(reason.unwrap_or_default()));
+                    self.shared
+                        .ending(End::PeerAborted(reason.unwrap_or_default()));
                 }
                 Ok(Some(Message(reader)))
             }

@@ -5,8 +5,8 @@
 //! of whatever may still turn into something that the peer chooses: a promise exported to the peer,
 //! an answer that is pending or holds such a promise.
 
-use std::collections::hash_map::{Entry, HashMap};
 use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{
@@ -236,11 +236,15 @@ impl Ledger {
             question.remove();
         }
         match ret.which()? {
-            return_::Results(results) if !was_finished => self.incoming_results(limits, results?)?,
+            return_::Results(results) if !was_finished => {
+                self.incoming_results(limits, results?)?
+            }
             return_::Exception(_) => (),
             _ if was_finished => (),
             return_::Canceled(()) | return_::ResultsSentElsewhere(()) => {
-                return Err(invalid("a return without results for a question still open"));
+                return Err(invalid(
+                    "a return without results for a question still open",
+                ));
             }
             _ => {
                 return Err(Refusal::new(
@@ -273,7 +277,9 @@ impl Ledger {
                 cap_descriptor::ReceiverHosted(id)
                     if self.exports.get(&id).is_some_and(|export| export.unsettled) =>
                 {
-                    return Err(invalid("a result that is an unresolved promise of this vat"));
+                    return Err(invalid(
+                        "a result that is an unresolved promise of this vat",
+                    ));
                 }
                 cap_descriptor::ReceiverAnswer(answer) => {
                     let id = answer?.get_question_id();
@@ -306,7 +312,8 @@ impl Ledger {
             message::Return(ret) => return self.outgoing_return(ret?),
             message::Call(call) => {
                 let call = call?;
-                self.questions.insert(call.get_question_id(), Question::default());
+                self.questions
+                    .insert(call.get_question_id(), Question::default());
                 for one in call.get_params()?.get_cap_table()? {
                     self.export(one)?;
                 }

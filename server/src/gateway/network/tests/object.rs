@@ -6,9 +6,7 @@ use std::rc::Rc;
 
 use capnp::Error;
 use capnp::any_pointer;
-use capnp::capability::{
-    Client, DispatchCallResult, FromServer, Params, Promise, Results,
-};
+use capnp::capability::{Client, DispatchCallResult, FromServer, Params, Promise, Results};
 use tokio::sync::Notify;
 
 pub const NOTHING: u16 = 0;
@@ -97,17 +95,15 @@ impl Knot {
                 gives(results, Client::new(kept.expect("just put")));
             }
             PIPELINE => {
-                let request = given()?.new_call::<any_pointer::Owned, any_pointer::Owned>(
-                    INTERFACE, NOTHING, None,
-                );
+                let request = given()?
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
                 let sent = request.send();
                 let result = sent.pipeline.as_cap();
                 gives(results, Client::new(result));
             }
             FORWARD => {
-                let request = given()?.new_call::<any_pointer::Owned, any_pointer::Owned>(
-                    INTERFACE, NOTHING, None,
-                );
+                let request = given()?
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
                 let response = request.send().promise.await?;
                 gives(results, response.get()?.get_as_capability()?);
             }

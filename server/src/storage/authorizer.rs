@@ -1,0 +1,311 @@
+//! What user SQL may do: everything in its own database, except reach the vat's own tables, open
+//! transactions, or leave the database.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{CachedStatement, Connection};
+
+/// The start of the names of the vat's own tables, in any case of letters.
+pub(super) const RESERVED: &str = "_vw_";
+
+const RESERVED_HINT: &str = "names that start with `_vw_` are the vat's own";
+const TRANSACTION_HINT: &str = "use the transactions of the storage (`transaction`), not those of \
+                                SQL: writes without an await between them are one commit anyway";
+
+/// Marks SQL of the vat's own. User SQL never starts with a comment when it is prepared, so a
+/// statement that was prepared with trust is never found in the cache for it.
+macro_rules! ours {
+    ($sql:literal) => {
+        concat!("/**/", $sql)
+    };
+}
+pub(super) use ours;
+
+/// A statement of the vat's own, marked with [`ours`].
+pub(super) fn cached<'c>(
+    connection: &'c Connection,
+    sql: &str,
+) -> rusqlite::Result<CachedStatement<'c>> {
+    debug_assert!(sql.starts_with(ours!("")), "{sql}");
+    connection.prepare_cached(sql)
+}
+
+/// Stands between user SQL and the database.
+#[derive(Clone, Default)]
+pub(super) struct Gate(Arc<Shared>);
+
+// SQLite's hooks must be `Send`, though everything here happens on one thread.
+#[derive(Default)]
+struct Shared {
+    trusted: AtomicU32,
+    hint: Mutex<Option<&'static str>>,
+    alters: AtomicBool,
+    writes: AtomicBool,
+}
+
+/// While it lives, SQL is ours and may do anything.
+pub(super) struct Trusted(Gate);
+
+impl Drop for Trusted {
+    fn drop(&mut self) {
+        self.0.0.trusted.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the authorizer saw of a statement beyond what it decided.
+pub(super) struct Seen {
+    /// It is an `ALTER TABLE`, whose new name SQLite does not show.
+    pub(super) alters: bool,
+    /// It writes, though SQLite calls it read-only.
+    pub(super) writes: bool,
+}
+
+impl Gate {
+    pub(super) fn install(connection: &mut Connection) -> rusqlite::Result<Gate> {
+        let gate = Gate::default();
+        let seen = gate.clone();
+        connection.authorizer(Some(move |context: AuthContext<'_>| {
+            seen.authorize(&context)
+        }))?;
+        Ok(gate)
+    }
+
+    pub(super) fn trust(&self) -> Trusted {
+        self.0.trusted.fetch_add(1, Ordering::Relaxed);
+        Trusted(self.clone())
+    }
+
+    /// Forgets what was seen, before a statement is prepared.
+    pub(super) fn begin(&self) {
+        self.0.alters.store(false, Ordering::Relaxed);
+        self.0.writes.store(false, Ordering::Relaxed);
+        *self.hint() = None;
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            alters: self.0.alters.load(Ordering::Relaxed),
+            writes: self.0.writes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Why the last refusal, if there is more to say than SQLite does.
+    pub(super) fn take_hint(&self) -> Option<&'static str> {
+        self.hint().take()
+    }
+
+    fn hint(&self) -> std::sync::MutexGuard<'_, Option<&'static str>> {
+        self.0.hint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn authorize(&self, context: &AuthContext<'_>) -> Authorization {
+        if self.0.trusted.load(Ordering::Relaxed) > 0 {
+            return Authorization::Allow;
+        }
+        match context.action {
+            AuthAction::AlterTable { .. } => self.0.alters.store(true, Ordering::Relaxed),
+            AuthAction::Pragma { pragma_name, .. }
+                if pragma_name.eq_ignore_ascii_case("optimize") =>
+            {
+                self.0.writes.store(true, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+        match decide(context) {
+            Ok(()) => Authorization::Allow,
+            Err(hint) => {
+                *self.hint() = Some(hint);
+                Authorization::Deny
+            }
+        }
+    }
+}
+
+/// Refuses with a hint for the caller.
+fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
+    use AuthAction as A;
+    // Where other actions carry the database, this one may carry a column.
+    if let A::AlterTable {
+        database_name,
+        table_name,
+    } = context.action
+    {
+        if !database_name.eq_ignore_ascii_case("main") {
+            return Err("an object has one database, `main`");
+        }
+        return visible(table_name);
+    }
+    match context.database_name {
+        None | Some("main") => {}
+        // SQLite looks at the temporary schema by itself; nothing can be created there.
+        Some("temp") => {
+            return match context.action {
+                A::Read { table_name, .. } | A::Update { table_name, .. } => visible(table_name),
+                _ => Err("temporary tables, views, indexes and triggers are not available"),
+            };
+        }
+        Some(_) => return Err("an object has one database, `main`"),
+    }
+    match context.action {
+        A::Select | A::Recursive | A::Analyze { .. } => Ok(()),
+        A::Read { table_name, .. } => visible(table_name).and_then(|()| eponymous(table_name)),
+        A::CreateTable { table_name }
+        | A::DropTable { table_name }
+        | A::Insert { table_name }
+        | A::Delete { table_name }
+        | A::Update { table_name, .. } => visible(table_name),
+        A::CreateView { view_name } | A::DropView { view_name } => visible(view_name),
+        A::Reindex { index_name } => visible(index_name),
+        A::CreateIndex {
+            index_name,
+            table_name,
+        }
+        | A::DropIndex {
+            index_name,
+            table_name,
+        } => visible(index_name).and_then(|()| visible(table_name)),
+        A::CreateTrigger {
+            trigger_name,
+            table_name,
+        }
+        | A::DropTrigger {
+            trigger_name,
+            table_name,
+        } => visible(trigger_name).and_then(|()| visible(table_name)),
+        A::CreateVtable {
+            table_name,
+            module_name,
+        }
+        | A::DropVtable {
+            table_name,
+            module_name,
+        } => {
+            if !listed(&MODULES, module_name) {
+                return Err("virtual tables may be of fts5, fts5vocab, rtree and rtree_i32");
+            }
+            visible(table_name)
+        }
+        A::Function { function_name } if listed(&FUNCTIONS, function_name) => Ok(()),
+        A::Function { .. } => Err("the function is not on the list of functions for user SQL"),
+        A::Pragma {
+            pragma_name,
+            pragma_value,
+        } => pragma(pragma_name, pragma_value),
+        A::Transaction { .. } | A::Savepoint { .. } => Err(TRANSACTION_HINT),
+        A::Attach { .. } | A::Detach { .. } => {
+            Err("ATTACH, DETACH and VACUUM are not available: an object has one database")
+        }
+        A::Unknown { code, .. } => {
+            tracing::warn!(code, "refused SQL of a kind this vat does not know");
+            Err("this kind of statement is not available")
+        }
+        _ => Err("temporary tables, views, indexes and triggers are not available"),
+    }
+}
+
+fn visible(name: &str) -> Result<(), &'static str> {
+    // The index of a primary key of ours carries our name further in.
+    let name = strip_prefix(name, "sqlite_autoindex_").unwrap_or(name);
+    match strip_prefix(name, RESERVED) {
+        Some(_) => Err(RESERVED_HINT),
+        None => Ok(()),
+    }
+}
+
+fn strip_prefix<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
+    let (head, rest) = name.split_at_checked(prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// Modules that are tables without being created, and that show more than the caller's own rows.
+fn eponymous(name: &str) -> Result<(), &'static str> {
+    if listed(&["dbstat", "fts3tokenize", "fts4aux"], name) {
+        return Err("virtual tables may be of fts5, fts5vocab, rtree and rtree_i32");
+    }
+    Ok(())
+}
+
+fn pragma(name: &str, value: Option<&str>) -> Result<(), &'static str> {
+    let read_only = ["data_version", "page_size"];
+    let boolean = [
+        "case_sensitive_like",
+        "defer_foreign_keys",
+        "foreign_keys",
+        "ignore_check_constraints",
+        "legacy_alter_table",
+        "recursive_triggers",
+        "reverse_unordered_selects",
+    ];
+    let named = [
+        "foreign_key_check",
+        "foreign_key_list",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "quick_check",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+    ];
+    if listed(&read_only, name) {
+        return match value {
+            None => Ok(()),
+            Some(_) => Err("this pragma can be read, not set"),
+        };
+    }
+    if listed(&boolean, name) {
+        let words = ["true", "false", "yes", "no", "on", "off", "1", "0"];
+        return match value {
+            Some(value) if !listed(&words, value) => Err("this pragma takes a boolean"),
+            _ => Ok(()),
+        };
+    }
+    if listed(&named, name) {
+        return value.map_or(Ok(()), visible);
+    }
+    if name.eq_ignore_ascii_case("optimize") {
+        return Ok(());
+    }
+    Err("the pragma is not on the list of pragmas for user SQL")
+}
+
+fn listed(list: &[&str], name: &str) -> bool {
+    list.iter().any(|entry| entry.eq_ignore_ascii_case(name))
+}
+
+const MODULES: [&str; 4] = ["fts5", "fts5vocab", "rtree", "rtree_i32"];
+
+#[rustfmt::skip]
+const FUNCTIONS: [&str; 140] = [
+    // Core.
+    "abs", "changes", "char", "coalesce", "concat", "concat_ws", "format", "glob", "hex", "ifnull",
+    "iif", "instr", "last_insert_rowid", "length", "like", "likelihood", "likely",
+    "load_extension", "lower", "ltrim", "max", "min", "nullif", "octet_length", "printf", "quote",
+    "random", "randomblob", "replace", "round", "rtrim", "sign", "soundex", "substr", "substring",
+    "total_changes", "trim", "typeof", "unhex", "unicode", "unlikely", "upper", "zeroblob",
+    // Date and time.
+    "date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff", "current_date",
+    "current_time", "current_timestamp",
+    // Aggregate and window.
+    "avg", "count", "group_concat", "string_agg", "sum", "total", "row_number", "rank",
+    "dense_rank", "percent_rank", "cume_dist", "ntile", "lag", "lead", "first_value", "last_value",
+    "nth_value",
+    // Mathematics, where SQLite was built with it.
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "cos", "cosh", "degrees",
+    "exp", "floor", "ln", "log", "log2", "mod", "pi", "pow", "radians", "sin", "sinh", "sqrt",
+    "tan", "tanh", "trunc",
+    // JSON.
+    "json", "jsonb", "json_array", "jsonb_array", "json_array_length", "json_extract",
+    "jsonb_extract", "->", "->>", "json_insert", "jsonb_insert", "json_object", "jsonb_object",
+    "json_patch", "jsonb_patch", "json_remove", "jsonb_remove", "json_replace", "jsonb_replace",
+    "json_set", "jsonb_set", "json_type", "json_valid", "json_quote", "json_group_array",
+    "jsonb_group_array", "json_group_object", "jsonb_group_object", "json_each", "json_tree",
+    // Full text and r-trees.
+    "match", "highlight", "bm25", "snippet", "rtreecheck",
+    // What ALTER TABLE is made of; SQLite keeps them from user SQL by itself.
+    "sqlite_rename_column", "sqlite_rename_table", "sqlite_rename_test", "sqlite_drop_column",
+    "sqlite_rename_quotefix", "sqlite_drop_constraint", "sqlite_fail", "sqlite_add_constraint",
+    "sqlite_find_constraint",
+];

@@ -1,0 +1,190 @@
+//! What the vat remembers about an object, in a table that user SQL cannot see.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::authorizer::{cached, ours};
+use super::{Inner, SqlValue, Storage};
+use crate::Result;
+
+pub(super) const TABLE: &str = "_vw_meta";
+
+const CREATED: &str = "created_ms";
+const NAME: &str = "name";
+
+/// What the vat remembers about an object. It survives [`Storage::delete_all`]. Writes are part of
+/// the turn like any other.
+pub struct Meta {
+    storage: Storage,
+}
+
+impl Meta {
+    pub(super) fn new(storage: Storage) -> Meta {
+        Meta { storage }
+    }
+
+    /// Whether the object's `create` has succeeded.
+    pub fn created(&self) -> Result<bool> {
+        Ok(self.get(CREATED)?.is_some())
+    }
+
+    /// When the object's `create` succeeded, in milliseconds since 1970.
+    pub fn created_ms(&self) -> Result<Option<i64>> {
+        Ok(match self.get(CREATED)? {
+            Some(SqlValue::Integer(ms)) => Some(ms),
+            _ => None,
+        })
+    }
+
+    /// Records that the object was created at `now_ms`, milliseconds since 1970, and its name if it
+    /// has one.
+    pub fn mark_created(&self, name: Option<&str>, now_ms: i64) -> Result<()> {
+        self.storage.transaction(|_| {
+            self.set(CREATED, Some(&now_ms.into()))?;
+            name.map_or(Ok(()), |name| self.set_name(name))
+        })
+    }
+
+    /// The name that the object's id was derived from, if it is known.
+    pub fn name(&self) -> Result<Option<String>> {
+        Ok(match self.get(NAME)? {
+            Some(SqlValue::Text(name)) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// Records the name that the object's id was derived from.
+    pub fn set_name(&self, name: &str) -> Result<()> {
+        self.set(NAME, Some(&name.into()))
+    }
+
+    /// The value kept under `key`.
+    pub(crate) fn get(&self, key: &str) -> Result<Option<SqlValue>> {
+        self.storage.operate(None, |connection| {
+            let inner = &self.storage.0;
+            let _trusted = inner.gate.trust();
+            let read = || {
+                if !exists(connection)? {
+                    return Ok(None);
+                }
+                cached(
+                    connection,
+                    ours!("SELECT value FROM _vw_meta WHERE key = ?1"),
+                )?
+                .query_row([key], |row| row.get_ref(0).map(SqlValue::from))
+                .optional()
+            };
+            read().map_err(|error| inner.judge(connection, &error))
+        })
+    }
+
+    /// Sets the value kept under `key`, or forgets it.
+    pub(crate) fn set(&self, key: &str, value: Option<&SqlValue>) -> Result<()> {
+        self.storage.write(None, |connection| {
+            write(&self.storage.0, connection, key, value)
+        })
+    }
+}
+
+fn exists(connection: &Connection) -> rusqlite::Result<bool> {
+    cached(
+        connection,
+        ours!("SELECT 1 FROM sqlite_schema WHERE name = '_vw_meta'"),
+    )?
+    .exists([])
+}
+
+fn write(
+    inner: &Inner,
+    connection: &Connection,
+    key: &str,
+    value: Option<&SqlValue>,
+) -> Result<()> {
+    let _trusted = inner.gate.trust();
+    let write = || {
+        if !exists(connection)? {
+            connection.execute_batch(
+                "CREATE TABLE _vw_meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+            )?;
+        }
+        match value {
+            Some(value) => cached(
+                connection,
+                ours!("INSERT OR REPLACE INTO _vw_meta (key, value) VALUES (?1, ?2)"),
+            )?
+            .execute((key, value)),
+            None => {
+                cached(connection, ours!("DELETE FROM _vw_meta WHERE key = ?1"))?.execute([key])
+            }
+        }
+    };
+    write()
+        .map(drop)
+        .map_err(|error| inner.judge(connection, &error))
+}
+
+/// Everything that is remembered.
+pub(super) fn rows(inner: &Inner, connection: &Connection) -> Result<Vec<(String, SqlValue)>> {
+    let _trusted = inner.gate.trust();
+    let read = || {
+        if !exists(connection)? {
+            return Ok(Vec::new());
+        }
+        connection
+            .prepare("SELECT key, value FROM _vw_meta")?
+            .query_map([], |row| Ok((row.get(0)?, SqlValue::from(row.get_ref(1)?))))?
+            .collect()
+    };
+    read().map_err(|error| inner.judge(connection, &error))
+}
+
+/// Writes `rows` as they were.
+pub(super) fn restore(
+    inner: &Inner,
+    connection: &Connection,
+    rows: &[(String, SqlValue)],
+) -> Result<()> {
+    rows.iter()
+        .try_for_each(|(key, value)| write(inner, connection, key, Some(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestResult, open};
+
+    #[test]
+    fn remembers_across_reopening_and_delete_all() -> TestResult {
+        let folder = tempfile::tempdir()?;
+        let storage = open(&folder);
+        assert!(!storage.meta().created()?);
+        assert_eq!(storage.meta().name()?, None);
+        storage.enter_turn();
+        storage.meta().mark_created(Some("room"), 17)?;
+        storage.kv().put("k", &1)?;
+        storage.delete_all()?;
+        assert!(storage.commit_turn()?);
+        storage.close()?;
+
+        let storage = open(&folder);
+        assert!(storage.meta().created()?);
+        assert_eq!(storage.meta().created_ms()?, Some(17));
+        assert_eq!(storage.meta().name()?.as_deref(), Some("room"));
+        storage.meta().set_name("other")?;
+        assert_eq!(storage.meta().name()?.as_deref(), Some("other"));
+        storage.meta().set("alarm", Some(&5.into()))?;
+        storage.meta().set("alarm", None)?;
+        assert_eq!(storage.meta().get("alarm")?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_rolled_back_turn_creates_nothing() -> TestResult {
+        let folder = tempfile::tempdir()?;
+        let storage = open(&folder);
+        storage.enter_turn();
+        storage.meta().mark_created(None, 1)?;
+        assert!(storage.meta().created()?);
+        storage.rollback_turn();
+        assert!(!storage.meta().created()?);
+        Ok(())
+    }
+}

@@ -1,0 +1,477 @@
+//! The storage of one object: key-value pairs, SQL and transactions on one SQLite database.
+//!
+//! Everything here is synchronous and belongs to one thread. The owner of the object brackets each
+//! poll of the object's code with [`Storage::enter_turn`] and [`Storage::commit_turn`], so that the
+//! writes between two awaits are one commit.
+
+mod authorizer;
+mod cursor;
+mod fault;
+mod kv;
+mod meta;
+mod open;
+mod row;
+mod sql;
+mod text;
+mod transaction;
+mod value;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use rusqlite::{Connection, TransactionState};
+
+pub use self::cursor::Cursor;
+pub use self::kv::{Entry, Kv, Lower, Range};
+pub use self::meta::Meta;
+pub use self::open::{Settings, Synchronous};
+pub use self::row::Row;
+pub use self::sql::Sql;
+pub use self::transaction::HeldTransaction;
+pub use self::value::{Bindings, SqlValue};
+
+use self::authorizer::{Gate, ours};
+use self::cursor::Cursors;
+use self::transaction::Level;
+use self::watch::Watch;
+use crate::{Error, Result};
+
+/// The database of one object. Clones are handles to the same one.
+///
+/// After [`Storage::close`], or once the storage is [broken](Storage::broken), every operation
+/// through any handle, transaction or cursor fails.
+#[derive(Clone)]
+pub struct Storage(Rc<Inner>);
+
+struct Inner {
+    connection: RefCell<Option<Rc<Connection>>>,
+    gate: Gate,
+    watch: Watch,
+    cursors: Cursors,
+    broken: RefCell<Option<Error>>,
+    on_commit: RefCell<Option<Rc<dyn Fn()>>>,
+    /// Whether the object's code is being polled.
+    in_turn: Cell<bool>,
+    /// Whether a transaction is open, implicit or held.
+    open: Cell<bool>,
+    /// Whether the open transaction has writes that a caller was told succeeded.
+    dirty: Cell<bool>,
+    /// Explicit transactions, outermost first.
+    levels: RefCell<Vec<Level>>,
+    next_level: Cell<u64>,
+    /// Whether `_vw_kv` is known to be there.
+    kv_ready: Cell<bool>,
+}
+
+impl Storage {
+    /// Opens the database at `path`, creating it if there is none. `storage-failed` when it cannot
+    /// be read or another process has it open.
+    pub fn open(path: &Path, settings: &Settings) -> Result<Storage> {
+        let opened = open::open(path, settings).map_err(|error| {
+            Error::StorageFailed(format!(
+                "the database of the object does not open: {}",
+                fault::text(&error)
+            ))
+        })?;
+        Ok(Storage(Rc::new(Inner {
+            connection: RefCell::new(Some(Rc::new(opened.connection))),
+            gate: opened.gate,
+            watch: opened.watch,
+            cursors: Cursors::default(),
+            broken: RefCell::default(),
+            on_commit: RefCell::default(),
+            in_turn: Cell::default(),
+            open: Cell::default(),
+            dirty: Cell::default(),
+            levels: RefCell::default(),
+            next_level: Cell::default(),
+            kv_ready: Cell::default(),
+        })))
+    }
+
+    /// The key-value pairs.
+    pub fn kv(&self) -> Kv {
+        Kv::new(self.clone(), None)
+    }
+
+    /// SQL on the same database.
+    pub fn sql(&self) -> Sql {
+        Sql::new(self.clone(), None)
+    }
+
+    /// What the vat itself remembers about the object.
+    pub fn meta(&self) -> Meta {
+        Meta::new(self.clone())
+    }
+
+    /// Undoes what is not committed, writes the log back into the database file and closes it.
+    /// Cursors, transactions and other handles answer `object-reset` from now on. Closing twice is
+    /// harmless. `storage-failed` when the log could not be written back: it is closed all the
+    /// same, and the log remains beside the file.
+    pub fn close(&self) -> Result<()> {
+        let Some(connection) = self.0.connection.borrow_mut().take() else {
+            return Ok(());
+        };
+        self.0
+            .cursors
+            .end_all(&Error::ObjectReset(fault::GONE.into()));
+        self.0.on_commit.take();
+        self.0.undo(&connection);
+        let checkpoint = {
+            let _trusted = self.0.gate.trust();
+            checkpoint(&connection)
+        };
+        connection.flush_prepared_statement_cache();
+        // The cursors were the only other owners.
+        if let Some(connection) = Rc::into_inner(connection) {
+            connection
+                .close()
+                .map_err(|(_, error)| Error::StorageFailed(fault::text(&error)))?;
+        }
+        checkpoint.map_err(|error| Error::StorageFailed(fault::text(&error)))
+    }
+
+    /// Writes the log back into the database file and empties it. `invalid-argument` while a
+    /// transaction is open.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.operate(None, |connection| {
+            if self.0.open.get() {
+                return Err(Error::InvalidArgument("a transaction is open".into()));
+            }
+            let _trusted = self.0.gate.trust();
+            checkpoint(connection).map_err(|error| self.0.judge(connection, &error))
+        })
+    }
+
+    /// Gives memory back: cached pages and prepared statements. For an object that goes idle.
+    pub fn shrink(&self) {
+        if let Ok(connection) = self.0.live() {
+            connection.flush_prepared_statement_cache();
+            // Best effort: what cannot be released stays in use.
+            let _ = connection.release_memory();
+        }
+    }
+
+    /// Begins a turn: from now until [`Storage::commit_turn`] or [`Storage::rollback_turn`] writes
+    /// are one commit.
+    pub fn enter_turn(&self) {
+        self.0.in_turn.set(true);
+    }
+
+    /// Ends a turn and commits its writes; true if there were any. While a held transaction is open
+    /// nothing is committed. An error means that the turn's writes are undone and the storage is
+    /// [broken](Storage::broken).
+    pub fn commit_turn(&self) -> Result<bool> {
+        self.0.in_turn.set(false);
+        let connection = self.0.live()?;
+        if !self.0.levels.borrow().is_empty() {
+            return Ok(false);
+        }
+        self.0.commit(&connection)
+    }
+
+    /// Whether the turn has written what is not committed yet. What a held transaction has written
+    /// does not count: its holder may see it.
+    pub fn is_dirty(&self) -> bool {
+        self.0.open.get() && !self.0.is_held()
+    }
+
+    /// Ends a turn and undoes its writes, and with them any transaction that is open.
+    pub fn rollback_turn(&self) {
+        self.0.in_turn.set(false);
+        if let Ok(connection) = self.0.live() {
+            self.0.undo(&connection);
+        }
+    }
+
+    /// Calls `hook` after every commit that [`Storage::commit_turn`] does not report: of a write
+    /// outside any turn, of a held transaction, and of what a turn had written before it began one.
+    pub fn on_commit(&self, hook: impl Fn() + 'static) {
+        if self.0.connection.borrow().is_some() {
+            self.0.on_commit.replace(Some(Rc::new(hook)));
+        }
+    }
+
+    /// Why the storage can no longer be used, if so. It latches at the first error that lost
+    /// writes: a full or failing disk, exhausted memory, a corrupt file, a violated deferred
+    /// constraint at a commit, or a statement that undid more than itself. What was committed
+    /// before is kept; open the database anew.
+    pub fn broken(&self) -> Option<Error> {
+        self.0.broken.borrow().clone()
+    }
+
+    /// Removes every key, table, view, index and trigger in one step; what the vat itself
+    /// remembers stays. Open cursors answer `closed`. `invalid-argument` inside a transaction. The
+    /// file keeps its size and reuses the room.
+    pub fn delete_all(&self) -> Result<()> {
+        self.operate(None, |connection| {
+            if !self.0.levels.borrow().is_empty() {
+                return Err(Error::InvalidArgument(
+                    "delete_all is not available inside a transaction".into(),
+                ));
+            }
+            self.0
+                .cursors
+                .end_all(&Error::Closed("the storage was deleted"));
+            self.0.delete_all(connection)
+        })
+    }
+
+    /// The size of the database in bytes, free pages not counted. Counts what is not committed yet.
+    pub fn database_size(&self) -> Result<u64> {
+        self.operate(None, |connection| {
+            let _trusted = self.0.gate.trust();
+            let size = || {
+                let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+                let pages: i64 = pragma("page_count")?;
+                let free: i64 = pragma("freelist_count")?;
+                let bytes: i64 = pragma("page_size")?;
+                Ok((pages - free) * bytes)
+            };
+            let size = size().map_err(|error| self.0.judge(connection, &error))?;
+            Ok(u64::try_from(size).unwrap_or(0))
+        })
+    }
+
+    /// Runs an operation that may write; outside any turn it is a turn of its own.
+    fn operate<T>(
+        &self,
+        scope: Option<u64>,
+        operation: impl FnOnce(&Rc<Connection>) -> Result<T>,
+    ) -> Result<T> {
+        let (result, wrote) = {
+            let connection = self.0.live()?;
+            self.0.check_scope(scope)?;
+            let result = operation(&connection);
+            (result, self.0.settle(&connection))
+        };
+        // Before the hook, for it may close the storage.
+        let result = match (&wrote, result) {
+            (Err(error), Ok(_)) => Err(error.clone()),
+            (_, result) => result,
+        };
+        if let Ok(true) = wrote {
+            self.notify();
+        }
+        result
+    }
+
+    /// Runs an operation that writes for certain.
+    fn write<T>(
+        &self,
+        scope: Option<u64>,
+        operation: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.operate(scope, |connection| {
+            self.0.begin(connection)?;
+            let value = operation(connection)?;
+            self.0.dirty.set(true);
+            Ok(value)
+        })
+    }
+
+    fn notify(&self) {
+        let hook = self.0.on_commit.borrow().clone();
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+}
+
+impl Inner {
+    /// The connection, if operations may still use it.
+    fn live(&self) -> Result<Rc<Connection>> {
+        match (&*self.connection.borrow(), &*self.broken.borrow()) {
+            (None, _) => Err(Error::ObjectReset(fault::GONE.into())),
+            (_, Some(broken)) => Err(broken.clone()),
+            (Some(connection), None) => Ok(connection.clone()),
+        }
+    }
+
+    /// Opens the implicit transaction if none is open.
+    fn begin(&self, connection: &Connection) -> Result<()> {
+        if !self.open.get() {
+            self.run(connection, ours!("BEGIN"))?;
+            self.open.set(true);
+            self.dirty.set(false);
+        }
+        Ok(())
+    }
+
+    /// Commits the implicit transaction if no turn is going on.
+    fn settle(&self, connection: &Connection) -> Result<bool> {
+        if self.in_turn.get() || !self.levels.borrow().is_empty() || !self.open.get() {
+            return Ok(false);
+        }
+        self.commit(connection)
+    }
+
+    /// Commits what is open; true if it wrote. An error leaves nothing of it and breaks the
+    /// storage.
+    fn commit(&self, connection: &Connection) -> Result<bool> {
+        if !self.open.get() {
+            return Ok(false);
+        }
+        self.try_commit(connection)
+            .map_err(|error| self.latch(connection, commit_error("the object was reset", &error)))
+    }
+
+    /// Commits what is open. After an error it is still open.
+    fn try_commit(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let state = connection.transaction_state(Some(rusqlite::MAIN_DB))?;
+        let wrote = self.dirty.get() && state == TransactionState::Write;
+        let _trusted = self.gate.trust();
+        authorizer::cached(connection, ours!("COMMIT"))?.execute([])?;
+        self.open.set(false);
+        self.dirty.set(false);
+        Ok(wrote)
+    }
+
+    /// Rolls back whatever is open, explicit transactions included.
+    fn undo(&self, connection: &Connection) {
+        self.levels.borrow_mut().clear();
+        self.open.set(false);
+        self.dirty.set(false);
+        self.kv_ready.set(false);
+        if !connection.is_autocommit() {
+            let _trusted = self.gate.trust();
+            // It fails only where SQLite has rolled back already.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    /// Makes every later operation fail with `error`, and returns it.
+    fn latch(&self, connection: &Connection, error: Error) -> Error {
+        self.undo(connection);
+        self.broken.borrow_mut().get_or_insert(error).clone()
+    }
+
+    /// The error of a failed statement, once its effect on the open transaction is known.
+    fn judge(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
+        let interrupted =
+            error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
+        let answer = if interrupted && self.watch.fired() {
+            let limit_ms = u64::try_from(self.watch.limit.as_millis()).unwrap_or(u64::MAX);
+            Error::StatementTimeout { limit_ms }
+        } else {
+            match (fault::convert(error), self.gate.take_hint()) {
+                (Error::SqlRefused(text), Some(hint)) => {
+                    Error::SqlRefused(format!("{text}: {hint}"))
+                }
+                (other, _) => other,
+            }
+        };
+        if fault::is_critical(error) {
+            return self.latch(connection, answer);
+        }
+        if self.open.get() && connection.is_autocommit() {
+            // SQLite rolled back everything, not only the statement.
+            if self.dirty.get() || !self.levels.borrow().is_empty() {
+                let reset = format!("a failed statement undid the writes before it: {answer}");
+                self.latch(connection, Error::ObjectReset(reset));
+            } else {
+                self.undo(connection);
+            }
+        }
+        answer
+    }
+
+    /// Runs one statement, marked as [`ours`], that returns no rows.
+    fn run(&self, connection: &Connection, sql: &str) -> Result<()> {
+        let _trusted = self.gate.trust();
+        authorizer::cached(connection, sql)
+            .and_then(|mut statement| statement.execute([]))
+            .map(drop)
+            .map_err(|error| self.judge(connection, &error))
+    }
+
+    /// Runs statements of ours that are not worth keeping prepared.
+    fn run_once(&self, connection: &Connection, sql: &str) -> Result<()> {
+        let _trusted = self.gate.trust();
+        connection
+            .execute_batch(sql)
+            .map_err(|error| self.judge(connection, &error))
+    }
+
+    fn delete_all(&self, connection: &Connection) -> Result<()> {
+        let meta = meta::rows(self, connection)?;
+        // What the turn has written would be dropped anyway, and with it go the deferred
+        // constraints it may violate.
+        self.undo(connection);
+        self.begin(connection)?;
+        self.drop_everything(connection)
+            .and_then(|()| meta::restore(self, connection, &meta))
+            .map_err(|error| self.latch(connection, error))?;
+        self.dirty.set(true);
+        Ok(())
+    }
+
+    fn drop_everything(&self, connection: &Connection) -> Result<()> {
+        use rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY as FOREIGN_KEYS;
+        let judge = |error: rusqlite::Error| self.judge(connection, &error);
+        let enforced = connection.db_config(FOREIGN_KEYS).map_err(judge)?;
+        connection
+            .set_db_config(FOREIGN_KEYS, false)
+            .map_err(judge)?;
+        // A virtual table drops its shadow tables itself, so these are looked up after it is gone.
+        let dropped = [
+            "rootpage = 0 AND type = 'table'",
+            "type = 'view'",
+            "type = 'table'",
+        ]
+        .into_iter()
+        .try_for_each(|kind| {
+            for (kind, name) in self.user_names(connection, kind).map_err(judge)? {
+                let name = name.replace('"', "\"\"");
+                self.run_once(connection, &format!("DROP {kind} \"{name}\""))?;
+            }
+            Ok(())
+        });
+        connection
+            .set_db_config(FOREIGN_KEYS, enforced)
+            .map_err(judge)?;
+        dropped?;
+        self.kv_ready.set(false);
+        Ok(())
+    }
+
+    fn user_names(
+        &self,
+        connection: &Connection,
+        kind: &str,
+    ) -> rusqlite::Result<Vec<(String, String)>> {
+        let _trusted = self.gate.trust();
+        connection
+            .prepare(&format!(
+                "SELECT type, name FROM sqlite_schema WHERE {kind} \
+                 AND (substr(name, 1, 7) <> 'sqlite_' OR substr(name, 1, 11) = 'sqlite_stat') \
+                 AND lower(name) <> '{}'",
+                meta::TABLE
+            ))?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+    }
+}
+
+/// The error of a commit that did not happen.
+fn commit_error(what: &str, error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ConstraintViolation) => Error::ObjectReset(format!(
+            "{what} and rolled back to its last good state because constraints were violated: {}",
+            fault::text(error)
+        )),
+        _ => Error::StorageFailed(fault::text(error)),
+    }
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! How an object's database is opened: pragmas, limits and memory.
+
+use std::path::Path;
+use std::sync::Once;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags, ffi};
+use vatwerk::limit_capnp as limit;
+
+use super::authorizer::Gate;
+use super::watch::Watch;
+
+/// How an object's database is opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long one step of a statement may run: up to its first row, or from one row to the next.
+    /// 5 s unless told otherwise.
+    pub statement_time_limit: Duration,
+    /// The most memory that cached pages of an open database take, in bytes, unless one transaction
+    /// needs more; 256 KiB unless told otherwise. Pages are read as they are needed, so a small
+    /// database takes less; [`Storage::shrink`](super::Storage::shrink) gives them back.
+    pub cache_bytes: u32,
+    /// The most prepared statements kept for reuse; 24 unless told otherwise.
+    pub cached_statements: usize,
+    /// When a commit is on disk.
+    pub synchronous: Synchronous,
+    /// The log is written back to the file when it is this many pages long; 1000 unless told
+    /// otherwise. 0: only when asked.
+    pub checkpoint_pages: u32,
+    /// The name of the SQLite file system to use; SQLite's own if none.
+    pub vfs: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            statement_time_limit: Duration::from_secs(5),
+            cache_bytes: 256 * 1024,
+            cached_statements: 24,
+            synchronous: Synchronous::Full,
+            checkpoint_pages: 1000,
+            vfs: None,
+        }
+    }
+}
+
+/// When a commit is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// When it returns.
+    Full,
+    /// When the operating system gets round to it: something else makes it durable.
+    Off,
+}
+
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) gate: Gate,
+    pub(super) watch: Watch,
+}
+
+pub(super) fn open(path: &Path, settings: &Settings) -> rusqlite::Result<Opened> {
+    configure_process();
+    // One thread, so no mutex; no URI, so that a path is only ever a path.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let mut connection = match &settings.vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs.as_str())?,
+        None => Connection::open_with_flags(path, flags)?,
+    };
+    // A database that is locked belongs to another process: waiting does not help.
+    connection.busy_timeout(Duration::ZERO)?;
+    connection.set_prepared_statement_cache_capacity(settings.cached_statements);
+    set_limits(&connection)?;
+    set_pragmas(&connection, settings)?;
+    let watch = Watch::install(&mut connection, settings.statement_time_limit)?;
+    let gate = Gate::install(&mut connection)?;
+    Ok(Opened {
+        connection,
+        gate,
+        watch,
+    })
+}
+
+fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+    let synchronous = match settings.synchronous {
+        Synchronous::Full => "FULL",
+        Synchronous::Off => "OFF",
+    };
+    // Exclusive before WAL: then the index of the log is in memory and there is no `-shm` file.
+    connection.execute_batch(&format!(
+        "PRAGMA locking_mode = EXCLUSIVE;
+         PRAGMA mmap_size = 0;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA synchronous = {synchronous};
+         PRAGMA cache_size = -{};",
+        settings.cache_bytes / 1024
+    ))?;
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.query_row(
+        &format!("PRAGMA wal_autocheckpoint = {}", settings.checkpoint_pages),
+        [],
+        |_| Ok(()),
+    )
+}
+
+fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
+    let limits = [
+        (Limit::SQLITE_LIMIT_LENGTH, limit::MAX_SQL_VALUE_BYTES),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, limit::MAX_SQL_BYTES),
+        (Limit::SQLITE_LIMIT_COLUMN, 100),
+        (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
+        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 5),
+        (Limit::SQLITE_LIMIT_VDBE_OP, 25_000),
+        (Limit::SQLITE_LIMIT_FUNCTION_ARG, 127),
+        (Limit::SQLITE_LIMIT_ATTACHED, 0),
+        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50),
+        (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, limit::MAX_SQL_BINDINGS),
+        (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 10),
+        (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+    ];
+    for (what, most) in limits {
+        connection.set_limit(what, i32::try_from(most).unwrap_or(i32::MAX))?;
+    }
+    Ok(())
+}
+
+/// SQLite otherwise sets memory aside for each connection: 48 KiB for small allocations and room
+/// for 20 pages, which is most of what an idle object would take.
+fn configure_process() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let none = std::ptr::null_mut::<std::ffi::c_void>();
+        // SAFETY: both options take the arguments given here, and before SQLite is initialized
+        // nothing else uses its configuration. Afterwards they answer SQLITE_MISUSE and change
+        // nothing, which costs memory but no correctness.
+        unsafe {
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, 0, 0);
+            ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, none, 0, 0);
+        }
+    });
+}

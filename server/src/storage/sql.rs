@@ -1,0 +1,230 @@
+//! SQL from the object's code or a caller.
+
+use std::rc::Rc;
+
+use rusqlite::Connection;
+use vatwerk::limit_capnp as limit;
+
+use super::authorizer::{RESERVED, cached, ours};
+use super::cursor::{Cursor, Prepared, Running};
+use super::text::{skip_blank, split};
+use super::value::Bindings;
+use super::{Inner, SqlValue, Storage};
+use crate::{Error, Result};
+
+/// A statement that is longer is compiled anew each time, in bytes: kept, it would take more memory
+/// than it saves time.
+const MAX_CACHED_BYTES: usize = 4096;
+
+/// SQL on the database of an object, in SQLite's dialect.
+///
+/// Refused are names that start with `_vw_`, transaction statements, attached and temporary
+/// databases, and functions, pragmas and virtual tables that are not on a list.
+pub struct Sql {
+    storage: Storage,
+    scope: Option<u64>,
+}
+
+impl Sql {
+    pub(super) fn new(storage: Storage, scope: Option<u64>) -> Sql {
+        Sql { storage, scope }
+    }
+
+    /// Runs every statement of `query` but the last to its end, and the last up to its first row;
+    /// one that writes runs to its end, and its rows are kept in memory.
+    ///
+    /// `bindings` belong to the last statement, by position, and must be as many as it has
+    /// parameters. A statement that fails undoes itself and no other.
+    ///
+    /// `invalid-argument` for no statement at all or a wrong number of bindings; `limit-exceeded`
+    /// for text over [`limit::MAX_SQL_BYTES`], more than [`limit::MAX_SQL_BINDINGS`] bindings, a
+    /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or a statement that runs too long;
+    /// `sql-refused` and `sql-failed` where the authorizer or SQLite refuses.
+    pub fn exec(&self, query: &str, bindings: impl Bindings) -> Result<Cursor> {
+        let bindings = bindings.into_values();
+        check(query, &bindings)?;
+        let storage = &self.storage;
+        storage.operate(self.scope, |connection| {
+            let mut rest = skip_blank(query);
+            if rest.is_empty() {
+                return Err(Error::InvalidArgument(
+                    "SQL code did not contain a statement".into(),
+                ));
+            }
+            loop {
+                let (statement, tail) = split(rest);
+                rest = skip_blank(tail);
+                if rest.is_empty() {
+                    let prepared = storage.0.prepare(connection, statement, &bindings)?;
+                    return storage.0.start(connection, prepared, storage, self.scope);
+                }
+                let prepared = storage.0.prepare(connection, statement, &[])?;
+                storage.0.run_to_end(connection, prepared)?;
+            }
+        })
+    }
+
+    /// The size of the database in bytes, free pages not counted.
+    pub fn database_size(&self) -> Result<u64> {
+        self.storage.operate(self.scope, |_| Ok(()))?;
+        self.storage.database_size()
+    }
+}
+
+fn check(query: &str, bindings: &[SqlValue]) -> Result<()> {
+    let most = |limit: u32| u64::from(limit);
+    let query_bytes = query.len() as u64;
+    Error::check_limit("SQL text (bytes)", most(limit::MAX_SQL_BYTES), query_bytes)?;
+    if query.contains('\0') {
+        return Err(Error::InvalidArgument("SQL text contains a NUL".into()));
+    }
+    let count = bindings.len() as u64;
+    Error::check_limit("bindings", most(limit::MAX_SQL_BINDINGS), count)?;
+    bindings.iter().try_for_each(|value| {
+        let (limit, bytes) = (most(limit::MAX_SQL_VALUE_BYTES), value.len() as u64);
+        Error::check_limit("a text or blob in SQL (bytes)", limit, bytes)
+    })
+}
+
+impl Inner {
+    fn prepare(
+        &self,
+        connection: &Rc<Connection>,
+        sql: &str,
+        bindings: &[SqlValue],
+    ) -> Result<Prepared> {
+        self.gate.begin();
+        let mut prepared = Prepared::try_new(connection.clone(), |connection| {
+            if sql.len() <= MAX_CACHED_BYTES {
+                connection.prepare_cached(sql).map(Running::cached)
+            } else {
+                connection.prepare(sql).map(Running::plain)
+            }
+        })
+        .map_err(|error| self.judge(connection, &error))?;
+        let seen = self.gate.seen();
+        prepared.with_dependent_mut(|_, running| {
+            running.alters = seen.alters;
+            running.writes = seen.writes || !running.statement().readonly();
+            // What is seen is seen only while it is prepared.
+            running.keep = !seen.alters && !seen.writes;
+            let expected = running.statement().parameter_count();
+            if expected != bindings.len() {
+                return Err(Error::InvalidArgument(format!(
+                    "the statement takes {expected} bindings, and {} are for it",
+                    bindings.len()
+                )));
+            }
+            running
+                .bind(bindings)
+                .map_err(|error| self.judge(connection, &error))
+        })?;
+        Ok(prepared)
+    }
+
+    /// Runs a prepared statement up to its first row, or, if it writes, to its end.
+    fn start(
+        &self,
+        connection: &Connection,
+        mut prepared: Prepared,
+        storage: &Storage,
+        scope: Option<u64>,
+    ) -> Result<Cursor> {
+        let writes = prepared.borrow_dependent().writes;
+        if writes {
+            self.begin(connection)?;
+        }
+        let before = connection.total_changes();
+        let mut rows = Vec::new();
+        let mut more = true;
+        self.alter_guarded(connection, prepared.borrow_dependent().alters, || {
+            while more && (writes || rows.is_empty()) {
+                let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
+                match row.map_err(|error| self.judge(connection, &error))? {
+                    Some(row) => rows.push(row),
+                    None => more = false,
+                }
+            }
+            Ok(())
+        })?;
+        if writes {
+            self.dirty.set(true);
+        }
+        let written = connection.total_changes() - before;
+        Ok(Cursor::new(storage, scope, prepared, rows, more, written))
+    }
+
+    fn run_to_end(&self, connection: &Connection, mut prepared: Prepared) -> Result<()> {
+        let (writes, alters) = {
+            let running = prepared.borrow_dependent();
+            (running.writes, running.alters)
+        };
+        if writes {
+            self.begin(connection)?;
+        }
+        self.alter_guarded(connection, alters, || {
+            loop {
+                let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
+                if row
+                    .map_err(|error| self.judge(connection, &error))?
+                    .is_none()
+                {
+                    return Ok(());
+                }
+            }
+        })?;
+        if writes {
+            self.dirty.set(true);
+        }
+        Ok(())
+    }
+
+    /// Runs an `ALTER TABLE`, and undoes it if it gave something a reserved name, which the
+    /// authorizer is not shown.
+    fn alter_guarded(
+        &self,
+        connection: &Connection,
+        alters: bool,
+        statement: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        if !alters {
+            return statement();
+        }
+        let before = self.reserved_names(connection)?;
+        self.run(connection, ours!("SAVEPOINT _vw_alter"))?;
+        let result = statement().and_then(|()| {
+            if self.reserved_names(connection)? == before {
+                return Ok(());
+            }
+            Err(Error::SqlRefused(
+                "not authorized: names that start with `_vw_` are the vat's own".into(),
+            ))
+        });
+        if self.open.get() {
+            if result.is_err() {
+                self.run(connection, ours!("ROLLBACK TO _vw_alter"))?;
+            }
+            self.run(connection, ours!("RELEASE _vw_alter"))?;
+        }
+        result
+    }
+
+    fn reserved_names(&self, connection: &Connection) -> Result<Vec<String>> {
+        let _trusted = self.gate.trust();
+        let read = || {
+            cached(
+                connection,
+                ours!(
+                    "SELECT name FROM sqlite_schema WHERE lower(substr(name, 1, ?1)) = ?2 \
+                     ORDER BY name"
+                ),
+            )?
+            .query_map((RESERVED.len() as i64, RESERVED), |row| row.get(0))?
+            .collect::<rusqlite::Result<Vec<String>>>()
+        };
+        read().map_err(|error| self.judge(connection, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests;

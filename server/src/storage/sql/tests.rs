@@ -1,0 +1,640 @@
+use std::time::Duration;
+
+use super::super::testing::{TestResult, code, fresh, path};
+use super::super::{Row, Settings};
+use super::*;
+
+fn exec(storage: &Storage, sql: &str) -> Result<Cursor> {
+    storage.sql().exec(sql, ())
+}
+
+#[test]
+fn rows_in_every_shape() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(
+        &storage,
+        "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)",
+    )?;
+    let sql = storage.sql();
+    sql.exec("INSERT INTO people (name) VALUES (?)", ["Alice"])?;
+    assert_eq!(
+        sql.exec("SELECT * FROM people", ())?
+            .one_as::<(i64, String)>()?,
+        (1, "Alice".into())
+    );
+    sql.exec("INSERT INTO people VALUES (?, ?)", (i64::MAX, None::<&str>))?;
+
+    let mut cursor = sql.exec("SELECT id, name AS id FROM people ORDER BY 1", ())?;
+    assert_eq!(cursor.columns(), ["id", "id"]);
+    let first = cursor.next_row()?.ok_or("a row")?;
+    assert_eq!(
+        first.get("id"),
+        Some(&"Alice".into()),
+        "the last of equal names"
+    );
+    assert_eq!(
+        cursor.raw().collect::<Result<Vec<_>>>()?,
+        [vec![i64::MAX.into(), SqlValue::Null]]
+    );
+    assert_eq!(cursor.next_row()?, None);
+    assert_eq!(cursor.columns(), ["id", "id"]);
+
+    assert_eq!(
+        code(exec(&storage, "SELECT 1 WHERE 0")?.one()),
+        "invalid-argument"
+    );
+    assert_eq!(
+        code(exec(&storage, "SELECT 1 UNION SELECT 2")?.one()),
+        "invalid-argument"
+    );
+    assert_eq!(exec(&storage, "SELECT 1 WHERE 0")?.columns(), ["1"]);
+    let values = (SqlValue::Null, 1.5, "é", vec![0u8, 255], i64::MIN, true);
+    let row: Row = sql.exec("SELECT ?, ?, ?, ?, ?, ?", values)?.one()?;
+    let expected = [
+        SqlValue::Null,
+        1.5.into(),
+        "é".into(),
+        vec![0u8, 255].into(),
+        i64::MIN.into(),
+        1.into(),
+    ];
+    assert_eq!(row.values(), expected);
+    assert!(sql.database_size()? > 0);
+    Ok(())
+}
+
+#[test]
+fn several_statements_bind_only_the_last() -> TestResult {
+    let (_folder, storage) = fresh();
+    let sql = storage.sql();
+    let found: i64 = sql
+        .exec(
+            "CREATE TABLE t (x); -- one\nINSERT INTO t VALUES (';'); \
+             CREATE TRIGGER u AFTER INSERT ON t BEGIN DELETE FROM t WHERE x = 1; SELECT 1; END; \
+             INSERT INTO t VALUES (1), (2); SELECT count(*) FROM t WHERE x <> ?; /* end */ ;",
+            [7],
+        )?
+        .one_as()?;
+    assert_eq!(found, 2);
+    for (query, count) in [
+        ("SELECT 1", 1),
+        ("SELECT ?", 0),
+        ("SELECT ?", 2),
+        ("SELECT ?2", 1),
+        ("SELECT ?; SELECT 1", 0),
+        ("SELECT ?; SELECT ?", 1),
+        ("SELECT ?; SELECT ?", 2),
+    ] {
+        let bindings = vec![0; count];
+        assert_eq!(
+            code(sql.exec(query, bindings)),
+            "invalid-argument",
+            "{query} {count}"
+        );
+    }
+    // The first statement stays, the failing one does not.
+    let failed = exec(
+        &storage,
+        "INSERT INTO t VALUES (3); INSERT INTO t VALUES (4), (abs('x', 1))",
+    );
+    assert_eq!(code(failed), "sql-failed");
+    assert_eq!(
+        storage.integers("SELECT x FROM t WHERE x BETWEEN 2 AND 9 AND x <> 2")?,
+        [3]
+    );
+    Ok(())
+}
+
+#[test]
+fn text_without_a_statement() {
+    let (_folder, storage) = fresh();
+    for query in [
+        "",
+        " ",
+        ";;",
+        "-- x",
+        "/* x",
+        "\u{a0}",
+        "\u{feff} \x0b",
+        "/**/;--",
+    ] {
+        assert_eq!(code(exec(&storage, query)), "invalid-argument", "{query:?}");
+    }
+    assert_eq!(code(exec(&storage, "SELECT 1\0")), "invalid-argument");
+    assert_eq!(code(exec(&storage, "EXPLAIN")), "sql-failed");
+}
+
+#[test]
+fn limits() -> TestResult {
+    let (_folder, storage) = fresh();
+    let sql = storage.sql();
+    let ors = "1 OR ".repeat(200);
+    let pattern = "x".repeat(51);
+    for refused in [
+        &format!("SELECT {ors} 1"),
+        "SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6",
+        &format!("SELECT 'a' LIKE '{pattern}'"),
+        &format!("SELECT {}1", "1,".repeat(100)),
+        "SELECT ?101",
+        "SELECT length(randomblob(4194305))",
+    ] {
+        let error = exec(&storage, refused).and_then(|cursor| cursor.one());
+        assert_eq!(code(error), "sql-failed", "{refused:.60}");
+    }
+    let spaces = " ".repeat(100_000 - 8);
+    assert_eq!(code(sql.exec(&format!("{spaces}SELECT 1"), ())), "ok");
+    assert_eq!(
+        code(sql.exec(&format!("{spaces} SELECT 1"), ())),
+        "limit-exceeded"
+    );
+    let marks = vec!["?"; 100].join(",");
+    assert_eq!(
+        code(sql.exec(&format!("SELECT {marks}"), vec![0; 100])),
+        "ok"
+    );
+    assert_eq!(code(sql.exec("SELECT 1", vec![0; 101])), "limit-exceeded");
+    let blob = vec![0u8; 4_194_304];
+    let length: i64 = sql.exec("SELECT length(?)", [blob.clone()])?.one_as()?;
+    assert_eq!(length, 4_194_304);
+    let blob = [blob, vec![0]].concat();
+    assert_eq!(code(sql.exec("SELECT length(?)", [blob])), "limit-exceeded");
+    assert_eq!(storage.broken(), None);
+    Ok(())
+}
+
+#[test]
+fn a_cursor_reads_as_it_is_asked() -> TestResult {
+    let (_folder, storage) = fresh();
+    let counting =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let mut endless = exec(&storage, counting)?;
+    for expected in 1..1000 {
+        assert_eq!(
+            endless.next_row()?.ok_or("a row")?.decode::<i64>()?,
+            expected
+        );
+    }
+    assert_eq!(endless.rows_read(), 999);
+    // Two runs of the same text do not disturb each other, and neither does the cache.
+    let mut other = exec(&storage, counting)?;
+    assert_eq!(other.next_row()?.ok_or("a row")?.decode::<i64>()?, 1);
+    assert_eq!(endless.next_row()?.ok_or("a row")?.decode::<i64>()?, 1000);
+    drop(endless);
+    let mut again = exec(&storage, counting)?;
+    assert_eq!(again.next_row()?.ok_or("a row")?.decode::<i64>()?, 1);
+    assert_eq!(again.rows_read(), 1);
+    assert_eq!(other.next_row()?.ok_or("a row")?.decode::<i64>()?, 2);
+    Ok(())
+}
+
+#[test]
+fn a_cursor_lives_through_commits_and_writes() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(
+        &storage,
+        "CREATE TABLE t (x); INSERT INTO t VALUES (1), (2), (3)",
+    )?;
+    storage.enter_turn();
+    let mut cursor = exec(&storage, "SELECT x FROM t ORDER BY rowid")?;
+    storage.kv().put("k", &1)?;
+    assert!(storage.commit_turn()?);
+    assert_eq!(
+        cursor.next_row()?.map(Row::into_values),
+        Some(vec![1.into()])
+    );
+    // A statement that writes and returns rows is done before anyone reads them.
+    let mut returned = exec(&storage, "INSERT INTO t VALUES (4), (5) RETURNING x")?;
+    assert_eq!(returned.rows_written(), 2);
+    storage.kv().put("l", &1)?;
+    assert_eq!(returned.all::<i64>()?, [4, 5]);
+    storage.enter_turn();
+    storage.kv().put("m", &1)?;
+    storage.rollback_turn();
+    assert!(cursor.next_row().is_ok());
+    assert_eq!(storage.broken(), None);
+    Ok(())
+}
+
+#[test]
+fn cached_statements_see_the_schema_change() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(&storage, "CREATE TABLE t (a); INSERT INTO t VALUES (1)")?;
+    let mut cursor = exec(&storage, "SELECT * FROM t")?;
+    assert_eq!(cursor.to_vec()?.len(), 1);
+    exec(&storage, "ALTER TABLE t ADD COLUMN b DEFAULT 2")?;
+    let cursor = exec(&storage, "SELECT * FROM t")?;
+    assert_eq!(cursor.columns(), ["a", "b"]);
+    assert_eq!(cursor.one_as::<(i64, i64)>()?, (1, 2));
+    Ok(())
+}
+
+#[test]
+fn counts_rows() -> TestResult {
+    let (_folder, storage) = fresh();
+    let counts = |sql: &str| -> Result<(u64, u64)> {
+        let mut cursor = exec(&storage, sql)?;
+        cursor.to_vec()?;
+        Ok((cursor.rows_read(), cursor.rows_written()))
+    };
+    exec(
+        &storage,
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, x); CREATE TABLE log (x); \
+         CREATE TRIGGER u AFTER UPDATE ON t BEGIN INSERT INTO log VALUES (new.x); END",
+    )?;
+    assert_eq!(counts("INSERT INTO t (x) VALUES (1), (2), (3), (4)")?.1, 4);
+    assert_eq!(counts("SELECT * FROM t")?, (4, 0));
+    assert_eq!(counts("SELECT * FROM t WHERE x = 2")?, (4, 0));
+    assert_eq!(counts("SELECT * FROM t WHERE id = 2")?, (1, 0));
+    assert_eq!(counts("SELECT * FROM t WHERE id = 9")?, (0, 0));
+    assert_eq!(counts("UPDATE t SET x = 0 WHERE id < 3")?.1, 4);
+    assert_eq!(counts("DELETE FROM t")?.1, 4);
+    assert_eq!(counts("CREATE TABLE v (x)")?.1, 0);
+    Ok(())
+}
+
+#[test]
+fn errors_say_what_sqlite_said_and_undo_one_statement() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.enter_turn();
+    exec(
+        &storage,
+        "CREATE TABLE t (a UNIQUE CHECK (a > 0)); INSERT INTO t VALUES (1)",
+    )?;
+    for (sql, expected) in [
+        ("INSERT INTO t VALUES (2), (1)", "SQLITE_CONSTRAINT_UNIQUE"),
+        ("INSERT INTO t VALUES (-1)", "SQLITE_CONSTRAINT_CHECK"),
+        ("SELECT * FROM missing", "SQLITE_ERROR"),
+        ("SELEC", "SQLITE_ERROR"),
+    ] {
+        let error = exec(&storage, sql).map(drop).expect_err(sql);
+        assert!(matches!(error, Error::SqlFailed(_)), "{error:?}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    assert!(storage.commit_turn()?);
+    assert_eq!(storage.integers("SELECT a FROM t")?, [1]);
+    Ok(())
+}
+
+#[test]
+fn a_statement_that_undoes_the_turn_breaks_it() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(
+        &storage,
+        "CREATE TABLE t (a UNIQUE); INSERT INTO t VALUES (1)",
+    )?;
+    // It undid nothing but itself.
+    storage.enter_turn();
+    assert_eq!(
+        code(exec(&storage, "INSERT OR ROLLBACK INTO t VALUES (1)")),
+        "sql-failed"
+    );
+    exec(&storage, "INSERT INTO t VALUES (2)")?;
+    assert!(storage.commit_turn()?);
+    storage.enter_turn();
+    exec(&storage, "INSERT INTO t VALUES (3)")?;
+    assert_eq!(
+        code(exec(&storage, "INSERT OR ROLLBACK INTO t VALUES (1)")),
+        "sql-failed"
+    );
+    assert_eq!(code(exec(&storage, "SELECT 1")), "object-reset");
+    assert_eq!(code(storage.commit_turn()), "object-reset");
+    Ok(())
+}
+
+#[test]
+fn a_statement_may_not_run_for_ever() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings {
+        statement_time_limit: Duration::from_millis(5),
+        ..Settings::default()
+    };
+    let storage = Storage::open(&path(&folder), &settings)?;
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) ";
+    exec(&storage, "CREATE TABLE t (a)")?;
+    storage.enter_turn();
+    exec(&storage, "INSERT INTO t VALUES (1)")?;
+    let counting = format!("{endless} SELECT count(*) FROM n");
+    for _ in 0..3 {
+        let error = exec(&storage, &counting).map(drop).expect_err("endless");
+        assert_eq!(error, Error::StatementTimeout { limit_ms: 5 });
+    }
+    // In a later row, and with the rest of the turn unharmed.
+    let mut cursor = exec(
+        &storage,
+        &format!("{endless} SELECT i FROM n WHERE i <> 2 OR i > 9e9"),
+    )?;
+    assert_eq!(
+        cursor.next_row()?.map(Row::into_values),
+        Some(vec![1.into()])
+    );
+    assert!(storage.commit_turn()?);
+    assert_eq!(storage.integers("SELECT a FROM t")?, [1]);
+
+    // A write that is stopped takes with it what SQLite rolls back: here only itself.
+    let inserting = format!("{endless} INSERT INTO t SELECT i FROM n");
+    storage.enter_turn();
+    assert_eq!(code(exec(&storage, &inserting)), "timeout");
+    exec(&storage, "INSERT INTO t VALUES (2)")?;
+    assert!(storage.commit_turn()?);
+    assert_eq!(storage.integers("SELECT a FROM t")?, [1, 2]);
+    // Here also the write before it, which was told that it succeeded.
+    storage.enter_turn();
+    exec(&storage, "INSERT INTO t VALUES (3)")?;
+    assert_eq!(code(exec(&storage, &inserting)), "timeout");
+    assert_eq!(code(storage.commit_turn()), "object-reset");
+    Ok(())
+}
+
+#[test]
+fn what_is_refused() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.kv().put("k", &1)?;
+    storage.meta().mark_created(None, 1)?;
+    exec(
+        &storage,
+        "CREATE TABLE t (a PRIMARY KEY, b); CREATE INDEX i ON t (b); \
+         CREATE VIRTUAL TABLE f USING fts5 (x)",
+    )?;
+    for sql in [
+        "SELECT * FROM _vw_kv",
+        "SELECT * FROM _VW_KV",
+        "SELECT * FROM \"_vw_meta\"",
+        "SELECT (SELECT count(*) FROM main._vw_kv)",
+        "INSERT INTO _vw_kv VALUES ('a', 'b')",
+        "UPDATE _vw_kv SET value = x''",
+        "DELETE FROM _vw_meta",
+        "DROP TABLE _vw_kv",
+        "CREATE TABLE _vw_x (a)",
+        "CREATE TABLE _Vw_x AS SELECT 1",
+        "CREATE VIEW _vw_x AS SELECT 1",
+        "CREATE INDEX _vw_x ON t (b)",
+        "CREATE INDEX x ON _vw_kv (value)",
+        "CREATE TRIGGER _vw_x AFTER INSERT ON t BEGIN SELECT 1; END",
+        "CREATE TRIGGER x AFTER INSERT ON _vw_kv BEGIN SELECT 1; END",
+        "CREATE VIRTUAL TABLE _vw_x USING fts5 (a)",
+        "CREATE VIRTUAL TABLE _vw USING fts5 (a)",
+        "ALTER TABLE _vw_kv RENAME TO mine",
+        "ALTER TABLE _vw_kv ADD COLUMN mine",
+        "ALTER TABLE t RENAME TO _vw_x",
+        "/* */ ALTER TABLE t RENAME TO \"_VW_x\"",
+        "\u{feff}ALTER TABLE t RENAME TO _vw_x",
+        "ALTER TABLE f RENAME TO _vw_x",
+        "ALTER TABLE f RENAME TO _vw",
+        "REINDEX _vw_kv",
+        "PRAGMA table_info(_vw_kv)",
+        "PRAGMA table_xinfo('_vw_kv')",
+        "PRAGMA index_list(_vw_meta)",
+        "PRAGMA index_info(sqlite_autoindex__vw_kv_1)",
+        "PRAGMA foreign_key_check(_vw_kv)",
+        "SELECT * FROM pragma_table_info('_vw_kv')",
+        "BEGIN",
+        "BEGIN IMMEDIATE",
+        "COMMIT",
+        "END",
+        "ROLLBACK",
+        "SAVEPOINT x",
+        "RELEASE x",
+        "ROLLBACK TO x",
+        "ATTACH ':memory:' AS x",
+        "ATTACH '/tmp/x' AS x",
+        "DETACH main",
+        "VACUUM",
+        "VACUUM INTO '/tmp/x'",
+        "CREATE TEMP TABLE x (a)",
+        "CREATE TEMP VIEW x AS SELECT 1",
+        "CREATE TEMPORARY TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END",
+        "CREATE TABLE temp.x (a)",
+        "CREATE VIRTUAL TABLE x USING fts3 (a)",
+        "CREATE VIRTUAL TABLE x USING fts4 (a)",
+        "CREATE VIRTUAL TABLE x USING dbstat",
+        "SELECT * FROM dbstat",
+        "SELECT sqlite_version()",
+        "SELECT sqlite_source_id()",
+        "SELECT sqlite_compileoption_get(1)",
+        "SELECT fts5_source_id()",
+        "SELECT fts3_tokenizer('simple')",
+        "SELECT rtreenode(2, x'00')",
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA journal_mode",
+        "PRAGMA synchronous = OFF",
+        "PRAGMA locking_mode = NORMAL",
+        "PRAGMA writable_schema = ON",
+        "PRAGMA trusted_schema = ON",
+        "PRAGMA max_page_count = 1",
+        "PRAGMA page_size = 512",
+        "PRAGMA user_version = 1",
+        "PRAGMA cache_size = 1",
+        "PRAGMA wal_checkpoint",
+        "PRAGMA foreign_keys = 7",
+        "PRAGMA temp.table_info(t)",
+        "PRAGMA database_list",
+        "PRAGMA compile_options",
+        "PRAGMA function_list",
+        "PRAGMA nonsense",
+    ] {
+        let error = exec(&storage, sql).map(drop).expect_err(sql);
+        assert!(matches!(error, Error::SqlRefused(_)), "{sql}: {error:?}");
+    }
+    let error = exec(&storage, "BEGIN").map(drop).expect_err("refused");
+    assert!(error.to_string().contains("`transaction`"), "{error}");
+    let error = exec(&storage, "SELECT * FROM _vw_kv")
+        .map(drop)
+        .expect_err("refused");
+    assert!(error.to_string().contains("prohibited"), "{error}");
+    // Nothing came of any of it.
+    let left: Vec<String> = exec(
+        &storage,
+        "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'f!_%' ESCAPE '!'",
+    )?
+    .all()?;
+    let expected = ["_vw_kv", "_vw_meta", "t", "sqlite_autoindex_t_1", "i", "f"];
+    assert_eq!(left, expected);
+    // The schema cannot be edited by hand either.
+    assert_eq!(
+        code(exec(&storage, "DELETE FROM sqlite_schema")),
+        "sql-failed"
+    );
+    assert_eq!(code(exec(&storage, "DROP TABLE f_data")), "sql-failed");
+    assert_eq!(
+        code(exec(&storage, "SELECT load_extension('x')").and_then(|mut c| c.to_vec())),
+        "sql-failed"
+    );
+    assert_eq!(storage.keys(), ["k"]);
+    Ok(())
+}
+
+#[test]
+fn what_is_allowed() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.kv().put("k", &1)?;
+    for sql in [
+        "CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT, b CHECK (b > 0))",
+        "INSERT INTO t (b) VALUES (1) ON CONFLICT DO NOTHING",
+        "CREATE INDEX i ON t (b)",
+        "CREATE VIEW v AS SELECT * FROM t",
+        "CREATE TRIGGER g INSTEAD OF INSERT ON v BEGIN INSERT INTO t (b) VALUES (new.b); END",
+        "INSERT INTO v (b) VALUES (5)",
+        "ALTER TABLE t ADD COLUMN c",
+        "ALTER TABLE t RENAME COLUMN c TO d",
+        "ALTER TABLE t DROP COLUMN d",
+        "ALTER TABLE t RENAME TO u",
+        "DROP VIEW v",
+        "ANALYZE",
+        "REINDEX",
+        "PRAGMA optimize",
+        "PRAGMA data_version",
+        "PRAGMA page_size",
+        "PRAGMA foreign_keys",
+        "PRAGMA foreign_keys = ON",
+        "PRAGMA defer_foreign_keys = 'yes'",
+        "PRAGMA case_sensitive_like = FALSE",
+        "PRAGMA ignore_check_constraints = 0",
+        "PRAGMA table_info(u)",
+        "PRAGMA table_list",
+        "PRAGMA index_list('u')",
+        "PRAGMA foreign_key_check",
+        "PRAGMA quick_check",
+        "SELECT * FROM pragma_table_xinfo('u')",
+        "SELECT name FROM sqlite_schema",
+        "SELECT key, value FROM json_each('[1, 2]')",
+        "SELECT json_extract('{\"a\": [1]}', '$.a[0]'), '{}' -> '$', jsonb('1')",
+        "SELECT strftime('%Y', 'now'), unixepoch(), current_timestamp, timediff('now', 'now')",
+        "SELECT group_concat(b), max(a, b), sum(b) OVER (ORDER BY a) FROM u GROUP BY b",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3) SELECT * FROM n",
+        "EXPLAIN QUERY PLAN SELECT * FROM u",
+        "SELECT '_vw_kv'",
+    ] {
+        let result = exec(&storage, sql).and_then(|mut cursor| cursor.to_vec());
+        assert!(result.is_ok(), "{sql}: {result:?}");
+    }
+    assert_eq!(storage.integers("SELECT b FROM u")?, [1, 5]);
+    // A toggle that checks less, and back.
+    exec(
+        &storage,
+        "PRAGMA ignore_check_constraints = ON; INSERT INTO u (b) VALUES (-1)",
+    )?;
+    exec(&storage, "PRAGMA ignore_check_constraints = OFF")?;
+    assert_eq!(
+        code(exec(&storage, "INSERT INTO u (b) VALUES (-1)")),
+        "sql-failed"
+    );
+    assert_eq!(storage.keys(), ["k"]);
+    Ok(())
+}
+
+#[test]
+fn full_text_and_r_trees() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(
+        &storage,
+        "CREATE VIRTUAL TABLE docs USING fts5 (body, tokenize = 'porter'); \
+         CREATE VIRTUAL TABLE words USING fts5vocab (docs, row); \
+         CREATE TABLE source (body); \
+         CREATE TRIGGER copy AFTER INSERT ON source BEGIN INSERT INTO docs VALUES (new.body); END; \
+         CREATE VIRTUAL TABLE boxes USING rtree (id, x0, x1); \
+         CREATE VIRTUAL TABLE cells USING rtree_i32 (id, x0, x1); \
+         INSERT INTO source VALUES ('running dogs'), ('a cat'); \
+         INSERT INTO boxes VALUES (1, 0, 1), (2, 5, 6); \
+         INSERT INTO docs (docs) VALUES ('optimize')",
+    )?;
+    let found: Vec<(String, String)> = exec(
+        &storage,
+        "SELECT highlight(docs, 0, '[', ']'), snippet(docs, 0, '<', '>', '', 5) FROM docs \
+         WHERE docs MATCH 'run' ORDER BY bm25(docs), rank",
+    )?
+    .all()?;
+    assert_eq!(found, [("[running] dogs".into(), "<running> dogs".into())]);
+    assert_eq!(storage.integers("SELECT count(*) FROM words")?, [4]);
+    assert_eq!(storage.integers("SELECT id FROM boxes WHERE x0 > 3")?, [2]);
+    let check: String = exec(&storage, "SELECT rtreecheck('boxes')")?.one_as()?;
+    assert_eq!(check, "ok");
+    exec(
+        &storage,
+        "ALTER TABLE docs RENAME TO texts; DROP TABLE words; DROP TABLE texts",
+    )?;
+    Ok(())
+}
+
+#[test]
+fn views_and_triggers_reach_no_further_than_their_maker() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.kv().put("k", &1)?;
+    exec(&storage, "CREATE TABLE t (a)")?;
+    // They can be written down, as in SQLite, but not used.
+    let _ = exec(&storage, "CREATE VIEW v AS SELECT * FROM _vw_kv");
+    assert_ne!(code(exec(&storage, "SELECT * FROM v")), "ok");
+    let _ = exec(
+        &storage,
+        "CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM _vw_kv; END",
+    );
+    assert_eq!(
+        code(exec(&storage, "INSERT INTO t VALUES (1)")),
+        "sql-refused"
+    );
+    assert_eq!(storage.keys(), ["k"]);
+    Ok(())
+}
+
+#[test]
+fn cached_statements_are_refused_again_after_a_change() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(&storage, "CREATE TABLE t (a)")?;
+    let rename = "ALTER TABLE t RENAME TO _vw_x";
+    for _ in 0..3 {
+        assert_eq!(code(exec(&storage, rename)), "sql-refused");
+        assert_eq!(code(exec(&storage, "ALTER TABLE t RENAME TO t2")), "ok");
+        assert_eq!(code(exec(&storage, "ALTER TABLE t2 RENAME TO t")), "ok");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_size_does_not_count_free_pages() -> TestResult {
+    let (_folder, storage) = fresh();
+    let sql = storage.sql();
+    exec(&storage, "CREATE TABLE t (a)")?;
+    let empty = sql.database_size()?;
+    assert_eq!(empty % 4096, 0);
+    sql.exec("INSERT INTO t VALUES (?)", [vec![0u8; 100_000]])?;
+    assert!(sql.database_size()? > empty + 95_000);
+    exec(&storage, "DELETE FROM t")?;
+    assert_eq!(sql.database_size()?, empty);
+    Ok(())
+}
+
+#[test]
+fn statements_prepared_with_trust_are_not_lent_out() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.enter_turn();
+    storage.kv().put("k", &1)?;
+    storage.kv().get::<i32>("k")?;
+    storage.kv().list_bytes(&super::super::Range::all())?;
+    storage.transaction(|storage| storage.kv().delete("k"))?;
+    for ours in [
+        ours!("SELECT value FROM _vw_kv WHERE key = ?1"),
+        ours!("SELECT key, value FROM _vw_kv WHERE key >= ?1 ORDER BY key LIMIT ?2"),
+        ours!("DELETE FROM _vw_kv WHERE key = ?1"),
+        ours!("BEGIN"),
+        ours!("COMMIT"),
+        ours!("SAVEPOINT _vw_0"),
+        ours!("RELEASE _vw_0"),
+    ] {
+        let bare = ours.trim_start_matches("/**/");
+        for text in [
+            ours,
+            bare,
+            &format!("{bare};"),
+            &format!(" {ours}"),
+            &format!(";{ours}"),
+        ] {
+            let bindings = vec![0; bare.matches('?').count()];
+            assert_eq!(
+                code(storage.sql().exec(text, bindings)),
+                "sql-refused",
+                "{text}"
+            );
+        }
+    }
+    assert!(storage.commit_turn()?);
+    Ok(())
+}
