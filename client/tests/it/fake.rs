@@ -126,7 +126,9 @@ async fn accept(listener: Listener, world: Arc<World>) {
     loop {
         match &listener {
             Listener::Tcp(listener) => {
-                let (reader, writer) = listener.accept().await.unwrap().0.into_split();
+                let stream = listener.accept().await.unwrap().0;
+                stream.set_nodelay(true).unwrap();
+                let (reader, writer) = stream.into_split();
                 serve(reader, writer, &world);
             }
             Listener::Unix(listener) => {
