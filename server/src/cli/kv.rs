@@ -131,10 +131,11 @@ impl Keys<'_> {
             let answer = request.send().promise.await.map_err(|e| self.failed(e))?;
             count += answer.get()?.get_count();
         }
-        Ok(match self.format {
-            Format::Text => line(out, &count.to_string())?,
-            Format::Json => line(out, &json!({ "deleted": count }).to_string())?,
-        })
+        let text = match self.format {
+            Format::Text => count.to_string(),
+            Format::Json => json!({ "deleted": count }).to_string(),
+        };
+        Ok(line(out, &text)?)
     }
 
     async fn list(&self, query: Query<'_>, out: &mut dyn io::Write) -> Result<(), Failure> {
