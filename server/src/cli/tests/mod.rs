@@ -80,7 +80,9 @@ impl io::Write for BrokenPipe {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let lines: [&[&str]; 1] = [&["classes"]];
-    let failure = on_a_vat(&lines, async |cli| do_verb(&cli.verb, &mut BrokenPipe).await);
+    let failure = on_a_vat(&lines, async |cli| {
+        do_verb(&cli.verb, &mut BrokenPipe).await
+    });
     let failure = failure.into_iter().next().unwrap().unwrap_err();
     assert_eq!(failure.message(), None);
     let success = std::process::ExitCode::SUCCESS;
