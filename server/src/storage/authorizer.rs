@@ -11,6 +11,8 @@ use rusqlite::{CachedStatement, Connection};
 pub(super) const RESERVED: &str = "_vw_";
 
 const RESERVED_HINT: &str = "names that start with `_vw_` are the vat's own";
+pub(super) const ONE_DATABASE: &str =
+    "an object has one database, `main`: ATTACH, DETACH and VACUUM are not available";
 const TRANSACTION_HINT: &str = "use the transactions of the storage (`transaction`), not those of \
                                 SQL: writes without an await between them are one commit anyway";
 
@@ -133,7 +135,7 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
     } = context.action
     {
         if !database_name.eq_ignore_ascii_case("main") {
-            return Err("an object has one database, `main`");
+            return Err(ONE_DATABASE);
         }
         return visible(table_name);
     }
@@ -146,10 +148,11 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
                 _ => Err("temporary tables, views, indexes and triggers are not available"),
             };
         }
-        Some(_) => return Err("an object has one database, `main`"),
+        Some(_) => return Err(ONE_DATABASE),
     }
     match context.action {
-        A::Select | A::Recursive | A::Analyze { .. } => Ok(()),
+        // Rebuilding an index shows nothing and changes nothing, and `REINDEX` alone means all.
+        A::Select | A::Recursive | A::Analyze { .. } | A::Reindex { .. } => Ok(()),
         A::Read { table_name, .. } => visible(table_name).and_then(|()| eponymous(table_name)),
         A::CreateTable { table_name }
         | A::DropTable { table_name }
@@ -157,7 +160,6 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
         | A::Delete { table_name }
         | A::Update { table_name, .. } => visible(table_name),
         A::CreateView { view_name } | A::DropView { view_name } => visible(view_name),
-        A::Reindex { index_name } => visible(index_name),
         A::CreateIndex {
             index_name,
             table_name,
@@ -194,9 +196,7 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
             pragma_value,
         } => pragma(pragma_name, pragma_value),
         A::Transaction { .. } | A::Savepoint { .. } => Err(TRANSACTION_HINT),
-        A::Attach { .. } | A::Detach { .. } => {
-            Err("ATTACH, DETACH and VACUUM are not available: an object has one database")
-        }
+        A::Attach { .. } | A::Detach { .. } => Err(ONE_DATABASE),
         A::Unknown { code, .. } => {
             tracing::warn!(code, "refused SQL of a kind this vat does not know");
             Err("this kind of statement is not available")

@@ -380,7 +380,6 @@ fn what_is_refused() -> TestResult {
         "\u{feff}ALTER TABLE t RENAME TO _vw_x",
         "ALTER TABLE f RENAME TO _vw_x",
         "ALTER TABLE f RENAME TO _vw",
-        "REINDEX _vw_kv",
         "PRAGMA table_info(_vw_kv)",
         "PRAGMA table_xinfo('_vw_kv')",
         "PRAGMA index_list(_vw_meta)",
