@@ -45,6 +45,7 @@ struct Shared {
     hint: Mutex<Option<&'static str>>,
     alters: AtomicBool,
     writes: AtomicBool,
+    pragma: AtomicBool,
 }
 
 /// While it lives, SQL is ours and may do anything.
@@ -62,6 +63,9 @@ pub(super) struct Seen {
     pub(super) alters: bool,
     /// It writes, though SQLite calls it read-only.
     pub(super) writes: bool,
+    /// It may not be run again without being prepared again: what is seen is seen only then, and
+    /// some pragmas do their work then.
+    pub(super) once: bool,
 }
 
 impl Gate {
@@ -83,13 +87,16 @@ impl Gate {
     pub(super) fn begin(&self) {
         self.0.alters.store(false, Ordering::Relaxed);
         self.0.writes.store(false, Ordering::Relaxed);
+        self.0.pragma.store(false, Ordering::Relaxed);
         *self.hint() = None;
     }
 
     pub(super) fn seen(&self) -> Seen {
+        let alters = self.0.alters.load(Ordering::Relaxed);
         Seen {
-            alters: self.0.alters.load(Ordering::Relaxed),
+            alters,
             writes: self.0.writes.load(Ordering::Relaxed),
+            once: alters || self.0.pragma.load(Ordering::Relaxed),
         }
     }
 
@@ -108,10 +115,11 @@ impl Gate {
         }
         match context.action {
             AuthAction::AlterTable { .. } => self.0.alters.store(true, Ordering::Relaxed),
-            AuthAction::Pragma { pragma_name, .. }
-                if pragma_name.eq_ignore_ascii_case("optimize") =>
-            {
-                self.0.writes.store(true, Ordering::Relaxed);
+            AuthAction::Pragma { pragma_name, .. } => {
+                self.0.pragma.store(true, Ordering::Relaxed);
+                if pragma_name.eq_ignore_ascii_case("optimize") {
+                    self.0.writes.store(true, Ordering::Relaxed);
+                }
             }
             _ => {}
         }
@@ -309,3 +317,6 @@ const FUNCTIONS: [&str; 140] = [
     "sqlite_rename_quotefix", "sqlite_drop_constraint", "sqlite_fail", "sqlite_add_constraint",
     "sqlite_find_constraint",
 ];
+
+#[cfg(test)]
+mod tests;

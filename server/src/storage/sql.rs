@@ -110,8 +110,7 @@ impl Inner {
         prepared.with_dependent_mut(|_, running| {
             running.alters = seen.alters;
             running.writes = seen.writes || !running.statement().readonly();
-            // What is seen is seen only while it is prepared.
-            running.keep = !seen.alters && !seen.writes;
+            running.keep = !seen.once;
             let expected = running.statement().parameter_count();
             if expected != bindings.len() {
                 return Err(Error::InvalidArgument(format!(
