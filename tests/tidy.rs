@@ -72,9 +72,13 @@ fn uses(module: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for file in files(module) {
         let text = fs::read_to_string(&file).unwrap();
-        // Tests may look at anything.
+        // Tests and comments may look at anything.
         let code = text.split("#[cfg(test)]").next().unwrap();
-        let mut rest = code;
+        let code: String = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect();
+        let mut rest = code.as_str();
         while let Some((_, after)) = rest.split_once("crate::") {
             rest = after;
             let names: Vec<&str> = match after.strip_prefix('{') {

@@ -17,6 +17,7 @@ use crate::{
     gateway::{BindError, Gateway, Listener},
     journal::Journal,
     object::{Class, Host, Registry, StartError},
+    storage,
     vat::{self, Vat},
 };
 
@@ -103,6 +104,8 @@ impl Server {
         }
         let description = vat::describe(&self.classes)?;
         let folder = Folder::open(&self.config.data)?;
+        // The catalog would be the first to use SQLite, and memory is set aside then.
+        storage::configure_process();
         let catalog = Catalog::open(&folder.catalog())?;
         #[cfg(feature = "testing")]
         let journal = Journal::held_by(self.hold);

@@ -26,7 +26,7 @@ use rusqlite::{Connection, TransactionState};
 pub use self::cursor::Cursor;
 pub use self::kv::{Entry, Kv, Lower, Range};
 pub use self::meta::Meta;
-pub use self::open::{Settings, Synchronous};
+pub use self::open::{Settings, Synchronous, configure_process};
 pub use self::row::Row;
 pub use self::sql::Sql;
 pub use self::transaction::HeldTransaction;
