@@ -91,6 +91,7 @@ impl Instance {
     fn end_turn(&self) -> Result<()> {
         if self.storage.commit_turn()? {
             self.gate.committed();
+            self.gate.release();
         }
         match self.storage.broken() {
             Some(error) => Err(error),
