@@ -87,7 +87,7 @@ impl Shared {
     }
 
     /// Records why the connection ends; the first reason stays.
-    fn ending(&self, end: End) {
+    pub(super) fn ending(&self, end: End) {
         self.end.borrow_mut().get_or_insert(end);
     }
 
@@ -102,6 +102,12 @@ impl Shared {
 
     pub(super) fn writer_is(&self, handle: AbortHandle) {
         *self.writer.borrow_mut() = Some(handle);
+    }
+
+    fn abort_writer(&self) {
+        if let Some(writer) = self.writer.borrow_mut().take() {
+            writer.abort();
+        }
     }
 
     pub(super) fn wrote(&self, bytes: usize) {
@@ -149,7 +155,8 @@ impl Shared {
 
 /// The reading side.
 struct Incoming<R> {
-    stream: R,
+    /// Gone once the connection is over, even if capnp-rpc still holds it.
+    stream: Option<R>,
     frames: FrameReader,
     replies: Vec<Builder<HeapAllocator>>,
     options: ReaderOptions,
@@ -166,19 +173,29 @@ struct Inner<R> {
     closing: Cell<bool>,
 }
 
-impl<R> Drop for Inner<R> {
-    fn drop(&mut self) {
+impl<R> Inner<R> {
+    /// Ends the connection as far as that has not happened.
+    fn tear_down(&self) {
         let shared = &self.shared;
         shared.ending(End::Dropped);
-        if !self.closing.get()
-            && let Some(writer) = shared.writer.borrow_mut().take()
-        {
-            writer.abort();
+        if !self.closing.get() {
+            shared.abort_writer();
+        }
+        if let Ok(mut incoming) = self.incoming.try_borrow_mut() {
+            incoming.stream = None;
+            incoming.frames = FrameReader::new(&shared.limits);
         }
         shared.held.borrow_mut().clear();
         shared.due.borrow_mut().clear();
         shared.connection_done.set(true);
+        shared.wake_reader();
         shared.changed.notify_waiters();
+    }
+}
+
+impl<R> Drop for Inner<R> {
+    fn drop(&mut self) {
+        self.tear_down();
     }
 }
 
@@ -188,6 +205,15 @@ pub(super) struct Connection<R>(Rc<Inner<R>>);
 pub(super) struct WeakConnection<R>(Weak<Inner<R>>);
 
 impl<R> WeakConnection<R> {
+    /// capnp-rpc is gone. After a panic it does not let go of the connection: its tables point at
+    /// each other.
+    pub(super) fn abandon(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.closing.set(false);
+            inner.tear_down();
+        }
+    }
+
     pub(super) fn upgrade(&self) -> Option<Connection<R>> {
         self.0.upgrade().map(Connection)
     }
@@ -205,7 +231,7 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
         let flow = flow.connect(Side::Client).expect("a fresh network connects");
         Connection(Rc::new(Inner {
             incoming: RefCell::new(Incoming {
-                stream,
+                stream: Some(stream),
                 frames: FrameReader::new(&shared.limits),
                 replies: Vec::new(),
                 options: shared.limits.reader_options(),
@@ -243,7 +269,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                     "{code}: the vat closes this connection"
                 ))));
             }
-            if shared.writer_done.get() {
+            if shared.writer_done.get() || shared.connection_done.get() {
                 return Poll::Ready(Err(Error::disconnected("cannot write any more".into())));
             }
             let due = shared.due.borrow_mut().pop_front();
@@ -341,8 +367,11 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             if shared.outbox.borrow().unwritten_bytes > shared.limits.max_unwritten_bytes {
                 return Poll::Pending;
             }
+            let Some(stream) = &mut incoming.stream else {
+                return Poll::Ready(Ok(None));
+            };
             let mut buffer = ReadBuf::new(incoming.frames.space());
-            match Pin::new(&mut incoming.stream).poll_read(cx, &mut buffer) {
+            match Pin::new(stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => (),
                 Poll::Ready(Err(failure)) => {
@@ -373,9 +402,12 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             let Ok(mut incoming) = self.incoming.try_borrow_mut() else {
                 return Poll::Ready(());
             };
+            let Some(stream) = &mut incoming.stream else {
+                return Poll::Ready(());
+            };
             loop {
                 let mut buffer = ReadBuf::new(&mut buffer);
-                match Pin::new(&mut incoming.stream).poll_read(cx, &mut buffer) {
+                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) if !buffer.filled().is_empty() => (),
                     Poll::Ready(_) => return Poll::Ready(()),
@@ -440,10 +472,8 @@ impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<
                 shared.wait(|shared| shared.writer_done.get()).await;
                 inner.discard().await;
             });
-            if finished.await.is_err()
-                && let Some(writer) = shared.writer.borrow_mut().take()
-            {
-                writer.abort();
+            if finished.await.is_err() {
+                shared.abort_writer();
             }
             Ok(())
         })

@@ -24,9 +24,12 @@ pub enum End {
     /// Reading or writing failed, or the stream ended within a message.
     #[error("the connection broke: {0}")]
     Broken(String),
-    /// The RPC system was dropped or panicked. What was queued has not been written.
+    /// The RPC system was dropped. What was queued has not been written.
     #[error("the connection was dropped")]
     Dropped,
+    /// capnp-rpc panicked, or an object that ran within it, with this text.
+    #[error("the connection panicked: {0}")]
+    Panicked(String),
 }
 
 /// What a connection has done and holds, at one moment.

@@ -28,6 +28,8 @@ pub const BIG: u16 = 7;
 /// Returns `ECHO`'s result after the next `PUT`.
 pub const LATE_ECHO: u16 = 8;
 pub const METHODS: u16 = 9;
+/// Panics; not among the methods that are called at random.
+pub const PANIC: u16 = 9;
 
 pub const BIG_BYTES: u32 = 100_000;
 pub const INTERFACE: u64 = 0xf00d_f00d_f00d_f00d;
@@ -120,6 +122,7 @@ impl Knot {
                 self.put.notified().await;
                 gives(results, given);
             }
+            PANIC => panic!("on demand"),
             _ => return Err(Error::unimplemented("no such method".into())),
         }
         Ok(())
