@@ -80,7 +80,8 @@ fn echo() -> capnp::capability::Client {
 fn stock(
     stream: UnixStream,
     side: Side,
-) -> twoparty::VatNetwork<BufReader<futures::io::ReadHalf<tokio_util::compat::Compat<UnixStream>>>> {
+) -> twoparty::VatNetwork<BufReader<futures::io::ReadHalf<tokio_util::compat::Compat<UnixStream>>>>
+{
     let (read, write) = stream.compat().split();
     let (read, write) = (BufReader::new(read), BufWriter::new(write));
     twoparty::VatNetwork::new(read, write, side, Default::default())
@@ -183,7 +184,10 @@ fn main() {
     let speed = |rounds: &[Round]| median(rounds.iter().map(|r| r.calls_per_second).collect());
     let cpu = |rounds: &[Round]| median(rounds.iter().map(|r| r.server_cpu_us).collect());
     let base = speed(&rounds[0]);
-    println!("{:<24} {:>10} {:>7} {:>18}", "row", "calls/s", "ratio", "server us/call");
+    println!(
+        "{:<24} {:>10} {:>7} {:>18}",
+        "row", "calls/s", "ratio", "server us/call"
+    );
     for (row, rounds) in ROWS.iter().zip(&rounds) {
         let speed = speed(rounds);
         println!(

@@ -1,10 +1,9 @@
 //! One stream as capnp-rpc sees it: `capnp_rpc::Connection` and its messages.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use capnp::Error;
 use capnp::capability::Promise;
@@ -13,145 +12,18 @@ use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{VatNetwork as _, twoparty};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use vatwerk::Code;
 
 use super::frame::{Frame, FrameReader};
-use super::ledger::{Ledger, Verdict, promises};
-use super::outbox::{Outbox, Sent, wire_bytes};
-use super::{End, Limits, Refusal, reply};
+use super::ledger::Verdict;
+use super::outbox::Sent;
+use super::promise::promises;
+use super::shared::{Shared, add};
+use super::{End, Refusal, reply};
 
 /// The first segment of a message, in words. capnp-rpc asks for 1024 for every call, and most take
 /// a tenth of that.
 const FIRST_SEGMENT_WORDS: std::ops::RangeInclusive<u32> = 16..=64;
-
-/// Sums of what went by.
-#[derive(Default)]
-pub(super) struct Traffic {
-    pub(super) messages_in: Cell<u64>,
-    pub(super) bytes_in: Cell<u64>,
-    pub(super) messages_out: Cell<u64>,
-    pub(super) bytes_out: Cell<u64>,
-}
-
-fn add(sum: &Cell<u64>, amount: usize) {
-    sum.set(sum.get() + amount as u64);
-}
-
-/// What the reading side, the writing side and the owner of a connection share.
-pub(super) struct Shared {
-    pub(super) limits: Limits,
-    pub(super) ledger: RefCell<Ledger>,
-    pub(super) outbox: RefCell<Outbox>,
-    pub(super) traffic: Traffic,
-    /// Finishes that wait for their answer, by question.
-    held: RefCell<HashMap<u32, Frame>>,
-    /// Finishes whose answer has been sent.
-    due: RefCell<VecDeque<Frame>>,
-    /// The reading side, while it waits for anything.
-    reader: Cell<Option<Waker>>,
-    /// The owner wants this connection to end.
-    stop: Cell<bool>,
-    pub(super) end: RefCell<Option<End>>,
-    writer_done: Cell<bool>,
-    connection_done: Cell<bool>,
-    writer: RefCell<Option<AbortHandle>>,
-    /// Notified when the number of calls in flight falls to zero and at every step of the end.
-    pub(super) changed: Notify,
-}
-
-impl Shared {
-    pub(super) fn new(limits: Limits) -> Rc<Self> {
-        Rc::new(Shared {
-            limits,
-            ledger: RefCell::new(Ledger::new()),
-            outbox: RefCell::default(),
-            traffic: Traffic::default(),
-            held: RefCell::default(),
-            due: RefCell::default(),
-            reader: Cell::new(None),
-            stop: Cell::new(false),
-            end: RefCell::new(None),
-            writer_done: Cell::new(false),
-            connection_done: Cell::new(false),
-            writer: RefCell::new(None),
-            changed: Notify::new(),
-        })
-    }
-
-    fn wake_reader(&self) {
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
-    }
-
-    /// Records why the connection ends; the first reason stays.
-    pub(super) fn ending(&self, end: End) {
-        self.end.borrow_mut().get_or_insert(end);
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.writer_done.get() && self.connection_done.get()
-    }
-
-    pub(super) fn stop(&self) {
-        self.stop.set(true);
-        self.wake_reader();
-    }
-
-    pub(super) fn writer_is(&self, handle: AbortHandle) {
-        *self.writer.borrow_mut() = Some(handle);
-    }
-
-    fn abort_writer(&self) {
-        if let Some(writer) = self.writer.borrow_mut().take() {
-            writer.abort();
-        }
-    }
-
-    pub(super) fn wrote(&self, bytes: usize) {
-        let mut outbox = self.outbox.borrow_mut();
-        let limit = self.limits.max_unwritten_bytes;
-        let was_over = outbox.unwritten_bytes > limit;
-        outbox.unwritten_bytes -= bytes;
-        if was_over && outbox.unwritten_bytes <= limit {
-            drop(outbox);
-            self.wake_reader();
-        }
-    }
-
-    pub(super) fn writer_ended(&self, failure: Option<std::io::Error>) {
-        if let Some(failure) = failure {
-            self.ending(End::Broken(failure.to_string()));
-        }
-        self.writer_done.set(true);
-        self.wake_reader();
-        self.changed.notify_waiters();
-    }
-
-    /// Queues a message.
-    fn send(&self, message: Sent) {
-        if self.writer_done.get() {
-            return;
-        }
-        let bytes = wire_bytes(&message);
-        add(&self.traffic.messages_out, 1);
-        add(&self.traffic.bytes_out, bytes);
-        self.outbox.borrow_mut().push(message, bytes);
-    }
-
-    /// Waits for [`Shared::changed`] until `done`.
-    pub(super) async fn wait(&self, done: impl Fn(&Self) -> bool) {
-        loop {
-            let changed = self.changed.notified();
-            if done(self) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
 
 /// The reading side.
 struct Incoming<R> {
@@ -228,7 +100,9 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
             ReaderOptions::new(),
         );
         flow.set_window_size(shared.limits.stream_window_bytes);
-        let flow = flow.connect(Side::Client).expect("a fresh network connects");
+        let flow = flow
+            .connect(Side::Client)
+            .expect("a fresh network connects");
         Connection(Rc::new(Inner {
             incoming: RefCell::new(Incoming {
                 stream: Some(stream),
@@ -303,11 +177,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
     }
 
     /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
-    fn admit(
-        &self,
-        incoming: &mut Incoming<R>,
-        frame: Frame,
-    ) -> Result<Option<Message>, Refusal> {
+    fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
         let mut reader = Reader::new(frame, incoming.options);
         let found = promises(reader.get_root()?)?;
         if !found.is_empty() {
@@ -335,7 +205,8 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 if let Ok(message::Abort(abort)) = root.which() {
                     let reason = abort.and_then(|abort| abort.get_reason());
                     let reason = reason.map(|text| text.to_string().unwrap_or_default());
-                    self.shared.ending(End::PeerAborted(reason.unwrap_or_default()));
+                    self.shared
+                        .ending(End::PeerAborted(reason.unwrap_or_default()));
                 }
                 Ok(Some(Message(reader)))
             }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::Refusal;
-use super::connection::Shared;
+use super::shared::Shared;
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,7 @@ pub struct Counters {
     pub calls: u64,
     /// Calls among those that were answered here, `overloaded` or `shutting-down`.
     pub calls_refused: u64,
-    /// Calls of the peer that are neither answered nor given up.
+    /// Calls of the peer that have not been answered, whether it has given them up or not.
     pub calls_in_flight: u64,
     /// Questions of the peer that it has not finished.
     pub open_questions: u64,

@@ -5,8 +5,8 @@
 //! of whatever may still turn into something that the peer chooses: a promise exported to the peer,
 //! an answer that is pending or holds such a promise.
 
-use std::collections::hash_map::{Entry, HashMap};
 use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{
@@ -14,6 +14,7 @@ use capnp_rpc::rpc_capnp::{
 };
 use vatwerk::Code;
 
+use super::promise::{imported, incoming_resolve};
 use super::{Limits, Refusal, reply};
 
 /// The largest message, in words when copied, that is sent back as `unimplemented`.
@@ -35,7 +36,6 @@ pub(super) enum Verdict {
 struct Answer {
     is_call: bool,
     returned: bool,
-    finished: bool,
     /// Pending, or returned with a promise among its capabilities.
     unsettled: bool,
     /// Its result was passed on as a capability (`receiverAnswer`) before it returned.
@@ -69,7 +69,7 @@ pub(super) struct Ledger {
     pub(super) calls_refused: u64,
 }
 
-type Read<T> = Result<T, Refusal>;
+pub(super) type Read<T> = Result<T, Refusal>;
 
 impl Ledger {
     pub(super) fn new() -> Self {
@@ -131,12 +131,10 @@ impl Ledger {
                 if self.refused.remove(&id) {
                     return Ok(Verdict::Swallow);
                 }
-                if let Some(answer) = self.answers.get(&id)
-                    && answer.passed_on
-                    && !answer.returned
-                {
-                    // Its result is waited for elsewhere, so it runs on, and what it returns has
-                    // to pass by here: capnp-rpc does not show the results of a finished question.
+                if self.answers.get(&id).is_some_and(|answer| !answer.returned) {
+                    // capnp-rpc never returns a call that it has cancelled, and then neither side
+                    // can forget the question. Nor does it show what a finished call returns to
+                    // those its result was passed on to.
                     return Ok(Verdict::Hold(id));
                 }
                 self.finish_answer(id, finish.get_release_result_caps());
@@ -236,11 +234,15 @@ impl Ledger {
             question.remove();
         }
         match ret.which()? {
-            return_::Results(results) if !was_finished => self.incoming_results(limits, results?)?,
+            return_::Results(results) if !was_finished => {
+                self.incoming_results(limits, results?)?
+            }
             return_::Exception(_) => (),
             _ if was_finished => (),
             return_::Canceled(()) | return_::ResultsSentElsewhere(()) => {
-                return Err(invalid("a return without results for a question still open"));
+                return Err(invalid(
+                    "a return without results for a question still open",
+                ));
             }
             _ => {
                 return Err(Refusal::new(
@@ -273,7 +275,9 @@ impl Ledger {
                 cap_descriptor::ReceiverHosted(id)
                     if self.exports.get(&id).is_some_and(|export| export.unsettled) =>
                 {
-                    return Err(invalid("a result that is an unresolved promise of this vat"));
+                    return Err(invalid(
+                        "a result that is an unresolved promise of this vat",
+                    ));
                 }
                 cap_descriptor::ReceiverAnswer(answer) => {
                     let id = answer?.get_question_id();
@@ -306,7 +310,8 @@ impl Ledger {
             message::Return(ret) => return self.outgoing_return(ret?),
             message::Call(call) => {
                 let call = call?;
-                self.questions.insert(call.get_question_id(), Question::default());
+                self.questions
+                    .insert(call.get_question_id(), Question::default());
                 for one in call.get_params()?.get_cap_table()? {
                     self.export(one)?;
                 }
@@ -368,13 +373,13 @@ impl Ledger {
         };
         let answer = entry.get_mut();
         let unreachable = answer.passed_on && unsettled;
-        if answer.is_call && !answer.returned && !answer.finished {
+        if answer.is_call && !answer.returned {
             self.calls_in_flight -= 1;
         }
         answer.returned = true;
         answer.unsettled = unsettled && !unreachable;
         answer.exports = exports;
-        if answer.finished || ret.get_no_finish_needed() {
+        if ret.get_no_finish_needed() {
             entry.remove();
         }
         Ok(unreachable)
@@ -408,24 +413,14 @@ impl Ledger {
         }
     }
 
+    /// Forgets an answer that has been given.
     fn finish_answer(&mut self, id: u32, release: bool) {
-        let Entry::Occupied(mut entry) = self.answers.entry(id) else {
-            return;
-        };
-        let answer = entry.get_mut();
-        if answer.is_call && !answer.returned && !answer.finished {
-            self.calls_in_flight -= 1;
-        }
-        answer.finished = true;
-        let exports = match release {
-            true => std::mem::take(&mut answer.exports),
-            false => Vec::new(),
-        };
-        if answer.returned {
-            entry.remove();
-        }
-        for export in exports {
-            self.release_export(export, 1);
+        if let Some(answer) = self.answers.remove(&id)
+            && release
+        {
+            for export in answer.exports {
+                self.release_export(export, 1);
+            }
         }
     }
 
@@ -494,60 +489,6 @@ impl Answer {
     }
 }
 
-/// Where the peer's promises stand in the capability table of a message: the addresses of their
-/// tags. Promises are only ever given in calls and returns, other than in a resolve.
-pub(super) fn promises(message: message::Reader<'_>) -> Read<Vec<usize>> {
-    let payload = match message.which() {
-        Ok(message::Call(call)) => call?.get_params()?,
-        Ok(message::Return(ret)) => match ret?.which() {
-            Ok(return_::Results(results)) => results?,
-            _ => return Ok(Vec::new()),
-        },
-        _ => return Ok(Vec::new()),
-    };
-    let mut addresses = Vec::new();
-    for one in payload.get_cap_table()? {
-        if let cap_descriptor::SenderPromise(_) = one.which()? {
-            let data = capnp::raw::get_struct_data_section(one);
-            addresses.push(data.as_ptr() as usize);
-        }
-    }
-    Ok(addresses)
-}
-
-/// What a promise turned into does not matter here (see the module's text), but the reference that
-/// came with it has to be given back.
-fn incoming_resolve(
-    resolve: resolve::Reader<'_>,
-    replies: &mut Vec<Builder<HeapAllocator>>,
-) -> Read<Verdict> {
-    if let resolve::Cap(capability) = resolve.which()? {
-        let capability = capability?;
-        match capability.which()? {
-            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
-                replies.push(reply::release(id));
-            }
-            cap_descriptor::ReceiverHosted(_) | cap_descriptor::ReceiverAnswer(_) => (),
-            cap_descriptor::None(()) => return Err(invalid("a promise resolved to nothing")),
-            cap_descriptor::ThirdPartyHosted(_) => {
-                return Err(Refusal::new(
-                    Code::Unimplemented,
-                    "a promise resolved to a capability of a third party",
-                ));
-            }
-        }
-    }
-    Ok(Verdict::Swallow)
-}
-
-/// The id of a capability that its sender hosts.
-fn imported(one: cap_descriptor::Reader<'_>) -> Option<u32> {
-    match one.which() {
-        Ok(cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id)) => Some(id),
-        _ => None,
-    }
-}
-
-fn invalid(text: &str) -> Refusal {
+pub(super) fn invalid(text: &str) -> Refusal {
     Refusal::new(Code::InvalidArgument, text)
 }

@@ -23,7 +23,8 @@ pub struct Limits {
     pub max_traversal_words: usize,
     /// How deep pointers may nest. Default 64.
     pub max_nesting: i32,
-    /// The most calls of the peer that have not been answered. Default 4096. A further call is
+    /// The most calls of the peer that have not been answered, whether it has given them up or not.
+    /// Default 4096. A further call is
     /// answered `overloaded`, and so are calls on its result.
     pub max_calls_in_flight: usize,
     /// The most questions of the peer that it has not finished: answers are kept for pipelining

@@ -31,6 +31,10 @@
 //!   itself is as usual.
 //! - Calls with `sendResultsTo` other than the caller end the connection.
 //!
+//! A call that the peer has given up runs to its end, and only then is capnp-rpc told that it was:
+//! capnp-rpc never returns a cancelled call, so that neither side could use its number again. Such a
+//! call stays in flight until then. What waits for something has to have a limit of its own.
+//!
 //! Two things are left to the owner of the objects: a [`ClientHook`] of its own that hides an
 //! unresolved capability must not be a way back to itself, and `ResultsHook::set_pipeline` with an
 //! unresolved promise in the results is seen by nobody here.
@@ -43,7 +47,9 @@ mod handle;
 mod ledger;
 mod limits;
 mod outbox;
+mod promise;
 mod reply;
+mod shared;
 
 #[cfg(test)]
 mod tests;
@@ -59,7 +65,8 @@ use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vatwerk::Code;
 
-use connection::{Connection, Shared, WeakConnection};
+use connection::{Connection, WeakConnection};
+use shared::Shared;
 
 pub use handle::{Counters, End, Handle};
 pub use limits::Limits;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use capnp::message::{Builder, HeapAllocator};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::connection::Shared;
+use super::shared::Shared;
 
 /// Up to this many bytes are put together for one write.
 const BATCH_BYTES: usize = 64 << 10;

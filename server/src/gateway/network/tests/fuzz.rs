@@ -154,7 +154,8 @@ impl Talker {
                     if let Ok(return_::Results(results)) = ret.unwrap().which() {
                         for one in results.unwrap().get_cap_table().unwrap() {
                             if let Ok(
-                                cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id),
+                                cap_descriptor::SenderHosted(id)
+                                | cap_descriptor::SenderPromise(id),
                             ) = one.which()
                             {
                                 self.exports.push(id);

@@ -187,14 +187,29 @@ fn broken_rules_are_answered_with_an_abort() {
         ("over-release", serialized(&[release(0, 2)])),
         ("unknown release", serialized(&[release(7, 1)])),
         ("unknown return", serialized(&[results(3, Cap::None)])),
-        ("unknown target", serialized(&[call(1, Target::Export(9), 0, Cap::None)])),
+        (
+            "unknown target",
+            serialized(&[call(1, Target::Export(9), 0, Cap::None)]),
+        ),
         ("resolve to none", serialized(&[resolve(3, Cap::None)])),
         ("disembargo", serialized(&[disembargo(BOOT, 1)])),
-        ("in use", serialized(&[call(1, BOOT, NEVER, Cap::None), call(1, BOOT, 0, Cap::None)])),
+        (
+            "in use",
+            serialized(&[call(1, BOOT, NEVER, Cap::None), call(1, BOOT, 0, Cap::None)]),
+        ),
         ("garbage", vec![0xff; 64]),
-        ("text", b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n".to_vec()),
-        ("bad root", [&[0, 0, 0, 0, 1, 0, 0, 0][..], &[0xff; 8]].concat()),
-        ("third party", serialized(&[call(1, BOOT, ECHO, Cap::ThirdParty)])),
+        (
+            "text",
+            b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n".to_vec(),
+        ),
+        (
+            "bad root",
+            [&[0, 0, 0, 0, 1, 0, 0, 0][..], &[0xff; 8]].concat(),
+        ),
+        (
+            "third party",
+            serialized(&[call(1, BOOT, ECHO, Cap::ThirdParty)]),
+        ),
         ("own abort", {
             let m = build(|m| m.init_call().get_send_results_to().set_yourself(()));
             serialized(&[m])
@@ -219,14 +234,20 @@ fn broken_rules_are_answered_with_an_abort() {
             peer.send_bytes(&bytes).await;
             let message = peer.receive().await.unwrap();
             let root: message::Reader<'_> = message.get_root().unwrap();
-            assert!(matches!(root.which(), Ok(message::Unimplemented(_))), "{tag}");
+            assert!(
+                matches!(root.which(), Ok(message::Unimplemented(_))),
+                "{tag}"
+            );
         });
     }
 }
 
 #[test]
 fn finish_of_an_unknown_question_is_nothing() {
-    knots(vec![finish(42, true), finish(0, false), finish(0, true)], None);
+    knots(
+        vec![finish(42, true), finish(0, false), finish(0, true)],
+        None,
+    );
 }
 
 #[test]
@@ -287,12 +308,14 @@ fn a_storm_of_calls_is_answered_overloaded() {
         let mut peer = Peer::new(limits);
         peer.send(&[bootstrap(0)]).await;
         for question in 1..=1000 {
-            peer.send(&[call(question, BOOT, NEVER, Cap::Hosted(question))]).await;
+            peer.send(&[call(question, BOOT, NEVER, Cap::Hosted(question))])
+                .await;
             if question > 10 {
                 let refused = peer.returned(question).await.unwrap_err();
                 assert!(refused.starts_with("overloaded: "), "{refused}");
                 let on_it = call(5000, Target::Answer(question), NOTHING, Cap::None);
-                peer.send(&[on_it, finish(5000, true), finish(question, true)]).await;
+                peer.send(&[on_it, finish(5000, true), finish(question, true)])
+                    .await;
                 let refused = peer.returned(5000).await.unwrap_err();
                 assert!(refused.starts_with("overloaded: "), "{refused}");
             }
@@ -301,13 +324,26 @@ fn a_storm_of_calls_is_answered_overloaded() {
         assert_eq!(counters.calls_in_flight, 10);
         assert_eq!(counters.imports, 10);
         assert_eq!(counters.calls_refused, 2 * 990);
-        // Room again once they are given up.
-        let mut done: Vec<Outgoing> = (1..=10).map(|n| finish(n, true)).collect();
-        done.push(call(2000, BOOT, NOTHING, Cap::None));
-        peer.send(&done).await;
-        peer.returned(2000).await.unwrap();
-        assert_eq!(peer.handle.counters().calls_in_flight, 0);
-        eprintln!("{:?}", peer.handle.counters());
+    });
+}
+
+/// A call that was given up is returned all the same, and its number can be used again.
+#[test]
+fn given_up_calls_are_returned() {
+    watched(LIMIT, || async {
+        let mut peer = Peer::new(Limits::default());
+        peer.send(&[bootstrap(0)]).await;
+        for _ in 0..100 {
+            let given_up = call(1, BOOT, LATE_ECHO, Cap::Hosted(5));
+            peer.send(&[given_up, finish(1, true)]).await;
+            peer.send(&[call(2, BOOT, PUT, Cap::None)]).await;
+            peer.returned(2).await.unwrap();
+            peer.returned(1).await.unwrap();
+        }
+        let counters = peer.handle.counters();
+        assert_eq!(counters.calls_in_flight, 0);
+        assert_eq!(counters.open_questions, 1);
+        assert_eq!((counters.exports, counters.imports), (1, 0));
     });
 }
 
@@ -337,13 +373,23 @@ fn exports_and_imports_are_counted_and_limited() {
         let mut peer = Peer::new(limits);
         peer.send(&[bootstrap(0)]).await;
         for id in 1..=2 {
-            peer.send(&[call(id, BOOT, LATE_ECHO, Cap::Hosted(id))]).await;
+            peer.send(&[call(id, BOOT, LATE_ECHO, Cap::Hosted(id))])
+                .await;
         }
-        peer.send(&[call(3, BOOT, LATE_ECHO, Cap::Promise(3))]).await;
-        assert!(peer.returned(3).await.unwrap_err().starts_with("overloaded: "));
+        peer.send(&[call(3, BOOT, LATE_ECHO, Cap::Promise(3))])
+            .await;
+        assert!(
+            peer.returned(3)
+                .await
+                .unwrap_err()
+                .starts_with("overloaded: ")
+        );
         peer.send(&[call(4, BOOT, PUT, Cap::Yours(0))]).await;
         peer.returned(1).await.unwrap();
-        peer.send(&[finish(1, true), finish(2, true), call(5, BOOT, NOTHING, Cap::None)]).await;
+        peer.returned(2).await.unwrap();
+        peer.send(&[finish(1, true), finish(2, true), finish(4, true)])
+            .await;
+        peer.send(&[call(5, BOOT, NOTHING, Cap::None)]).await;
         peer.returned(5).await.unwrap();
         let counters = peer.handle.counters();
         assert_eq!((counters.exports, counters.imports), (1, 0));

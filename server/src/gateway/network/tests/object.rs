@@ -6,16 +6,14 @@ use std::rc::Rc;
 
 use capnp::Error;
 use capnp::any_pointer;
-use capnp::capability::{
-    Client, DispatchCallResult, FromServer, Params, Promise, Results,
-};
+use capnp::capability::{Client, DispatchCallResult, FromServer, Params, Promise, Results};
 use tokio::sync::Notify;
 
 pub const NOTHING: u16 = 0;
 /// Returns the capability it is given.
 pub const ECHO: u16 = 1;
 pub const NEVER: u16 = 2;
-/// Keeps the capability it is given.
+/// Keeps the capability it is given, or that it was given none.
 pub const PUT: u16 = 3;
 /// Waits for the next `PUT` and returns that capability.
 pub const TAKE: u16 = 4;
@@ -90,26 +88,25 @@ impl Knot {
             ECHO => gives(results, given()?),
             NEVER => std::future::pending().await,
             PUT => {
-                *self.kept.borrow_mut() = Some(given()?);
+                *self.kept.borrow_mut() = given().ok();
                 self.put.notify_waiters();
             }
             TAKE => {
                 self.put.notified().await;
                 let kept = self.kept.borrow().as_ref().map(|c| c.hook.add_ref());
-                gives(results, Client::new(kept.expect("just put")));
+                let nothing = || Error::failed("nothing was put".into());
+                gives(results, Client::new(kept.ok_or_else(nothing)?));
             }
             PIPELINE => {
-                let request = given()?.new_call::<any_pointer::Owned, any_pointer::Owned>(
-                    INTERFACE, NOTHING, None,
-                );
+                let request = given()?
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
                 let sent = request.send();
                 let result = sent.pipeline.as_cap();
                 gives(results, Client::new(result));
             }
             FORWARD => {
-                let request = given()?.new_call::<any_pointer::Owned, any_pointer::Owned>(
-                    INTERFACE, NOTHING, None,
-                );
+                let request = given()?
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
                 let response = request.send().promise.await?;
                 gives(results, response.get()?.get_as_capability()?);
             }

@@ -77,7 +77,13 @@ fn a_closing_connection_says_why() {
         let (client, handle, system) = connected(Limits::default());
         client.increment_request().send().promise.await.unwrap();
         handle.refuse_calls();
-        let refused = client.increment_request().send().promise.await.err().unwrap();
+        let refused = client
+            .increment_request()
+            .send()
+            .promise
+            .await
+            .err()
+            .unwrap();
         let (code, _) = vatwerk::Code::split(&refused.extra);
         assert_eq!(code, Some(vatwerk::Code::ShuttingDown), "{refused}");
         handle.idle().await;
@@ -144,11 +150,8 @@ fn a_panic_ends_its_connection_only() {
     watched(LIMIT, || async {
         let mut other = Peer::new(Limits::default());
         let mut peer = Peer::new(Limits::default());
-        peer.send(&[
-            bootstrap(0),
-            call(1, Target::Answer(0), PANIC, Cap::None),
-        ])
-        .await;
+        peer.send(&[bootstrap(0), call(1, Target::Answer(0), PANIC, Cap::None)])
+            .await;
         let end = peer.handle.ended().await;
         assert_eq!(end, End::Panicked("on demand".into()));
         while peer.receive().await.is_some() {}
@@ -163,7 +166,10 @@ fn messages_of_every_size_and_cut_arrive() {
         let mut peer = Peer::new(Limits::default());
         peer.send(&[bootstrap(0)]).await;
         peer.returned(0).await.unwrap();
-        for (n, size) in [0, 100, 4 << 10, 31 << 10, 33 << 10, 70 << 10, 3 << 20].into_iter().enumerate() {
+        for (n, size) in [0, 100, 4 << 10, 31 << 10, 33 << 10, 70 << 10, 3 << 20]
+            .into_iter()
+            .enumerate()
+        {
             let question = n as u32 + 1;
             let message = build(|m| {
                 let mut call = m.init_call();
