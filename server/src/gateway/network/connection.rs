@@ -148,7 +148,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             }
             let due = shared.due.borrow_mut().pop_front();
             let frame = match due {
-                Some(frame) => frame,
+                Some((question, release)) => Frame::copy_of(&reply::finish(question, release)),
                 None if shared.outbox.borrow().unwritten_bytes
                     > shared.limits.max_unwritten_bytes =>
                 {
@@ -178,6 +178,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
 
     /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
     fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
+        let bytes = frame.len_bytes();
         let mut reader = Reader::new(frame, incoming.options);
         let found = promises(reader.get_root()?)?;
         if !found.is_empty() {
@@ -196,6 +197,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
         let verdict = self.shared.ledger.borrow_mut().incoming(
             &self.shared.limits,
+            bytes,
             reader.get_root()?,
             &mut incoming.replies,
         )?;
@@ -211,10 +213,9 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 Ok(Some(Message(reader)))
             }
             Verdict::Swallow => Ok(None),
-            Verdict::Hold(question) => {
-                let frame = reader.into_segments();
+            Verdict::Hold { question, release } => {
                 let mut held = self.shared.held.borrow_mut();
-                match held.insert(question, frame) {
+                match held.insert(question, release) {
                     None => Ok(None),
                     Some(_) => Err(Refusal::new(
                         Code::InvalidArgument,
@@ -417,9 +418,9 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
             }
         }
         if let Some(question) = answered
-            && let Some(finish) = shared.held.borrow_mut().remove(&question)
+            && let Some(release) = shared.held.borrow_mut().remove(&question)
         {
-            shared.due.borrow_mut().push_back(finish);
+            shared.due.borrow_mut().push_back((question, release));
             shared.wake_reader();
         }
         let message = Rc::new(self.message);

@@ -28,13 +28,15 @@ pub(super) enum Verdict {
     /// It has been dealt with.
     Swallow,
     /// It is the end of this question, and capnp-rpc gets it once it has answered.
-    Hold(u32),
+    Hold { question: u32, release: bool },
 }
 
 /// A question of the peer.
 #[derive(Default)]
 struct Answer {
     is_call: bool,
+    /// The size of the call, which is kept until it returns.
+    bytes: usize,
     returned: bool,
     /// Pending, or returned with a promise among its capabilities.
     unsettled: bool,
@@ -58,6 +60,7 @@ struct Question {
 pub(super) struct Ledger {
     answers: HashMap<u32, Answer>,
     calls_in_flight: usize,
+    bytes_in_flight: usize,
     /// Questions answered here, and not finished.
     refused: HashSet<u32>,
     exports: HashMap<u32, Export>,
@@ -76,6 +79,7 @@ impl Ledger {
         Ledger {
             answers: HashMap::new(),
             calls_in_flight: 0,
+            bytes_in_flight: 0,
             refused: HashSet::new(),
             exports: HashMap::new(),
             imports: HashMap::new(),
@@ -106,20 +110,21 @@ impl Ledger {
         self.closed_for_calls = true;
     }
 
-    /// Enters a message of the peer. Answers of our own go to `replies`.
+    /// Enters a message of the peer, of `bytes`. Answers of our own go to `replies`.
     pub(super) fn incoming(
         &mut self,
         limits: &Limits,
+        bytes: usize,
         message: message::Reader<'_>,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
         match message.which() {
-            Ok(message::Call(call)) => self.incoming_call(limits, call?, replies),
+            Ok(message::Call(call)) => self.incoming_call(limits, bytes, call?, replies),
             Ok(message::Return(ret)) => self.incoming_return(limits, ret?),
             Ok(message::Bootstrap(bootstrap)) => {
                 let id = bootstrap?.get_question_id();
                 self.check_unused(id)?;
-                if let Some(why) = self.overload(limits, 0) {
+                if let Some(why) = self.overload(limits, 0, 0) {
                     return self.refuse(limits, id, &why, replies);
                 }
                 self.answers.insert(id, Answer::pending(false));
@@ -128,6 +133,7 @@ impl Ledger {
             Ok(message::Finish(finish)) => {
                 let finish = finish?;
                 let id = finish.get_question_id();
+                let release = finish.get_release_result_caps();
                 if self.refused.remove(&id) {
                     return Ok(Verdict::Swallow);
                 }
@@ -135,9 +141,10 @@ impl Ledger {
                     // capnp-rpc never returns a call that it has cancelled, and then neither side
                     // can forget the question. Nor does it show what a finished call returns to
                     // those its result was passed on to.
-                    return Ok(Verdict::Hold(id));
+                    let question = id;
+                    return Ok(Verdict::Hold { question, release });
                 }
-                self.finish_answer(id, finish.get_release_result_caps());
+                self.finish_answer(id, release);
                 Ok(Verdict::Deliver)
             }
             Ok(message::Release(release)) => {
@@ -168,6 +175,7 @@ impl Ledger {
     fn incoming_call(
         &mut self,
         limits: &Limits,
+        bytes: usize,
         call: call::Reader<'_>,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
@@ -195,7 +203,8 @@ impl Ledger {
             true => Some("the call whose result this one is for was not started".to_owned()),
             false => {
                 let given = capabilities.into_iter();
-                self.overload(limits, given.filter(|one| imported(*one).is_some()).count())
+                let imports = given.filter(|one| imported(*one).is_some()).count();
+                self.overload(limits, bytes, imports)
             }
         };
         if let Some(why) = why {
@@ -216,8 +225,13 @@ impl Ledger {
                 answer.passed_on = true;
             }
         }
-        self.answers.insert(id, Answer::pending(true));
+        let answer = Answer {
+            bytes,
+            ..Answer::pending(true)
+        };
+        self.answers.insert(id, answer);
         self.calls_in_flight += 1;
+        self.bytes_in_flight += bytes;
         Ok(Verdict::Deliver)
     }
 
@@ -375,6 +389,7 @@ impl Ledger {
         let unreachable = answer.passed_on && unsettled;
         if answer.is_call && !answer.returned {
             self.calls_in_flight -= 1;
+            self.bytes_in_flight -= answer.bytes;
         }
         answer.returned = true;
         answer.unsettled = unsettled && !unreachable;
@@ -432,13 +447,20 @@ impl Ledger {
     }
 
     /// Why a further question cannot be taken, if it cannot.
-    fn overload(&self, limits: &Limits, new_imports: usize) -> Option<String> {
+    fn overload(&self, limits: &Limits, bytes: usize, new_imports: usize) -> Option<String> {
         if self.closed_for_calls {
             return Some(String::new());
         }
         let full = |what: &str, limit: usize| Some(format!("{what}, at most {limit}"));
         if self.calls_in_flight >= limits.max_calls_in_flight {
             return full("too many calls in flight", limits.max_calls_in_flight);
+        }
+        // One call of any size that may be sent at all always gets through.
+        if self.calls_in_flight > 0 && self.bytes_in_flight + bytes > limits.max_bytes_in_flight {
+            return full(
+                "too many bytes of calls in flight",
+                limits.max_bytes_in_flight,
+            );
         }
         if self.open_questions() >= limits.max_open_questions {
             return full("too many questions not finished", limits.max_open_questions);

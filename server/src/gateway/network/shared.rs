@@ -8,7 +8,6 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::frame::Frame;
 use super::ledger::Ledger;
 use super::outbox::{Outbox, Sent, wire_bytes};
 use super::{End, Limits};
@@ -33,10 +32,11 @@ pub(super) struct Shared {
     pub(super) ledger: RefCell<Ledger>,
     pub(super) outbox: RefCell<Outbox>,
     pub(super) traffic: Traffic,
-    /// Finishes that wait for their answer, by question.
-    pub(super) held: RefCell<HashMap<u32, Frame>>,
-    /// Finishes whose answer has been sent.
-    pub(super) due: RefCell<VecDeque<Frame>>,
+    /// Questions that the peer has finished and that have not been answered, and whether it wants
+    /// their capabilities released.
+    pub(super) held: RefCell<HashMap<u32, bool>>,
+    /// Those that have been answered since.
+    pub(super) due: RefCell<VecDeque<(u32, bool)>>,
     /// The reading side, while it waits for anything.
     pub(super) reader: Cell<Option<Waker>>,
     /// The owner wants this connection to end.

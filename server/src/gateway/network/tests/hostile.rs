@@ -348,6 +348,23 @@ fn given_up_calls_are_returned() {
 }
 
 #[test]
+fn the_bytes_of_waiting_calls_are_limited() {
+    watched(LIMIT, || async {
+        let limits = Limits {
+            max_bytes_in_flight: 500,
+            ..Limits::default()
+        };
+        let mut peer = Peer::new(limits);
+        let mut messages = vec![bootstrap(0)];
+        messages.extend((1..=9).map(|n| call(n, BOOT, NEVER, Cap::None)));
+        peer.send(&messages).await;
+        let refused = peer.returned(9).await.unwrap_err();
+        assert!(refused.starts_with("overloaded: "), "{refused}");
+        assert!((2..=5).contains(&peer.handle.counters().calls_in_flight));
+    });
+}
+
+#[test]
 fn a_peer_that_finishes_nothing_is_refused() {
     watched(LIMIT, || async {
         let limits = Limits {
