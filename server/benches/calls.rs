@@ -1,14 +1,17 @@
-//! The floor under every remote call: an echo of 64 bytes over a unix socket, 64 calls in flight,
-//! one thread on each side. Each row is another way to serve it; rounds of all rows alternate, and
-//! a row's result is the median of its rounds.
+//! A call that does nothing, through a stub to an object, beside the floor under every remote call:
+//! the same echo of 64 bytes served by bare `capnp-rpc`. Over a unix socket, 64 calls in flight, one
+//! thread on each side. Each row is another way to serve it; rounds of all rows alternate, and a
+//! row's result is the median of its rounds.
 //!
-//! `cargo bench -p vatwerk-server --bench echo [-- CALLS_PER_ROUND]`
+//! `cargo bench -p vatwerk-server --bench calls [-- CALLS_PER_ROUND]`
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use capnp::capability::FromClientHook;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
 use futures::AsyncReadExt;
@@ -16,8 +19,15 @@ use futures::io::{BufReader, BufWriter};
 use tokio::net::UnixStream;
 use tokio::task::LocalSet;
 use tokio_util::compat::TokioAsyncReadCompatExt;
-use vatwerk::storage_capnp::operations;
-use vatwerk_server::gateway::network;
+use vatwerk::{storage_capnp::operations, vat_capnp::vat};
+use vatwerk_server::{
+    Class, Context,
+    catalog::Catalog,
+    gateway::network,
+    journal::Journal,
+    object::{Host, Limits, Registry},
+    vat::Vat,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,52 +57,111 @@ struct Row {
     name: &'static str,
     serve: fn(UnixStream) -> LocalServe,
     /// Who calls it: the stock client is slower than the server it measures.
-    client: fn(UnixStream) -> (operations::Client, RpcSystem<Side>),
+    client: fn(UnixStream) -> (capnp::capability::Client, RpcSystem<Side>),
+    /// From the bootstrap capability to the echo.
+    target: fn(capnp::capability::Client) -> operations::Client,
 }
 
 type LocalServe = std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 const ROWS: &[Row] = &[
     Row {
-        name: "stock twoparty",
+        name: "bare capnp-rpc",
         serve: |stream| {
             Box::pin(async move {
                 let _ = RpcSystem::new(Box::new(stock(stream, Side::Server)), Some(echo())).await;
             })
         },
         client: stock_client,
+        target: |bootstrap| bootstrap.cast_to(),
     },
     Row {
-        name: "vatwerk network",
-        serve: |stream| {
-            Box::pin(async move {
-                let (read, write) = stream.into_split();
-                network::serve(read, write, network::Limits::default(), echo())
-                    .ended()
-                    .await;
-            })
-        },
+        name: "on vatwerk's network",
+        serve: |stream| Box::pin(serve(stream, echo())),
         client: stock_client,
+        target: |bootstrap| bootstrap.cast_to(),
     },
     Row {
-        name: "stock, fast client",
+        name: "an object, by its stub",
+        serve: |stream| Box::pin(async move { serve(stream, vat().await).await }),
+        client: stock_client,
+        target: stub,
+    },
+    Row {
+        name: "bare, fast client",
         serve: |stream| (ROWS[0].serve)(stream),
         client: fast_client,
+        target: |bootstrap| bootstrap.cast_to(),
     },
     Row {
-        name: "vatwerk, fast client",
-        serve: |stream| (ROWS[1].serve)(stream),
+        name: "object, fast client",
+        serve: |stream| (ROWS[2].serve)(stream),
         client: fast_client,
+        target: stub,
     },
 ];
 
-fn stock_client(stream: UnixStream) -> (operations::Client, RpcSystem<Side>) {
+async fn serve(stream: UnixStream, bootstrap: capnp::capability::Client) {
+    let (read, write) = stream.into_split();
+    network::serve(read, write, network::Limits::default(), bootstrap)
+        .ended()
+        .await;
+}
+
+/// The echo as an object.
+impl Class for Echo {
+    const NAME: &'static str = "Echo";
+    const SCHEMA: &'static [u8] = vatwerk::CODE_GENERATOR_REQUEST;
+    type Client = operations::Client;
+
+    async fn activate(_: Context) -> capnp::Result<Self> {
+        Ok(Echo)
+    }
+}
+
+/// The bootstrap capability of a vat that serves it. Its folder is removed when the thread ends.
+async fn vat() -> capnp::capability::Client {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut classes = Registry::default();
+    classes.register::<Echo>().expect("one class");
+    let catalog = Catalog::open(&folder.path().join("catalog.sqlite")).expect("a catalog");
+    let objects = folder.path().to_owned();
+    let host = Host::new(
+        classes,
+        catalog,
+        Journal::new(),
+        objects,
+        Limits::default(),
+        HashMap::new(),
+    );
+    FOLDERS.with(|folders| folders.borrow_mut().push(folder));
+    let vat: vat::Client = capnp_rpc::new_client(Vat::new(host, Vec::new(), 0));
+    vat.client
+}
+
+thread_local! {
+    static FOLDERS: RefCell<Vec<tempfile::TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The stub of an object, from the bootstrap capability of its vat.
+fn stub(bootstrap: capnp::capability::Client) -> operations::Client {
+    let vat: vat::Client = bootstrap.cast_to();
+    let session = vat.authenticate_request().send().pipeline.get_session();
+    let mut namespace = session.namespace_request();
+    namespace.get().init_key().set_class_name("Echo");
+    let namespace = namespace.send().pipeline.get_namespace();
+    let mut object = namespace.get_by_name_request();
+    object.get().set_object_name("bench");
+    object.send().pipeline.get_object().cast_to()
+}
+
+fn stock_client(stream: UnixStream) -> (capnp::capability::Client, RpcSystem<Side>) {
     let mut system = RpcSystem::new(Box::new(stock(stream, Side::Client)), None);
     (system.bootstrap(Side::Server), system)
 }
 
 /// The server's network as a client: it names the other side `Client` whoever that is.
-fn fast_client(stream: UnixStream) -> (operations::Client, RpcSystem<Side>) {
+fn fast_client(stream: UnixStream) -> (capnp::capability::Client, RpcSystem<Side>) {
     let (read, write) = stream.into_split();
     let (network, _) = network::Network::new(read, write, network::Limits::default());
     let mut system = RpcSystem::new(Box::new(network), None);
@@ -147,7 +216,7 @@ struct Round {
 
 fn round(row: &Row, calls: usize) -> Round {
     let (ours, theirs) = StdStream::pair().expect("a socket pair");
-    let (serve, client) = (row.serve, row.client);
+    let (serve, client, target) = (row.serve, row.client, row.target);
     let server = std::thread::spawn(move || {
         on_this_thread(async move { serve(tokio_stream(theirs)).await });
         thread_cpu()
@@ -157,6 +226,7 @@ fn round(row: &Row, calls: usize) -> Round {
         let (client, system) = client(tokio_stream(ours));
         let disconnect = system.get_disconnector();
         tokio::task::spawn_local(system);
+        let client = target(client);
         call_all(&client, calls / 10).await;
         let started = Instant::now();
         call_all(&client, calls).await;
