@@ -244,8 +244,9 @@ async fn handle(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>, event: Event
         })
     })
     .await;
-    // An instance that broke off tells its callers when it ends.
-    if let Ok(outcome) = outcome {
-        instance.say(Output::Return(returning, outcome));
+    match outcome {
+        Ok(outcome) => instance.say(Output::Return(returning, outcome)),
+        // The instance is at its end: what was said before may never leave, so this need not wait.
+        Err(error) => returning.finish(Err(error.into())),
     }
 }
