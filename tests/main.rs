@@ -1,3 +1,4 @@
 //! The promises of Vatwerk, a module each.
 
 mod schema;
+mod tidy;

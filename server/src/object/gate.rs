@@ -112,6 +112,14 @@ impl OutputGate {
         !self.waiting.borrow().is_empty()
     }
 
+    /// Lets out what waits, as it may, for as long as it is polled.
+    pub async fn drive(&self) -> ! {
+        loop {
+            self.opened().await;
+            self.release();
+        }
+    }
+
     /// Waits until [`OutputGate::release`] has something to do.
     pub async fn opened(&self) {
         let next = match self.waiting.borrow().front() {

@@ -71,9 +71,14 @@ impl Instance {
         self.storage.enter_turn();
         let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
         section.set(self.current_section.take());
-        let ended = match polled {
-            Ok(polled) => self.end_turn().map(|()| polled),
-            Err(panic) => {
+        let ended = match (polled, self.broken()) {
+            // The object aborted: the turn is undone.
+            (Ok(_), Some(error)) => {
+                self.storage.rollback_turn();
+                Err(error)
+            }
+            (Ok(polled), None) => self.end_turn().map(|()| polled),
+            (Err(panic), _) => {
                 self.storage.rollback_turn();
                 Err(self.panicked(panic.as_ref()))
             }
@@ -91,6 +96,7 @@ impl Instance {
     fn end_turn(&self) -> Result<()> {
         if self.storage.commit_turn()? {
             self.gate.committed();
+            self.gate.release();
         }
         match self.storage.broken() {
             Some(error) => Err(error),

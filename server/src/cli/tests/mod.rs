@@ -10,7 +10,7 @@ use tokio::{net::UnixListener, task::LocalSet};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 use vatwerk::vat_capnp::vat;
 
-use super::{Failure, args::ClientVerb, do_verb};
+use super::{Failure, args::ClientVerb, perform};
 use fake::{Fake, Pairs};
 
 #[derive(Parser)]
@@ -23,7 +23,7 @@ struct Cli {
 fn verbs(lines: &[&[&str]]) -> Vec<Result<String, Failure>> {
     on_a_vat(lines, async |cli| {
         let mut out = Vec::new();
-        do_verb(&cli.verb, &mut out).await?;
+        perform(&cli.verb, &mut out).await?;
         Ok(String::from_utf8(out).unwrap())
     })
 }
@@ -81,7 +81,7 @@ impl io::Write for BrokenPipe {
 fn a_reader_that_has_seen_enough_is_no_error() {
     let lines: [&[&str]; 1] = [&["classes"]];
     let failure = on_a_vat(&lines, async |cli| {
-        do_verb(&cli.verb, &mut BrokenPipe).await
+        perform(&cli.verb, &mut BrokenPipe).await
     });
     let failure = failure.into_iter().next().unwrap().unwrap_err();
     assert_eq!(failure.message(), None);
