@@ -4,6 +4,7 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::{Path, PathBuf},
 };
 
 use tempfile::tempdir;
@@ -47,6 +48,20 @@ fn a_client_finds_the_vat_of_its_folder() {
     run(folder.path(), ["classes"]).printed();
 }
 
+/// The write-ahead logs in a folder.
+fn logs(folder: &Path) -> Vec<PathBuf> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            logs.extend(self::logs(&path));
+        } else if path.to_string_lossy().ends_with("-wal") {
+            logs.push(path);
+        }
+    }
+    logs
+}
+
 #[test]
 fn a_signal_drains_and_removes_the_socket() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
@@ -56,7 +71,8 @@ fn a_signal_drains_and_removes_the_socket() {
         vat.signal(signal);
         assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
         assert!(!folder.path().join("vat.sock").exists());
-        // Objects were put to sleep: nothing is left to be moved into their files.
+        // Every database is a file that `sqlite3` opens: nothing is left beside it.
+        assert_eq!(logs(&folder.path().join("data")), Vec::<PathBuf>::new());
         let vat = Vat::start(folder.path());
         assert_eq!(vat.call("Counter", "x", "get", "{}"), r#"{"count":1}"#);
     }
