@@ -72,7 +72,14 @@ impl Instance {
         let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
         section.set(self.current_section.take());
         let ended = match polled {
-            Ok(polled) => self.end_turn().map(|()| polled),
+            Ok(polled) => match self.broken() {
+                // It aborted.
+                Some(error) => {
+                    self.storage.rollback_turn();
+                    Err(error)
+                }
+                None => self.end_turn().map(|()| polled),
+            },
             Err(panic) => {
                 self.storage.rollback_turn();
                 Err(self.panicked(panic.as_ref()))
