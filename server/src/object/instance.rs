@@ -44,7 +44,7 @@ impl Instance {
         let weak = Rc::downgrade(&instance);
         instance.storage.on_commit(move || {
             if let Some(instance) = weak.upgrade() {
-                instance.gate.committed();
+                instance.committed();
             }
         });
         instance
@@ -97,11 +97,23 @@ impl Instance {
     /// Commits what the turn wrote.
     fn end_turn(&self) -> Result<()> {
         if self.storage.commit_turn()? {
-            self.gate.committed();
+            self.committed();
         }
         match self.storage.broken() {
             Some(error) => Err(error),
             None => Ok(()),
+        }
+    }
+
+    fn committed(&self) {
+        self.gate.committed();
+        self.watch_gate();
+    }
+
+    /// Makes whoever waits for the gate look at what waits there now.
+    fn watch_gate(&self) {
+        if self.gate.is_waiting() {
+            self.slot.wake();
         }
     }
 
@@ -121,6 +133,7 @@ impl Instance {
     pub fn say(&self, output: Output) {
         if self.broken.borrow().is_none() {
             self.gate.pass(self.storage.is_dirty(), output);
+            self.watch_gate();
         }
     }
 
