@@ -240,8 +240,10 @@ async fn handle(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>, event: Event
         })
     })
     .await;
-    // An instance that broke off tells its callers when it ends.
-    if let Ok(outcome) = outcome {
-        instance.say(Output::Return(returning, outcome));
+    match outcome {
+        Ok(outcome) => instance.say(Output::Return(returning, outcome)),
+        // The instance is about to end: what waits at its gate will never leave, but this reveals
+        // nothing, and says why.
+        Err(error) => returning.finish(Err(error.into())),
     }
 }
