@@ -97,7 +97,7 @@ impl Reply {
     }
 
     /// Lets calls that were pipelined on the results go to the capabilities in `early`, before the
-    /// call itself is over. The results themselves may still grow; their capabilities stay.
+    /// call itself is over. The results are thereby fixed: later ones are not looked at.
     pub fn set_pipeline(&mut self, early: Message) {
         match &mut self.0 {
             To::Results { results, set, .. } => {
@@ -117,11 +117,13 @@ impl Reply {
     pub fn finish(self, outcome: Result<Option<Message>, Error>) {
         match self.0 {
             To::Results {
-                mut results, done, ..
+                mut results,
+                set,
+                done,
             } => {
                 let outcome = outcome.and_then(|message| match message {
-                    Some(message) => fill(results.as_mut(), &message),
-                    None => Ok(()),
+                    Some(message) if !set => fill(results.as_mut(), &message),
+                    _ => Ok(()),
                 });
                 drop(results);
                 let _ = done.send(outcome);
