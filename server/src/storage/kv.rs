@@ -255,7 +255,9 @@ impl Kv {
             return self.read((Vec::new(), false), |_| Ok((Vec::new(), false)));
         }
         let sql = match (&upper, range.reverse) {
-            (None, false) => "SELECT key, value FROM _vw_kv WHERE key >= ?1 ORDER BY key LIMIT ?2",
+            (None, false) => {
+                ours!("SELECT key, value FROM _vw_kv WHERE key >= ?1 ORDER BY key LIMIT ?2")
+            }
             (None, true) => {
                 ours!("SELECT key, value FROM _vw_kv WHERE key >= ?1 ORDER BY key DESC LIMIT ?2")
             }
