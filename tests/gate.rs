@@ -220,9 +220,9 @@ fn a_pipeline_that_was_set_early_waits_for_the_writes_before_it() {
         let script = [
             Do::Put("k", "v"),
             Do::Open,
+            Do::Say("early"),
             Do::Early,
             Do::Latch("slow"),
-            Do::Say("end"),
         ];
         let call = send(&wire.probe("p"), &script);
         let piped = watch(send(&call.pipeline.get_cap(), &[Do::Get("k")]));
@@ -235,7 +235,7 @@ fn a_pipeline_that_was_set_early_waits_for_the_writes_before_it() {
         assert_eq!(piped.outcome().await.unwrap(), ["v"]);
         call.is_held();
         vat.controls.release("slow");
-        assert_eq!(call.outcome().await.unwrap(), ["end"]);
+        assert_eq!(call.outcome().await.unwrap(), ["early"]);
     });
 }
 

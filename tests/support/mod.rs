@@ -1,6 +1,7 @@
 //! What the tests share: vats that can be stopped, crashed and started again, connections that show
 //! the wire, and a class that does what it is told.
 
+pub mod cell;
 mod controls;
 mod harness;
 mod probe;

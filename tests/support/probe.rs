@@ -119,14 +119,19 @@ async fn run(
     mut results: probe::RunResults,
 ) -> capnp::Result<()> {
     let mut outcome = Outcome::default();
+    let mut is_early = false;
     for step in params.get()?.get_steps()? {
         probe.clone().step(step, &mut outcome).await?;
         if std::mem::take(&mut outcome.early) {
-            results
-                .get()
-                .set_cap(outcome.cap.clone().expect("something to call early"));
+            let mut early = results.get();
+            early.set_said(&outcome.said[..])?;
+            early.set_cap(outcome.cap.clone().expect("something to call early"));
             results.set_pipeline()?;
+            is_early = true;
         }
+    }
+    if is_early {
+        return Ok(());
     }
     let mut results = results.get();
     results.set_said(&outcome.said[..])?;
