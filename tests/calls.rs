@@ -17,7 +17,10 @@ fn an_object_calls_objects_of_its_own_and_of_another_class() {
         ];
         let answer = tell(&wire.probe("p"), &script).await.unwrap();
         assert_eq!(answer, ["from p", "1", "2"]);
-        assert_eq!(tell(&wire.probe("q"), &[Do::Get("k")]).await.unwrap(), ["from p"]);
+        assert_eq!(
+            tell(&wire.probe("q"), &[Do::Get("k")]).await.unwrap(),
+            ["from p"]
+        );
     });
 }
 
@@ -89,8 +92,13 @@ fn stubs_and_handles_pass_as_parameters_and_results_between_objects() {
         let (a, b) = (wire.probe("a"), wire.probe("b"));
         // A stub as parameter: b calls c, whom it knows only by what it was given.
         let stub = wire.probe("c");
-        tell(&b, &[Do::On(stub, vec![Do::Put("k", "c's")])]).await.unwrap();
-        assert_eq!(tell(&wire.probe("c"), &[Do::Get("k")]).await.unwrap(), ["c's"]);
+        tell(&b, &[Do::On(stub, vec![Do::Put("k", "c's")])])
+            .await
+            .unwrap();
+        assert_eq!(
+            tell(&wire.probe("c"), &[Do::Get("k")]).await.unwrap(),
+            ["c's"]
+        );
         // A stub as result.
         let gift = cap_of(&a, &[Do::Gift("c")]).await.unwrap();
         assert_eq!(tell(&gift, &[Do::Get("k")]).await.unwrap(), ["c's"]);
@@ -112,11 +120,7 @@ fn an_object_pipelines_on_what_another_has_not_answered_yet() {
         let wire = vat.wire().await;
         let script = [
             Do::Put("own", "write"),
-            Do::Chain(
-                "q",
-                vec![Do::Put("k", "v"), Do::Open],
-                vec![Do::Get("k")],
-            ),
+            Do::Chain("q", vec![Do::Put("k", "v"), Do::Open], vec![Do::Get("k")]),
             Do::Chain("q", vec![Do::Gift("r")], vec![Do::Who]),
         ];
         let answer = tell(&wire.probe("p"), &script).await.unwrap();
@@ -149,7 +153,9 @@ fn a_callback_of_a_client_that_hung_up_is_an_error_for_the_object_and_nothing_mo
         let vat = TestVat::start().await;
         let (gone, wire) = (vat.wire().await, vat.wire().await);
         let ear = Ear::default();
-        tell(&gone.probe("p"), &[Do::Hold(ear.client())]).await.unwrap();
+        tell(&gone.probe("p"), &[Do::Hold(ear.client())])
+            .await
+            .unwrap();
         gone.hang_up().await;
         let probe = wire.probe("p");
         let error = tell(&probe, &[Do::TellHeld("anybody?")]).await.unwrap_err();

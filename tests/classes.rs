@@ -226,7 +226,10 @@ fn classes_that_do_not_fit_together_do_not_start_and_the_error_names_both() {
             .unwrap_err();
         assert!(matches!(same_interface, ServeError::Classes(_)));
         let text = same_interface.to_string();
-        assert!(text.contains("`Counter`") && text.contains("`Usurper`"), "{text}");
+        assert!(
+            text.contains("`Counter`") && text.contains("`Usurper`"),
+            "{text}"
+        );
 
         let same_name = vat
             .start_serving(|server| server.class::<Counter>().class::<Namesake>())
@@ -269,7 +272,10 @@ fn a_vat_lists_its_classes_and_describes_them() {
             ("Counter", counter::Client::TYPE_ID, 0),
             ("Probe", probe::Client::TYPE_ID, 2),
         ];
-        assert_eq!(listed, expected.map(|(name, id, n)| (name.to_owned(), id, n)));
+        assert_eq!(
+            listed,
+            expected.map(|(name, id, n)| (name.to_owned(), id, n))
+        );
 
         // The description has the methods of every class, in order, by name.
         let described = wire.vat.describe_request().send().promise.await.unwrap();
@@ -279,7 +285,9 @@ fn a_vat_lists_its_classes_and_describes_them() {
         let request =
             capnp::serialize::read_message(bytes, capnp::message::ReaderOptions::new()).unwrap();
         use capnp::schema_capnp::{code_generator_request, node};
-        let request = request.get_root::<code_generator_request::Reader>().unwrap();
+        let request = request
+            .get_root::<code_generator_request::Reader>()
+            .unwrap();
         let nodes = request.get_nodes().unwrap();
         let methods = |id| {
             let node = nodes.iter().find(|node| node.get_id() == id).unwrap();

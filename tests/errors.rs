@@ -16,7 +16,10 @@ fn an_error_of_a_method_arrives_and_the_object_goes_on_with_its_writes() {
         let probe = wire.probe("p");
         let script = [Do::Put("k", "kept"), Do::Fail("no tea left")];
         let error = tell(&probe, &script).await.unwrap_err();
-        assert!(error.extra.contains("application-failed: no tea left"), "{error}");
+        assert!(
+            error.extra.contains("application-failed: no tea left"),
+            "{error}"
+        );
         assert_eq!(error.kind, ErrorKind::Failed);
         assert_eq!(tell(&probe, &[Do::Get("k")]).await.unwrap(), ["kept"]);
         assert_eq!(vat.controls.runs(Hook::Activate, "p"), 1);
@@ -140,10 +143,7 @@ fn a_token_is_not_good_where_none_is_configured() {
         let session = request.send();
         // What was pipelined on the session fails for the same reason.
         let pipelined = session.pipeline.get_session().classes_request().send();
-        assert_eq!(
-            code(session.promise.await.map(drop)),
-            Code::Unauthenticated
-        );
+        assert_eq!(code(session.promise.await.map(drop)), Code::Unauthenticated);
         let pipelined = pipelined.promise.await.map(drop);
         assert_eq!(code(pipelined), Code::Unauthenticated);
     });
@@ -170,11 +170,20 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
         (Error::SqlFailed("w".into()), Code::SqlFailed),
         (Error::Closed("w"), Code::Closed),
         (Error::ActivationFailed("w".into()), Code::ActivationFailed),
-        (Error::ApplicationFailed("w".into()), Code::ApplicationFailed),
+        (
+            Error::ApplicationFailed("w".into()),
+            Code::ApplicationFailed,
+        ),
         (Error::Unimplemented("w".into()), Code::Unimplemented),
         (Error::ObjectReset("w".into()), Code::ObjectReset),
         (Error::ShuttingDown, Code::ShuttingDown),
-        (Error::Overloaded { what: "w", limit: 1 }, Code::Overloaded),
+        (
+            Error::Overloaded {
+                what: "w",
+                limit: 1,
+            },
+            Code::Overloaded,
+        ),
         (Error::StorageFailed("w".into()), Code::StorageFailed),
         (Error::Internal("w".into()), Code::Internal),
     ];

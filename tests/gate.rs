@@ -58,7 +58,10 @@ async fn slow_disk() -> (TestVat, Wire) {
 fn a_result_waits_for_its_write() {
     run_paused(async {
         let (vat, wire) = slow_disk().await;
-        let call = watch(send(&wire.probe("p"), &[Do::Put("k", "v"), Do::Say("done")]));
+        let call = watch(send(
+            &wire.probe("p"),
+            &[Do::Put("k", "v"), Do::Say("done")],
+        ));
         settle().await;
         call.is_held();
         vat.hold.release();
@@ -70,7 +73,10 @@ fn a_result_waits_for_its_write() {
 fn an_error_waits_for_its_write() {
     run_paused(async {
         let (vat, wire) = slow_disk().await;
-        let call = watch(send(&wire.probe("p"), &[Do::Put("k", "v"), Do::Fail("told")]));
+        let call = watch(send(
+            &wire.probe("p"),
+            &[Do::Put("k", "v"), Do::Fail("told")],
+        ));
         settle().await;
         call.is_held();
         vat.hold.release();
@@ -264,7 +270,10 @@ fn a_capability_handed_to_a_callback_reveals_nothing_early() {
         let script = [Do::Hand(ear.client()), Do::Put("k", "v"), Do::Pause];
         let call = watch(send(&wire.probe("p"), &script));
         settle().await;
-        let handle = ear.kept().pop().expect("it was handed over before the write");
+        let handle = ear
+            .kept()
+            .pop()
+            .expect("it was handed over before the write");
         let read = watch(send(&handle, &[Do::Get("k")]));
         settle().await;
         read.is_held();
@@ -349,7 +358,11 @@ fn a_result_held_back_when_the_vat_crashes_is_a_disconnect_and_not_a_success() {
         let (mut vat, wire) = slow_disk().await;
         let ear = Ear::default();
         let sink: sink::Client = ear.client();
-        let script = [Do::Put("k", "v"), Do::Shout(sink, "revealed"), Do::Say("done")];
+        let script = [
+            Do::Put("k", "v"),
+            Do::Shout(sink, "revealed"),
+            Do::Say("done"),
+        ];
         let call = watch(send(&wire.probe("p"), &script));
         settle().await;
         call.is_held();

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use capnp::capability::FromClientHook;
 use vatwerk::{
-    CODE_GENERATOR_REQUEST, Code, ObjectId, cell_capnp::cell, counter_capnp::counter,
+    CODE_GENERATOR_REQUEST, Code, ObjectId,
+    cell_capnp::cell,
+    counter_capnp::counter,
     object_capnp::{namespace, stub},
 };
 use vatwerk_server::{Class, Context};
@@ -80,7 +82,9 @@ fn an_id_is_stable_and_64_hexadecimal_digits() {
     run(async {
         let mut vat = TestVat::start().await;
         let space = vat.wire().await;
-        let before = id_of(&space.namespace::<probe::Client>(), "a").await.unwrap();
+        let before = id_of(&space.namespace::<probe::Client>(), "a")
+            .await
+            .unwrap();
         vat.stop().await;
         vat.start_again().await;
         let wire = vat.wire().await;
@@ -89,7 +93,10 @@ fn an_id_is_stable_and_64_hexadecimal_digits() {
 
         let text = ObjectId::try_from(&before[..]).unwrap().to_string();
         assert_eq!(text.len(), 64);
-        assert!(text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+        assert!(
+            text.bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        );
         assert_eq!(parse(&space, &text).await.unwrap(), before);
         // The object itself sees the same id, and the name it was called by.
         let said = tell(&wire.probe("a"), &[Do::Who]).await.unwrap();
@@ -114,7 +121,10 @@ fn one_name_in_two_classes_is_two_objects_and_a_foreign_id_is_refused() {
         assert_ne!(ours, theirs);
         let text = ObjectId::try_from(&theirs[..]).unwrap().to_string();
         assert_eq!(code(get(&probes, &theirs).await), Code::InvalidArgument);
-        assert_eq!(code(get_existing(&probes, &theirs).await), Code::InvalidArgument);
+        assert_eq!(
+            code(get_existing(&probes, &theirs).await),
+            Code::InvalidArgument
+        );
         assert_eq!(code(parse(&probes, &text).await), Code::InvalidArgument);
     });
 }
@@ -155,7 +165,11 @@ fn a_name_is_a_name_and_not_a_path() {
             assert_eq!(tell(&probe, &[Do::Who]).await.unwrap()[1], name);
         }
         let below = vat.data().join("objects");
-        assert!(vat.object_files().iter().all(|file| file.starts_with(&below)));
+        assert!(
+            vat.object_files()
+                .iter()
+                .all(|file| file.starts_with(&below))
+        );
     });
 }
 
@@ -186,7 +200,9 @@ fn only_an_object_that_has_come_into_being_exists() {
         let space = wire.namespace::<probe::Client>();
         let id = id_of(&space, "later").await.unwrap();
         assert_eq!(code(get_existing(&space, &id).await), Code::NotFound);
-        tell(&wire.probe("later"), &[Do::Put("k", "v")]).await.unwrap();
+        tell(&wire.probe("later"), &[Do::Put("k", "v")])
+            .await
+            .unwrap();
         let found = get_existing(&space, &id).await.unwrap();
         let found = probe::Client::new(found.into_client_hook());
         assert_eq!(tell(&found, &[Do::Get("k")]).await.unwrap(), ["v"]);
@@ -217,7 +233,9 @@ fn a_listing_pages_through_any_number_of_objects_unnamed_last() {
         }
         for _ in 0..3 {
             let id = cells.new_unique_id_request().send().promise.await.unwrap();
-            let cell = get(&cells, id.get().unwrap().get_id().unwrap()).await.unwrap();
+            let cell = get(&cells, id.get().unwrap().get_id().unwrap())
+                .await
+                .unwrap();
             use vatwerk::storage_capnp::operations;
             let cell = operations::Client::new(cell.into_client_hook());
             cell.get_request().send().promise.await.unwrap();
@@ -277,7 +295,13 @@ fn a_narrowed_namespace_reaches_only_what_starts_with_its_prefix() {
         );
         let (names, _) = page(&narrow_a, "", "", 10).await.unwrap();
         assert_eq!(names, ["team-a/1", "team-a/2"]);
-        assert!(page(&narrow_a, "team-b/", "", 10).await.unwrap().0.is_empty());
+        assert!(
+            page(&narrow_a, "team-b/", "", 10)
+                .await
+                .unwrap()
+                .0
+                .is_empty()
+        );
         // Narrower still is fine; wider is not.
         let narrower = narrow(&narrow_a, "team-a/2");
         assert_eq!(page(&narrower, "", "", 10).await.unwrap().0, ["team-a/2"]);
@@ -331,7 +355,9 @@ fn a_class_that_was_renamed_finds_its_objects() {
         let id = id_of(&wire.namespace::<counter::Client>(), "old friend").await;
         vat.stop().await;
 
-        vat.start_serving(|server| server.class::<Tally>()).await.unwrap();
+        vat.start_serving(|server| server.class::<Tally>())
+            .await
+            .unwrap();
         let wire = vat.wire().await;
         assert_eq!(count(&wire, "old friend").await.unwrap(), 41);
         let space = wire.namespace::<counter::Client>();

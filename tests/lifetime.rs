@@ -117,8 +117,12 @@ fn what_an_object_keeps_of_others_does_not_keep_it_awake_and_is_let_go() {
         let vat = TestVat::with(short_idle).await;
         let wire = vat.wire().await;
         let ear = Ear::default();
-        tell(&wire.probe("p"), &[Do::Hold(ear.client())]).await.unwrap();
-        tell(&wire.probe("p"), &[Do::TellHeld("still here")]).await.unwrap();
+        tell(&wire.probe("p"), &[Do::Hold(ear.client())])
+            .await
+            .unwrap();
+        tell(&wire.probe("p"), &[Do::TellHeld("still here")])
+            .await
+            .unwrap();
         assert_eq!(ear.heard(), ["still here"]);
         sleep(Duration::from_secs(3)).await;
         assert_eq!(residents(&wire).await, 0);
@@ -133,7 +137,9 @@ fn above_the_limit_the_least_recently_used_go_first() {
         let wire = vat.wire().await;
         let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
         for name in names {
-            tell(&wire.probe(name), &[Do::Put("k", name)]).await.unwrap();
+            tell(&wire.probe(name), &[Do::Put("k", name)])
+                .await
+                .unwrap();
         }
         // `a` is used once more, so `b` is the one that goes.
         tell(&wire.probe("a"), &[]).await.unwrap();

@@ -9,7 +9,13 @@ use crate::support::{
 };
 
 async fn letters(cell: &Ops) {
-    let all = [("a", b"1"), ("b", b"2"), ("c", b"3"), ("d", b"4"), ("e", b"5")];
+    let all = [
+        ("a", b"1"),
+        ("b", b"2"),
+        ("c", b"3"),
+        ("d", b"4"),
+        ("e", b"5"),
+    ];
     let all = all.map(|(key, value)| (key, &value[..]));
     cell.put_multiple(&all).await.unwrap();
 }
@@ -41,7 +47,10 @@ fn put_get_and_delete_several() {
         let cell = cell(&wire, "c");
         letters(&cell).await;
         let found = cell.get_multiple(&["d", "none", "a", "a"]).await.unwrap();
-        assert_eq!(found, [("a".into(), b"1".to_vec()), ("d".into(), b"4".to_vec())]);
+        assert_eq!(
+            found,
+            [("a".into(), b"1".to_vec()), ("d".into(), b"4".to_vec())]
+        );
         assert_eq!(cell.delete_multiple(&["a", "none", "e"]).await.unwrap(), 2);
         assert_eq!(cell.keys(Span::default()).await, ["b", "c", "d"]);
     });
@@ -77,24 +86,95 @@ fn a_range_has_bounds_a_direction_and_a_limit() {
         let start = |key| Some(key);
         let cases: &[(Span<'_>, &[&str])] = &[
             (all, &["a", "b", "c", "d", "e"]),
-            (Span { after: start("a"), end: start("d"), ..all }, &["b", "c"]),
-            (Span { after: start("b"), end: start("d"), ..all }, &["c"]),
-            (Span { after: start("c"), end: start("d"), ..all }, &[]),
-            (Span { start: start("b"), limit: Some(2), ..all }, &["b", "c"]),
+            (
+                Span {
+                    after: start("a"),
+                    end: start("d"),
+                    ..all
+                },
+                &["b", "c"],
+            ),
+            (
+                Span {
+                    after: start("b"),
+                    end: start("d"),
+                    ..all
+                },
+                &["c"],
+            ),
+            (
+                Span {
+                    after: start("c"),
+                    end: start("d"),
+                    ..all
+                },
+                &[],
+            ),
+            (
+                Span {
+                    start: start("b"),
+                    limit: Some(2),
+                    ..all
+                },
+                &["b", "c"],
+            ),
             // Bounds keep their meaning when the direction is reversed.
-            (Span { after: start("c"), ..back }, &["e", "d"]),
-            (Span { start: start("c"), ..back }, &["e", "d", "c"]),
-            (Span { end: start("c"), ..back }, &["b", "a"]),
-            (Span { limit: Some(2), ..back }, &["e", "d"]),
+            (
+                Span {
+                    after: start("c"),
+                    ..back
+                },
+                &["e", "d"],
+            ),
+            (
+                Span {
+                    start: start("c"),
+                    ..back
+                },
+                &["e", "d", "c"],
+            ),
+            (
+                Span {
+                    end: start("c"),
+                    ..back
+                },
+                &["b", "a"],
+            ),
+            (
+                Span {
+                    limit: Some(2),
+                    ..back
+                },
+                &["e", "d"],
+            ),
             // Empty ranges are no error.
-            (Span { start: start("d"), end: start("b"), ..all }, &[]),
+            (
+                Span {
+                    start: start("d"),
+                    end: start("b"),
+                    ..all
+                },
+                &[],
+            ),
             (Span { prefix: "z", ..all }, &[]),
-            (Span { prefix: "c", after: start("c"), ..all }, &[]),
+            (
+                Span {
+                    prefix: "c",
+                    after: start("c"),
+                    ..all
+                },
+                &[],
+            ),
         ];
         for (i, (span, expected)) in cases.iter().enumerate() {
             assert_eq!(cell.keys(*span).await, *expected, "case {i}");
         }
-        let refused = cell.page(Span { limit: Some(0), ..all }).await;
+        let refused = cell
+            .page(Span {
+                limit: Some(0),
+                ..all
+            })
+            .await;
         assert_eq!(code(refused), Code::InvalidArgument);
     });
 }
@@ -133,7 +213,10 @@ fn over_a_limit_nothing_is_stored() {
         let (long, large) = (key + "k", [value, vec![0]].concat());
         assert_eq!(code(cell.put(&long, b"").await), Code::LimitExceeded);
         assert_eq!(code(cell.put("k", &large).await), Code::LimitExceeded);
-        for refused in [("long", (long.as_str(), &b""[..])), ("large", ("l", &large))] {
+        for refused in [
+            ("long", (long.as_str(), &b""[..])),
+            ("large", ("l", &large)),
+        ] {
             let entries = [("first", &b"1"[..]), refused.1, ("last", b"3")];
             let refused_with = code(cell.put_multiple(&entries).await);
             assert_eq!(refused_with, Code::LimitExceeded, "{}", refused.0);

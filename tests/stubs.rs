@@ -104,10 +104,7 @@ fn a_stub_survives_the_reset_of_its_object() {
         let probe = vat.wire().await;
         let probe = (probe.probe("phoenix"), probe);
         tell(&probe.0, &[Do::Put("k", "kept")]).await.unwrap();
-        assert_eq!(
-            code(tell(&probe.0, &[Do::Panic]).await),
-            Code::ObjectReset
-        );
+        assert_eq!(code(tell(&probe.0, &[Do::Panic]).await), Code::ObjectReset);
         let said = tell(&probe.0, &[Do::Get("k")]).await.unwrap();
         assert_eq!(said, ["kept"]);
     });

@@ -169,7 +169,10 @@ fn nested_ones_are_undone_alone_or_with_their_parent() {
         deeper.commit().await.unwrap();
         kept.commit().await.unwrap();
         tx.commit().await.unwrap();
-        assert_eq!(cell.keys(Span::default()).await, ["deeper", "kept", "outer"]);
+        assert_eq!(
+            cell.keys(Span::default()).await,
+            ["deeper", "kept", "outer"]
+        );
 
         let tx = cell.begun().await.unwrap();
         let child = tx.ops.begun().await.unwrap();

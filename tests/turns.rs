@@ -85,7 +85,12 @@ fn a_turn_sees_what_it_has_written() {
     run(async {
         let vat = TestVat::start().await;
         let wire = vat.wire().await;
-        let script = [Do::Put("k", "1"), Do::Get("k"), Do::Put("k", "2"), Do::Get("k")];
+        let script = [
+            Do::Put("k", "1"),
+            Do::Get("k"),
+            Do::Put("k", "2"),
+            Do::Get("k"),
+        ];
         let said = tell(&wire.probe("p"), &script).await.unwrap();
         assert_eq!(said, ["1", "2"]);
     });
@@ -113,7 +118,10 @@ fn another_call_runs_while_one_waits_for_something_else() {
         let vat = TestVat::start().await;
         let wire = vat.wire().await;
         let probe = wire.probe("p");
-        let waiting = send(&probe, &[Do::Put("k", "mine"), Do::Latch("l"), Do::Get("k")]);
+        let waiting = send(
+            &probe,
+            &[Do::Put("k", "mine"), Do::Latch("l"), Do::Get("k")],
+        );
         vat.controls.reached("l").await;
         tell(&probe, &[Do::Put("k", "yours")]).await.unwrap();
         vat.controls.release("l");

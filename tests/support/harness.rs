@@ -102,6 +102,11 @@ impl TestVat {
         vat
     }
 
+    /// Other settings for the next start.
+    pub fn change_settings(&mut self, settings: fn(&mut Config)) {
+        self.settings = settings;
+    }
+
     fn config(&self) -> Config {
         let mut config = Config {
             data: self.data(),

@@ -24,7 +24,11 @@ pub fn code<T>(result: capnp::Result<T>) -> Code {
         Err(error) => {
             let (code, _) = Code::split(&error.extra);
             let code = code.unwrap_or_else(|| panic!("no code in `{}`", error.extra));
-            assert_eq!(error.kind, code.kind(), "the kind follows the code: {error}");
+            assert_eq!(
+                error.kind,
+                code.kind(),
+                "the kind follows the code: {error}"
+            );
             code
         }
     }

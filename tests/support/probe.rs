@@ -193,7 +193,10 @@ impl Probe {
                 step::Fail(text) => return Err(capnp::Error::failed(text?.to_string()?)),
                 step::Panic(text) => panic!("{}", text?.to_str()?),
                 step::Leave(reason) => self.ctx.abort(reason?.to_str()?),
-                step::Tell(it) => note(&it.get_sink()?, it.get_line()?).promise.await.map(drop)?,
+                step::Tell(it) => note(&it.get_sink()?, it.get_line()?)
+                    .promise
+                    .await
+                    .map(drop)?,
                 step::Shout(it) => {
                     let answer = note(&it.get_to()?, it.get_words()?);
                     tokio::task::spawn_local(answer.promise);

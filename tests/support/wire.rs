@@ -65,7 +65,11 @@ impl Wire {
     }
 
     pub fn session(&self) -> session::Client {
-        self.vat.authenticate_request().send().pipeline.get_session()
+        self.vat
+            .authenticate_request()
+            .send()
+            .pipeline
+            .get_session()
     }
 
     /// The objects of the class whose interface is `C`.
