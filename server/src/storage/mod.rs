@@ -357,7 +357,8 @@ impl Inner {
             Error::StatementTimeout { limit_ms }
         } else {
             match (fault::convert(error), self.gate.take_hint()) {
-                (Error::SqlRefused(text), Some(hint)) => {
+                // A function that is refused is an ordinary error to SQLite.
+                (Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
                     Error::SqlRefused(format!("{text}: {hint}"))
                 }
                 (other, _) => other,
