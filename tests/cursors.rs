@@ -236,7 +236,7 @@ fn what_reaches_out_of_the_database_or_into_the_vats_tables_is_refused() {
         assert_eq!(cell.get("k").await.unwrap().unwrap(), b"v");
         for fine in [
             "SELECT json('[1]')",
-            "SELECT sqrt(4)",
+            "SELECT unixepoch()",
             "PRAGMA table_info(t)",
         ] {
             cell.exec(fine, &[]).await.unwrap();

@@ -15,6 +15,7 @@ mod schema;
 mod stop;
 mod stubs;
 mod support;
+mod tidy;
 mod transactions;
 mod turns;
 

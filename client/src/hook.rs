@@ -54,7 +54,7 @@ impl SettledInner {
         }
     }
 
-    fn route(&self) -> Route {
+    fn route(self: &Rc<Self>) -> Route {
         let live = self.link.live();
         if let Some(known) = self.known(live.as_ref()) {
             return known;
@@ -90,11 +90,18 @@ impl SettledInner {
     }
 
     /// A capability that holds calls back until there is a connection.
-    fn wait(&self) -> Box<dyn ClientHook> {
+    fn wait(self: &Rc<Self>) -> Box<dyn ClientHook> {
         let (connecting, path) = (self.link.connected(), self.path.clone());
+        let this = Rc::downgrade(self);
         let hook = capnp_rpc::new_future_client::<capnp::capability::Client>(async move {
-            let connection = connecting.await?;
-            Ok(capnp::capability::Client::new(connection.capability(&path)))
+            let target = connecting.await?.capability(&path);
+            // The calls that were held back are sent when this returns. Sending one of them may ask
+            // what this capability leads to, and the queue itself does not stand being asked then.
+            if let Some(this) = this.upgrade() {
+                let before = this.target.replace(Target::Asked(target.add_ref()));
+                drop(before);
+            }
+            Ok(capnp::capability::Client::new(target))
         })
         .into_client_hook();
         // Callers may give up, so somebody else has to see to it that it resolves.

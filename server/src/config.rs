@@ -50,8 +50,9 @@ pub struct Limits {
     pub activation_ms: u64,
     /// How long one SQL statement may run: it holds up every object of its thread. Default 5,000.
     pub statement_ms: u64,
-    /// How many objects may be awake. Each uses two or three file descriptors and about 100 KiB.
-    /// Default 10,000; lowered to what the process may open.
+    /// How many objects may be awake; above it idle ones are put to sleep, and above twice as many
+    /// no more are woken. Each uses two file descriptors and about 100 KiB. Default 10,000; lowered
+    /// to what the process may open.
     pub resident_objects: usize,
     /// How many calls may be queued or running in one object. Default 4,096.
     pub calls_per_object: u64,

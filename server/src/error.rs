@@ -1,5 +1,5 @@
-//! What can go wrong, by what the caller can do about it. Only [`crate::vat`] turns these into
-//! exceptions on the wire.
+//! What can go wrong, by what the caller can do about it. Only [`crate::fault`] turns these
+//! into exceptions on the wire.
 
 use vatwerk::Code;
 

@@ -10,13 +10,14 @@ use tokio::task::AbortHandle;
 use vatwerk::{Address, json::SchemaError};
 
 use crate::{
-    Config, Error,
+    Config, Error, call,
     catalog::Catalog,
     env,
     folder::{Folder, FolderError},
     gateway::{BindError, Gateway, Listener},
     journal::Journal,
     object::{Class, Host, Registry, StartError},
+    storage,
     vat::{self, Vat},
 };
 
@@ -103,6 +104,8 @@ impl Server {
         }
         let description = vat::describe(&self.classes)?;
         let folder = Folder::open(&self.config.data)?;
+        // The catalog would be the first to use SQLite, and memory is set aside then.
+        storage::configure_process();
         let catalog = Catalog::open(&folder.catalog())?;
         #[cfg(feature = "testing")]
         let journal = Journal::held_by(self.hold);
@@ -120,7 +123,7 @@ impl Server {
         );
         let vat = Vat::new(host.clone(), description, env::now_ms());
         let gateway = Gateway::new(
-            capnp_rpc::new_client(vat),
+            call::serve(vat),
             self.config.limits.connections,
             self.config.limits.connection(),
         );
@@ -148,13 +151,14 @@ impl Server {
     }
 }
 
-/// How many objects may be awake with the files that this process may open, leaving as many for
-/// connections. Raises the process's limit as far as it goes.
+/// How many objects may be awake with the files that this process may open, if twice as many may be
+/// for a moment, and half of the files are for connections. Raises the process's limit as far as it
+/// goes.
 fn openable() -> usize {
     /// A database and its write-ahead log.
     const FILES_PER_OBJECT: u64 = 2;
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    usize::try_from(files / (2 * FILES_PER_OBJECT)).unwrap_or(usize::MAX)
+    usize::try_from(files / (4 * FILES_PER_OBJECT)).unwrap_or(usize::MAX)
 }
 
 /// A vat that takes connections. Dropping it stops it where it stands, as a crash would.

@@ -126,7 +126,9 @@ async fn accept(listener: Listener, world: Arc<World>) {
     loop {
         match &listener {
             Listener::Tcp(listener) => {
-                let (reader, writer) = listener.accept().await.unwrap().0.into_split();
+                let stream = listener.accept().await.unwrap().0;
+                stream.set_nodelay(true).unwrap();
+                let (reader, writer) = stream.into_split();
                 serve(reader, writer, &world);
             }
             Listener::Unix(listener) => {
@@ -335,6 +337,17 @@ struct Counter {
     name: String,
 }
 
+/// Tells of a call that ends without an answer, as -1.
+struct Canceled(Option<mpsc::Sender<i64>>);
+
+impl Drop for Canceled {
+    fn drop(&mut self) {
+        if let Some(told) = &self.0 {
+            let _ = told.send(-1);
+        }
+    }
+}
+
 impl counter::Server for Counter {
     async fn increment(
         self: Rc<Self>,
@@ -347,7 +360,10 @@ impl counter::Server for Counter {
             let _ = told.send(amount);
         }
         match self.name.as_str() {
-            "hang" => std::future::pending().await,
+            "hang" => {
+                let _canceled = Canceled(self.world.told.lock().unwrap().clone());
+                std::future::pending().await
+            }
             "reset" => Err(Error::disconnected(
                 "object-reset: the instance panicked".to_owned(),
             )),

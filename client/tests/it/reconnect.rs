@@ -22,7 +22,7 @@ use vatwerk_client::{Client, Error, Namespace};
 use crate::{
     block_on,
     fake::{FakeVat, World},
-    increment,
+    increment, is_itself,
 };
 
 /// Kills the vat and waits until the client knows of it, as a call in flight tells.
@@ -105,6 +105,26 @@ fn calls_that_wait_for_a_connection_keep_their_order() {
         let arrived = world.arrived.lock().unwrap();
         assert_eq!(arrived[0], 0);
         assert_eq!(arrived[1..], (1 + lost..200).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_stub_can_be_passed_back_in_a_call_that_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vat.sock");
+    let world = Arc::new(World::default());
+    *world.serves_cell.lock().unwrap() = true;
+    let vat = FakeVat::unix(&path, &world);
+    block_on(async {
+        let client = Client::connect(&vat.address).await.unwrap();
+        cut_off(&client.namespace::<counter::Client>(), &world, vat).await;
+        let stub = client.namespace::<cell::Client>().get("x");
+        let calls: Vec<_> = (0..3).map(|_| is_itself(&stub)).collect();
+        client.run(async |_| Ok(())).await.unwrap();
+        let _vat = FakeVat::unix(&path, &world);
+        for call in calls {
+            assert!(call.await.unwrap());
+        }
     });
 }
 

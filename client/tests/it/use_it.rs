@@ -12,7 +12,7 @@ use vatwerk_client::{Client, Credential, Error, LocalClient};
 use crate::{
     block_on,
     fake::{FakeVat, World},
-    increment,
+    increment, is_itself,
 };
 
 #[test]
@@ -162,16 +162,7 @@ fn a_stub_that_is_passed_back_is_the_vats_own() {
         let client = Client::connect(&vat.address).await.unwrap();
         let stub = client.namespace::<cell::Client>().get("x");
         for _ in 0..2 {
-            let me = stub.clone();
-            let is_self = stub.call(async move |cell| {
-                use capnp::capability::FromClientHook;
-                let mut request = cell
-                    .cast_to::<vatwerk::storage_capnp::operations::Client>()
-                    .list_request();
-                request.get().set_sink(me.local()?.cast_to());
-                Ok(request.send().promise.await?.get()?.get_count())
-            });
-            assert_eq!(is_self.await.unwrap(), 1);
+            assert!(is_itself(&stub).await.unwrap());
         }
         assert!(stub.local().is_err(), "a capability left its thread");
     });
@@ -197,6 +188,21 @@ fn a_class_that_comes_later_is_found_by_the_same_stub() {
         assert_eq!(call().await.unwrap(), Some(Code::Unimplemented));
     });
     assert_eq!(*world.connections.lock().unwrap(), 1);
+}
+
+#[test]
+fn dropping_a_call_cancels_it() {
+    let world = Arc::new(World::default());
+    let arrivals = world.listen();
+    let vat = FakeVat::tcp(&world);
+    let _client = block_on(async {
+        let client = Client::connect(&vat.address).await.unwrap();
+        let call = increment(&client.namespace::<counter::Client>().get("hang"), 1);
+        assert_eq!(arrivals.recv().unwrap(), 1);
+        drop(call);
+        client
+    });
+    assert_eq!(arrivals.recv().unwrap(), -1);
 }
 
 #[test]

@@ -5,12 +5,14 @@
 //! may run in another order than they were made, or not at all. Here a call is delivered, in order,
 //! before `send` returns ([`Target::deliver`]), whether or not anybody waits for it.
 
+mod coded;
 mod hook;
 mod message;
 mod pipeline;
 mod promised;
 mod reply;
 
+pub use coded::serve;
 pub use hook::{Hook, Target};
 pub use message::{Caps, Message, Results, ResultsCell, SharedResponse, has_caps, settled};
 pub use pipeline::{PipelineResolver, deferred};

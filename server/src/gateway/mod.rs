@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use capnp_rpc::RpcSystem;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -18,7 +17,7 @@ use tokio::{
 use vatwerk::vat_capnp::vat;
 
 use listener::Stream;
-use network::{Handle, Network};
+use network::Handle;
 
 pub use listener::{BindError, Listener};
 
@@ -70,17 +69,15 @@ impl Gateway {
         }
     }
 
-    /// Serves one connection, in a task of its own: whatever happens there ends only that.
+    /// Serves one connection; whatever happens there ends only that.
     fn serve<R, W>(self: &Rc<Self>, read: R, write: W, room: OwnedSemaphorePermit)
     where
         R: AsyncRead + Unpin + 'static,
         W: AsyncWrite + Unpin + 'static,
     {
-        let (network, handle) = Network::new(read, write, self.limits.clone());
-        let rpc = RpcSystem::new(Box::new(network), Some(self.vat.clone().client));
+        let handle = network::serve(read, write, self.limits.clone(), self.vat.clone().client);
         let number = self.next.replace(self.next.get() + 1);
         self.open.borrow_mut().insert(number, handle.clone());
-        tokio::task::spawn_local(rpc);
         let this = self.clone();
         tokio::task::spawn_local(async move {
             let end = handle.ended().await;

@@ -28,7 +28,8 @@ pub struct Limits {
     pub activation: Duration,
     /// How long a transaction capability may stay open.
     pub transaction: Duration,
-    /// How many objects may be awake; above it the least recently used that are idle go first.
+    /// How many objects may be awake; above it the least recently used that are idle are put to
+    /// sleep. Above twice as many, further ones are not woken: `overloaded`.
     pub resident_objects: usize,
     /// How many calls may be queued or running in one object.
     pub calls_per_object: u64,
@@ -119,7 +120,10 @@ impl Host {
                 }
                 slot
             }
-            None => self.wake(class, id, name),
+            None => match self.wake(class, id, name) {
+                Ok(slot) => slot,
+                Err(error) => return call.reply.finish(Err(error.into())),
+            },
         };
         slot.push(EventTarget::Object, None, call, &self.limits);
     }
@@ -129,9 +133,17 @@ impl Host {
         class: &Rc<ClassEntry>,
         id: ObjectId,
         name: Option<&Rc<str>>,
-    ) -> Rc<Slot> {
-        if self.resident() >= self.limits.resident_objects {
+    ) -> Result<Rc<Slot>> {
+        let limit = self.limits.resident_objects;
+        if self.resident() >= limit {
             self.evict_some();
+        }
+        // Those that are asked to go need a moment, and some cannot go.
+        if self.resident() >= 2 * limit {
+            return Err(Error::Overloaded {
+                what: "the memory of the vat (objects awake)",
+                limit: 2 * limit as u64,
+            });
         }
         let slot = Rc::new(Slot::new(
             id,
@@ -141,7 +153,7 @@ impl Host {
         ));
         self.slots.borrow_mut().insert(id, slot.clone());
         tokio::task::spawn_local(serve(self.clone(), slot.clone()));
-        slot
+        Ok(slot)
     }
 
     /// Asks the least recently used of the idle objects to go: a sixteenth of them, so that looking

@@ -44,7 +44,7 @@ impl Instance {
         let weak = Rc::downgrade(&instance);
         instance.storage.on_commit(move || {
             if let Some(instance) = weak.upgrade() {
-                instance.committed();
+                instance.gate.committed();
             }
         });
         instance
@@ -71,16 +71,14 @@ impl Instance {
         self.storage.enter_turn();
         let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
         section.set(self.current_section.take());
-        let ended = match polled {
-            Ok(polled) => match self.broken() {
-                // It aborted.
-                Some(error) => {
-                    self.storage.rollback_turn();
-                    Err(error)
-                }
-                None => self.end_turn().map(|()| polled),
-            },
-            Err(panic) => {
+        let ended = match (polled, self.broken()) {
+            // The object aborted: the turn is undone.
+            (Ok(_), Some(error)) => {
+                self.storage.rollback_turn();
+                Err(error)
+            }
+            (Ok(polled), None) => self.end_turn().map(|()| polled),
+            (Err(panic), _) => {
                 self.storage.rollback_turn();
                 Err(self.panicked(panic.as_ref()))
             }
@@ -97,23 +95,12 @@ impl Instance {
     /// Commits what the turn wrote.
     fn end_turn(&self) -> Result<()> {
         if self.storage.commit_turn()? {
-            self.committed();
+            self.gate.committed();
+            self.gate.release();
         }
         match self.storage.broken() {
             Some(error) => Err(error),
             None => Ok(()),
-        }
-    }
-
-    fn committed(&self) {
-        self.gate.committed();
-        self.watch_gate();
-    }
-
-    /// Makes whoever waits for the gate look at what waits there now.
-    fn watch_gate(&self) {
-        if self.gate.is_waiting() {
-            self.slot.wake();
         }
     }
 
@@ -133,7 +120,6 @@ impl Instance {
     pub fn say(&self, output: Output) {
         if self.broken.borrow().is_none() {
             self.gate.pass(self.storage.is_dirty(), output);
-            self.watch_gate();
         }
     }
 

@@ -6,7 +6,7 @@
 //!            caller <-- OutputGate <-- membrane <--------+
 //! ```
 //! Modules by lifetime: [`Host`] and `table` live as long as the process, `slot` as long as an
-//! instance is wanted, [`Instance`] as long as an activation, a turn as long as a poll.
+//! instance is wanted, `instance` as long as an activation, a turn as long as a poll.
 
 mod class;
 mod context;

@@ -6,6 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     rc::Rc,
+    task::Poll,
 };
 
 use capnp::capability::{Params, Results};
@@ -45,9 +46,6 @@ pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
 fn open(host: &Rc<Host>, slot: &Rc<Slot>) -> Result<Rc<Instance>> {
     let path = host.database_path(slot.class.interface_id, slot.id);
     if !path.exists() {
-        // First in the catalog, so that whatever exists is listed.
-        host.catalog
-            .record(slot.class.interface_id, slot.id, slot.name().as_deref())?;
         host.make_folder_of(&path)?;
     }
     let storage = Storage::open(&path, &host.limits.storage)?;
@@ -57,7 +55,13 @@ fn open(host: &Rc<Host>, slot: &Rc<Slot>) -> Result<Rc<Instance>> {
 /// Wakes the object and lets it work. Returns why it ended.
 async fn live(instance: &Rc<Instance>) -> Error {
     let limit = instance.host.limits.activation;
-    let object = match timeout(limit, activate(instance)).await {
+    let awake = async {
+        tokio::select! {
+            awake = timeout(limit, wake(instance)) => awake,
+            never = instance.gate.drive() => never,
+        }
+    };
+    let object = match awake.await {
         Ok(Ok(object)) => object,
         Ok(Err(error)) => return error,
         Err(_) => {
@@ -76,75 +80,75 @@ async fn live(instance: &Rc<Instance>) -> Error {
 }
 
 /// Runs `create`, if the object has not come into being, and `activate`.
-async fn activate(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
-    let class = instance.slot.class.clone();
-    let section = Cell::new(None);
-    let meta = instance.storage.meta();
-    if !meta.created()? {
-        let mut created = pin!(class.create(Context::new(instance.clone())));
-        let name = instance.slot.name();
-        let outcome = poll_fn(|cx| {
-            instance.poll_turn(&section, cx, |cx| {
-                created.as_mut().poll(cx).map(|outcome| {
-                    // In the turn: what `create` wrote and the mark are one commit, or nothing.
-                    let outcome = outcome.map_err(activation_failed).and_then(|()| {
-                        instance
-                            .storage
-                            .meta()
-                            .mark_created(name.as_deref(), env::now_ms())
-                    });
-                    if outcome.is_err() {
-                        instance.storage.rollback_turn();
-                    }
-                    outcome
-                })
-            })
-        })
-        .await;
-        if let Err(error) = outcome.and_then(|outcome| outcome) {
+async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
+    let class = &instance.slot.class;
+    let context = || Context::new(instance.clone());
+    if !instance.storage.meta().created()? {
+        let created = alone(instance, async {
+            class.create(context()).await.map_err(activation_failed)?;
+            come_into_being(instance)
+        });
+        if let Err(error) = created.await {
             // Turns of `create` before its last have been committed.
             instance.storage.delete_all()?;
             return Err(error);
         }
     }
-    match (instance.slot.name(), meta.name()?) {
-        (Some(name), None) => {
-            instance
-                .host
-                .catalog
-                .record(class.interface_id, instance.slot.id, Some(&name))?;
-            meta.set_name(&name)?;
-        }
-        (None, known) => {
-            let known = match known {
-                Some(known) => Some(known),
-                None => {
-                    let listed = instance
-                        .host
-                        .catalog
-                        .find(class.interface_id, instance.slot.id)?;
-                    listed.and_then(|listed| listed.name)
-                }
-            };
-            if let Some(known) = known {
-                instance.slot.learn_name(&known.into());
-            }
-        }
-        (Some(_), Some(_)) => {}
-    }
-    let mut activated = pin!(class.activate(Context::new(instance.clone())));
-    let outcome = poll_fn(|cx| {
+    learn_name(instance)?;
+    let activated = alone(instance, async {
+        class.activate(context()).await.map_err(activation_failed)
+    });
+    Ok(Rc::from(activated.await?))
+}
+
+/// Runs code of the object by itself, in turns. If it fails, its last turn is undone.
+async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) -> Result<T> {
+    let section = Cell::new(None);
+    let mut code = pin!(code);
+    poll_fn(|cx| {
         instance.poll_turn(&section, cx, |cx| {
-            activated.as_mut().poll(cx).map(|outcome| {
-                if outcome.is_err() {
-                    instance.storage.rollback_turn();
-                }
-                outcome
-            })
+            let polled = code.as_mut().poll(cx);
+            if let Poll::Ready(Err(_)) = &polled {
+                instance.storage.rollback_turn();
+            }
+            polled
         })
     })
-    .await?;
-    Ok(Rc::from(outcome.map_err(activation_failed)?))
+    .await?
+}
+
+/// Marks the object as created, in the turn in which `create` ended: its writes and the mark are
+/// one commit. It is listed before that, so that whatever exists is listed.
+fn come_into_being(instance: &Instance) -> Result<()> {
+    let (slot, host) = (&instance.slot, &instance.host);
+    let name = slot.name();
+    host.catalog
+        .record(slot.class.interface_id, slot.id, name.as_deref())?;
+    instance
+        .storage
+        .meta()
+        .mark_created(name.as_deref(), env::now_ms())
+}
+
+/// Brings together what the caller, the object and the catalog know of the object's name.
+fn learn_name(instance: &Instance) -> Result<()> {
+    let (slot, host, meta) = (&instance.slot, &instance.host, instance.storage.meta());
+    match (slot.name(), meta.name()?) {
+        (Some(_), Some(_)) => {}
+        (Some(name), None) => {
+            host.catalog
+                .record(slot.class.interface_id, slot.id, Some(&name))?;
+            meta.set_name(&name)?;
+        }
+        (None, Some(name)) => _ = slot.learn_name(&name.into()),
+        (None, None) => {
+            let listed = host.catalog.find(slot.class.interface_id, slot.id)?;
+            if let Some(name) = listed.and_then(|listed| listed.name) {
+                slot.learn_name(&name.into());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn activation_failed(error: capnp::Error) -> Error {
@@ -242,8 +246,7 @@ async fn handle(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>, event: Event
     .await;
     match outcome {
         Ok(outcome) => instance.say(Output::Return(returning, outcome)),
-        // The instance is about to end: what waits at its gate will never leave, but this reveals
-        // nothing, and says why.
+        // The instance is at its end: what was said before may never leave, so this need not wait.
         Err(error) => returning.finish(Err(error.into())),
     }
 }

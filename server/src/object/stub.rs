@@ -8,7 +8,7 @@ use vatwerk::{ObjectId, limit_capnp, object_capnp::stub};
 use super::{class::ClassEntry, host::Host};
 use crate::{
     Error, Result,
-    call::{Call, Hook, Target},
+    call::{self, Call, Hook, Target},
     catalog::Saved,
 };
 
@@ -54,7 +54,7 @@ impl Stub {
 impl Target for Stub {
     fn deliver(&self, call: Call) {
         if call.interface_id == stub::Client::TYPE_ID {
-            let own: stub::Client = capnp_rpc::new_client(self.clone());
+            let own: stub::Client = call::serve(self.clone());
             return call.forward_to(own.as_client_hook());
         }
         self.host

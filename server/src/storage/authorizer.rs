@@ -11,6 +11,8 @@ use rusqlite::{CachedStatement, Connection};
 pub(super) const RESERVED: &str = "_vw_";
 
 const RESERVED_HINT: &str = "names that start with `_vw_` are the vat's own";
+pub(super) const ONE_DATABASE: &str =
+    "an object has one database, `main`: ATTACH, DETACH and VACUUM are not available";
 const TRANSACTION_HINT: &str = "use the transactions of the storage (`transaction`), not those of \
                                 SQL: writes without an await between them are one commit anyway";
 
@@ -43,6 +45,7 @@ struct Shared {
     hint: Mutex<Option<&'static str>>,
     alters: AtomicBool,
     writes: AtomicBool,
+    pragma: AtomicBool,
 }
 
 /// While it lives, SQL is ours and may do anything.
@@ -60,6 +63,9 @@ pub(super) struct Seen {
     pub(super) alters: bool,
     /// It writes, though SQLite calls it read-only.
     pub(super) writes: bool,
+    /// It may not be run again without being prepared again: what is seen is seen only then, and
+    /// some pragmas do their work then.
+    pub(super) once: bool,
 }
 
 impl Gate {
@@ -81,13 +87,16 @@ impl Gate {
     pub(super) fn begin(&self) {
         self.0.alters.store(false, Ordering::Relaxed);
         self.0.writes.store(false, Ordering::Relaxed);
+        self.0.pragma.store(false, Ordering::Relaxed);
         *self.hint() = None;
     }
 
     pub(super) fn seen(&self) -> Seen {
+        let alters = self.0.alters.load(Ordering::Relaxed);
         Seen {
-            alters: self.0.alters.load(Ordering::Relaxed),
+            alters,
             writes: self.0.writes.load(Ordering::Relaxed),
+            once: alters || self.0.pragma.load(Ordering::Relaxed),
         }
     }
 
@@ -106,10 +115,11 @@ impl Gate {
         }
         match context.action {
             AuthAction::AlterTable { .. } => self.0.alters.store(true, Ordering::Relaxed),
-            AuthAction::Pragma { pragma_name, .. }
-                if pragma_name.eq_ignore_ascii_case("optimize") =>
-            {
-                self.0.writes.store(true, Ordering::Relaxed);
+            AuthAction::Pragma { pragma_name, .. } => {
+                self.0.pragma.store(true, Ordering::Relaxed);
+                if pragma_name.eq_ignore_ascii_case("optimize") {
+                    self.0.writes.store(true, Ordering::Relaxed);
+                }
             }
             _ => {}
         }
@@ -133,7 +143,7 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
     } = context.action
     {
         if !database_name.eq_ignore_ascii_case("main") {
-            return Err("an object has one database, `main`");
+            return Err(ONE_DATABASE);
         }
         return visible(table_name);
     }
@@ -146,10 +156,11 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
                 _ => Err("temporary tables, views, indexes and triggers are not available"),
             };
         }
-        Some(_) => return Err("an object has one database, `main`"),
+        Some(_) => return Err(ONE_DATABASE),
     }
     match context.action {
-        A::Select | A::Recursive | A::Analyze { .. } => Ok(()),
+        // Rebuilding an index shows nothing and changes nothing, and `REINDEX` alone means all.
+        A::Select | A::Recursive | A::Analyze { .. } | A::Reindex { .. } => Ok(()),
         A::Read { table_name, .. } => visible(table_name).and_then(|()| eponymous(table_name)),
         A::CreateTable { table_name }
         | A::DropTable { table_name }
@@ -157,7 +168,6 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
         | A::Delete { table_name }
         | A::Update { table_name, .. } => visible(table_name),
         A::CreateView { view_name } | A::DropView { view_name } => visible(view_name),
-        A::Reindex { index_name } => visible(index_name),
         A::CreateIndex {
             index_name,
             table_name,
@@ -194,9 +204,7 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
             pragma_value,
         } => pragma(pragma_name, pragma_value),
         A::Transaction { .. } | A::Savepoint { .. } => Err(TRANSACTION_HINT),
-        A::Attach { .. } | A::Detach { .. } => {
-            Err("ATTACH, DETACH and VACUUM are not available: an object has one database")
-        }
+        A::Attach { .. } | A::Detach { .. } => Err(ONE_DATABASE),
         A::Unknown { code, .. } => {
             tracing::warn!(code, "refused SQL of a kind this vat does not know");
             Err("this kind of statement is not available")
@@ -309,3 +317,6 @@ const FUNCTIONS: [&str; 140] = [
     "sqlite_rename_quotefix", "sqlite_drop_constraint", "sqlite_fail", "sqlite_add_constraint",
     "sqlite_find_constraint",
 ];
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use rusqlite::{Connection, TransactionState};
 pub use self::cursor::Cursor;
 pub use self::kv::{Entry, Kv, Lower, Range};
 pub use self::meta::Meta;
-pub use self::open::{Settings, Synchronous};
+pub use self::open::{Settings, Synchronous, configure_process};
 pub use self::row::Row;
 pub use self::sql::Sql;
 pub use self::transaction::HeldTransaction;
@@ -126,22 +126,29 @@ impl Storage {
         connection.flush_prepared_statement_cache();
         // The cursors were the only other owners.
         if let Some(connection) = Rc::into_inner(connection) {
-            connection
-                .close()
-                .map_err(|(_, error)| Error::StorageFailed(fault::text(&error)))?;
+            connection.close().map_err(|(connection, error)| {
+                // To drop it now would panic.
+                std::mem::forget(connection);
+                Error::StorageFailed(fault::text(&error))
+            })?;
         }
         checkpoint.map_err(|error| Error::StorageFailed(fault::text(&error)))
     }
 
     /// Writes the log back into the database file and empties it. `invalid-argument` while a
-    /// transaction is open.
+    /// transaction is open or a cursor is part of the way through its rows.
     pub fn checkpoint(&self) -> Result<()> {
         self.operate(None, |connection| {
             if self.0.open.get() {
                 return Err(Error::InvalidArgument("a transaction is open".into()));
             }
             let _trusted = self.0.gate.trust();
-            checkpoint(connection).map_err(|error| self.0.judge(connection, &error))
+            checkpoint(connection).map_err(|error| match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseLocked) => {
+                    Error::InvalidArgument("a cursor is open".into())
+                }
+                _ => self.0.judge(connection, &error),
+            })
         })
     }
 
@@ -357,7 +364,7 @@ impl Inner {
             Error::StatementTimeout { limit_ms }
         } else {
             match (fault::convert(error), self.gate.take_hint()) {
-                // A function that is refused is an ordinary error to SQLite.
+                // A function that is refused is a plain error to SQLite.
                 (Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
                     Error::SqlRefused(format!("{text}: {hint}"))
                 }

@@ -133,8 +133,9 @@ fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// SQLite otherwise sets memory aside for each connection: 48 KiB for small allocations and room
-/// for 20 pages, which is most of what an idle object would take.
-fn configure_process() {
+/// for 20 pages, which is most of what an idle object would take. Only good before the process uses
+/// SQLite for anything.
+pub fn configure_process() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let none = std::ptr::null_mut::<std::ffi::c_void>();

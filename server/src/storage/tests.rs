@@ -303,6 +303,11 @@ fn checkpoints_when_told() -> TestResult {
     storage.checkpoint()?;
     let file = std::fs::metadata(path(&folder))?.len();
     assert_eq!(file, storage.database_size()?);
+    storage.exec("CREATE TABLE t (x); INSERT INTO t VALUES (1), (2)")?;
+    let reading = storage.sql().exec("SELECT x FROM t", ())?;
+    assert_eq!(code(storage.checkpoint()), "invalid-argument");
+    drop(reading);
+    storage.checkpoint()?;
     storage.enter_turn();
     storage.kv().put_bytes("b", &PAGE)?;
     assert_eq!(code(storage.checkpoint()), "invalid-argument");

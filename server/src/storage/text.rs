@@ -31,6 +31,11 @@ pub(super) fn split(sql: &str) -> (&str, &str) {
     (sql, "")
 }
 
+/// Whether the first word of `sql`, which starts with no blank, is this one.
+pub(super) fn starts_with_word(sql: &str, word: &str) -> bool {
+    !sql.is_empty() && sql[..token(sql)].eq_ignore_ascii_case(word)
+}
+
 /// How far into `CREATE TRIGGER ... BEGIN ...; END` we are: inside it a semicolon ends the statement
 /// only after `; END`.
 #[derive(Clone, Copy, PartialEq)]

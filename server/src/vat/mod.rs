@@ -14,7 +14,7 @@ use vatwerk::{
 pub use session::Session;
 
 use crate::{
-    Error,
+    Error, call,
     object::{Host, Registry},
 };
 
@@ -55,7 +55,7 @@ impl vat::Server for Vat {
         match params.get()?.get_credential()?.which()? {
             credential::None(()) => {
                 let session = Session::new(self.host.clone(), self.started_ms);
-                results.get().set_session(capnp_rpc::new_client(session));
+                results.get().set_session(call::serve(session));
                 Ok(())
             }
             credential::Token(_) => {

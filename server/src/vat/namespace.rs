@@ -6,7 +6,7 @@ use capnp::capability::FromClientHook;
 use vatwerk::{ObjectId, limit_capnp, object_capnp::namespace};
 
 use crate::{
-    Error, Result,
+    Error, Result, call,
     catalog::{After, Listed},
     id,
     object::{ClassEntry, Host, Stub},
@@ -200,7 +200,7 @@ impl namespace::Server for NamespaceService {
             class: self.class.clone(),
             prefix: Some(prefix.to_owned()),
         };
-        results.get().set_namespace(capnp_rpc::new_client(narrowed));
+        results.get().set_namespace(call::serve(narrowed));
         Ok(())
     }
 }

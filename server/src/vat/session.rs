@@ -6,7 +6,7 @@ use vatwerk::vat_capnp::{class_key, session};
 
 use super::{VERSION, namespace::NamespaceService};
 use crate::{
-    Error,
+    Error, call,
     object::{Host, Stub},
 };
 
@@ -33,9 +33,7 @@ impl session::Server for Session {
             class_key::InterfaceId(id) => self.host.classes.by_interface(id)?,
         };
         let namespace = NamespaceService::new(self.host.clone(), class.clone());
-        results
-            .get()
-            .set_namespace(capnp_rpc::new_client(namespace));
+        results.get().set_namespace(call::serve(namespace));
         Ok(())
     }
 

@@ -1,10 +1,9 @@
 //! One stream as capnp-rpc sees it: `capnp_rpc::Connection` and its messages.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use capnp::Error;
 use capnp::capability::Promise;
@@ -13,143 +12,23 @@ use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{VatNetwork as _, twoparty};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use vatwerk::Code;
 
 use super::frame::{Frame, FrameReader};
-use super::ledger::{Ledger, Verdict, promises};
-use super::outbox::{Outbox, Sent, wire_bytes};
-use super::{End, Limits, Refusal, reply};
+use super::ledger::Verdict;
+use super::outbox::Sent;
+use super::promise::promises;
+use super::shared::{Shared, add};
+use super::{End, Refusal, reply};
 
 /// The first segment of a message, in words. capnp-rpc asks for 1024 for every call, and most take
 /// a tenth of that.
 const FIRST_SEGMENT_WORDS: std::ops::RangeInclusive<u32> = 16..=64;
 
-/// Sums of what went by.
-#[derive(Default)]
-pub(super) struct Traffic {
-    pub(super) messages_in: Cell<u64>,
-    pub(super) bytes_in: Cell<u64>,
-    pub(super) messages_out: Cell<u64>,
-    pub(super) bytes_out: Cell<u64>,
-}
-
-fn add(sum: &Cell<u64>, amount: usize) {
-    sum.set(sum.get() + amount as u64);
-}
-
-/// What the reading side, the writing side and the owner of a connection share.
-pub(super) struct Shared {
-    pub(super) limits: Limits,
-    pub(super) ledger: RefCell<Ledger>,
-    pub(super) outbox: RefCell<Outbox>,
-    pub(super) traffic: Traffic,
-    /// Finishes that wait for their answer, by question.
-    held: RefCell<HashMap<u32, Frame>>,
-    /// Finishes whose answer has been sent.
-    due: RefCell<VecDeque<Frame>>,
-    /// The reading side, while it waits for anything.
-    reader: Cell<Option<Waker>>,
-    /// The owner wants this connection to end.
-    stop: Cell<bool>,
-    pub(super) end: RefCell<Option<End>>,
-    writer_done: Cell<bool>,
-    connection_done: Cell<bool>,
-    writer: RefCell<Option<AbortHandle>>,
-    /// Notified when the number of calls in flight falls to zero and at every step of the end.
-    pub(super) changed: Notify,
-}
-
-impl Shared {
-    pub(super) fn new(limits: Limits) -> Rc<Self> {
-        Rc::new(Shared {
-            limits,
-            ledger: RefCell::new(Ledger::new()),
-            outbox: RefCell::default(),
-            traffic: Traffic::default(),
-            held: RefCell::default(),
-            due: RefCell::default(),
-            reader: Cell::new(None),
-            stop: Cell::new(false),
-            end: RefCell::new(None),
-            writer_done: Cell::new(false),
-            connection_done: Cell::new(false),
-            writer: RefCell::new(None),
-            changed: Notify::new(),
-        })
-    }
-
-    fn wake_reader(&self) {
-        if let Some(waker) = self.reader.take() {
-            waker.wake();
-        }
-    }
-
-    /// Records why the connection ends; the first reason stays.
-    fn ending(&self, end: End) {
-        self.end.borrow_mut().get_or_insert(end);
-    }
-
-    pub(super) fn is_over(&self) -> bool {
-        self.writer_done.get() && self.connection_done.get()
-    }
-
-    pub(super) fn stop(&self) {
-        self.stop.set(true);
-        self.wake_reader();
-    }
-
-    pub(super) fn writer_is(&self, handle: AbortHandle) {
-        *self.writer.borrow_mut() = Some(handle);
-    }
-
-    pub(super) fn wrote(&self, bytes: usize) {
-        let mut outbox = self.outbox.borrow_mut();
-        let limit = self.limits.max_unwritten_bytes;
-        let was_over = outbox.unwritten_bytes > limit;
-        outbox.unwritten_bytes -= bytes;
-        if was_over && outbox.unwritten_bytes <= limit {
-            drop(outbox);
-            self.wake_reader();
-        }
-    }
-
-    pub(super) fn writer_ended(&self, failure: Option<std::io::Error>) {
-        if let Some(failure) = failure {
-            self.ending(End::Broken(failure.to_string()));
-        }
-        self.writer_done.set(true);
-        self.wake_reader();
-        self.changed.notify_waiters();
-    }
-
-    /// Queues a message.
-    fn send(&self, message: Sent) {
-        if self.writer_done.get() {
-            return;
-        }
-        let bytes = wire_bytes(&message);
-        add(&self.traffic.messages_out, 1);
-        add(&self.traffic.bytes_out, bytes);
-        self.outbox.borrow_mut().push(message, bytes);
-    }
-
-    /// Waits for [`Shared::changed`] until `done`.
-    pub(super) async fn wait(&self, done: impl Fn(&Self) -> bool) {
-        loop {
-            let changed = self.changed.notified();
-            if done(self) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
 /// The reading side.
 struct Incoming<R> {
-    stream: R,
+    /// Gone once the connection is over, even if capnp-rpc still holds it.
+    stream: Option<R>,
     frames: FrameReader,
     replies: Vec<Builder<HeapAllocator>>,
     options: ReaderOptions,
@@ -166,19 +45,29 @@ struct Inner<R> {
     closing: Cell<bool>,
 }
 
-impl<R> Drop for Inner<R> {
-    fn drop(&mut self) {
+impl<R> Inner<R> {
+    /// Ends the connection as far as that has not happened.
+    fn tear_down(&self) {
         let shared = &self.shared;
         shared.ending(End::Dropped);
-        if !self.closing.get()
-            && let Some(writer) = shared.writer.borrow_mut().take()
-        {
-            writer.abort();
+        if !self.closing.get() {
+            shared.abort_writer();
+        }
+        if let Ok(mut incoming) = self.incoming.try_borrow_mut() {
+            incoming.stream = None;
+            incoming.frames = FrameReader::new(&shared.limits);
         }
         shared.held.borrow_mut().clear();
         shared.due.borrow_mut().clear();
         shared.connection_done.set(true);
+        shared.wake_reader();
         shared.changed.notify_waiters();
+    }
+}
+
+impl<R> Drop for Inner<R> {
+    fn drop(&mut self) {
+        self.tear_down();
     }
 }
 
@@ -188,6 +77,15 @@ pub(super) struct Connection<R>(Rc<Inner<R>>);
 pub(super) struct WeakConnection<R>(Weak<Inner<R>>);
 
 impl<R> WeakConnection<R> {
+    /// capnp-rpc is gone. After a panic it does not let go of the connection: its tables point at
+    /// each other.
+    pub(super) fn abandon(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.closing.set(false);
+            inner.tear_down();
+        }
+    }
+
     pub(super) fn upgrade(&self) -> Option<Connection<R>> {
         self.0.upgrade().map(Connection)
     }
@@ -207,7 +105,7 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
             .expect("a fresh network connects");
         Connection(Rc::new(Inner {
             incoming: RefCell::new(Incoming {
-                stream,
+                stream: Some(stream),
                 frames: FrameReader::new(&shared.limits),
                 replies: Vec::new(),
                 options: shared.limits.reader_options(),
@@ -245,12 +143,12 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                     "{code}: the vat closes this connection"
                 ))));
             }
-            if shared.writer_done.get() {
+            if shared.writer_done.get() || shared.connection_done.get() {
                 return Poll::Ready(Err(Error::disconnected("cannot write any more".into())));
             }
             let due = shared.due.borrow_mut().pop_front();
             let frame = match due {
-                Some(frame) => frame,
+                Some((question, release)) => Frame::copy_of(&reply::finish(question, release)),
                 None if shared.outbox.borrow().unwritten_bytes
                     > shared.limits.max_unwritten_bytes =>
                 {
@@ -280,6 +178,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
 
     /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
     fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
+        let bytes = frame.len_bytes();
         let mut reader = Reader::new(frame, incoming.options);
         let found = promises(reader.get_root()?)?;
         if !found.is_empty() {
@@ -298,6 +197,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
         let verdict = self.shared.ledger.borrow_mut().incoming(
             &self.shared.limits,
+            bytes,
             reader.get_root()?,
             &mut incoming.replies,
         )?;
@@ -313,10 +213,9 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 Ok(Some(Message(reader)))
             }
             Verdict::Swallow => Ok(None),
-            Verdict::Hold(question) => {
-                let frame = reader.into_segments();
+            Verdict::Hold { question, release } => {
                 let mut held = self.shared.held.borrow_mut();
-                match held.insert(question, frame) {
+                match held.insert(question, release) {
                     None => Ok(None),
                     Some(_) => Err(Refusal::new(
                         Code::InvalidArgument,
@@ -340,8 +239,11 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             if shared.outbox.borrow().unwritten_bytes > shared.limits.max_unwritten_bytes {
                 return Poll::Pending;
             }
+            let Some(stream) = &mut incoming.stream else {
+                return Poll::Ready(Ok(None));
+            };
             let mut buffer = ReadBuf::new(incoming.frames.space());
-            match Pin::new(&mut incoming.stream).poll_read(cx, &mut buffer) {
+            match Pin::new(stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => (),
                 Poll::Ready(Err(failure)) => {
@@ -372,9 +274,12 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             let Ok(mut incoming) = self.incoming.try_borrow_mut() else {
                 return Poll::Ready(());
             };
+            let Some(stream) = &mut incoming.stream else {
+                return Poll::Ready(());
+            };
             loop {
                 let mut buffer = ReadBuf::new(&mut buffer);
-                match Pin::new(&mut incoming.stream).poll_read(cx, &mut buffer) {
+                match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(())) if !buffer.filled().is_empty() => (),
                     Poll::Ready(_) => return Poll::Ready(()),
@@ -439,10 +344,8 @@ impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<
                 shared.wait(|shared| shared.writer_done.get()).await;
                 inner.discard().await;
             });
-            if finished.await.is_err()
-                && let Some(writer) = shared.writer.borrow_mut().take()
-            {
-                writer.abort();
+            if finished.await.is_err() {
+                shared.abort_writer();
             }
             Ok(())
         })
@@ -515,9 +418,9 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
             }
         }
         if let Some(question) = answered
-            && let Some(finish) = shared.held.borrow_mut().remove(&question)
+            && let Some(release) = shared.held.borrow_mut().remove(&question)
         {
-            shared.due.borrow_mut().push_back(finish);
+            shared.due.borrow_mut().push_back((question, release));
             shared.wake_reader();
         }
         let message = Rc::new(self.message);

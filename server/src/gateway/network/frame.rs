@@ -1,7 +1,7 @@
 //! Bytes in, messages out: the standard stream framing.
 
 use capnp::Word;
-use capnp::message::ReaderSegments;
+use capnp::message::{Builder, HeapAllocator, ReaderSegments};
 use vatwerk::Code;
 
 use super::{Limits, Refusal};
@@ -21,6 +21,21 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    /// A copy of a message of ours.
+    pub(super) fn copy_of(message: &Builder<HeapAllocator>) -> Self {
+        let segments = message.get_segments_for_output();
+        let bytes = segments.concat();
+        let mut words = Word::allocate_zeroed_vec(bytes.len() / 8);
+        Word::words_to_bytes_mut(&mut words).copy_from_slice(&bytes);
+        let mut end = 0;
+        let ends = segments.iter().map(|segment| {
+            end += segment.len() as u32 / 8;
+            end
+        });
+        let ends = ends.collect();
+        Frame { words, ends }
+    }
+
     /// The size in bytes, without the table of segments.
     pub(super) fn len_bytes(&self) -> usize {
         self.words.len() * 8

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::Refusal;
-use super::connection::Shared;
+use super::shared::Shared;
 
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,9 +24,12 @@ pub enum End {
     /// Reading or writing failed, or the stream ended within a message.
     #[error("the connection broke: {0}")]
     Broken(String),
-    /// The RPC system was dropped or panicked. What was queued has not been written.
+    /// The RPC system was dropped. What was queued has not been written.
     #[error("the connection was dropped")]
     Dropped,
+    /// capnp-rpc panicked, or an object that ran within it, with this text.
+    #[error("the connection panicked: {0}")]
+    Panicked(String),
 }
 
 /// What a connection has done and holds, at one moment.
@@ -46,7 +49,7 @@ pub struct Counters {
     pub calls: u64,
     /// Calls among those that were answered here, `overloaded` or `shutting-down`.
     pub calls_refused: u64,
-    /// Calls of the peer that are neither answered nor given up.
+    /// Calls of the peer that have not been answered, whether it has given them up or not.
     pub calls_in_flight: u64,
     /// Questions of the peer that it has not finished.
     pub open_questions: u64,

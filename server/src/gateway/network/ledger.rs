@@ -14,6 +14,7 @@ use capnp_rpc::rpc_capnp::{
 };
 use vatwerk::Code;
 
+use super::promise::{imported, incoming_resolve};
 use super::{Limits, Refusal, reply};
 
 /// The largest message, in words when copied, that is sent back as `unimplemented`.
@@ -27,15 +28,16 @@ pub(super) enum Verdict {
     /// It has been dealt with.
     Swallow,
     /// It is the end of this question, and capnp-rpc gets it once it has answered.
-    Hold(u32),
+    Hold { question: u32, release: bool },
 }
 
 /// A question of the peer.
 #[derive(Default)]
 struct Answer {
     is_call: bool,
+    /// The size of the call, which is kept until it returns.
+    bytes: usize,
     returned: bool,
-    finished: bool,
     /// Pending, or returned with a promise among its capabilities.
     unsettled: bool,
     /// Its result was passed on as a capability (`receiverAnswer`) before it returned.
@@ -58,6 +60,7 @@ struct Question {
 pub(super) struct Ledger {
     answers: HashMap<u32, Answer>,
     calls_in_flight: usize,
+    bytes_in_flight: usize,
     /// Questions answered here, and not finished.
     refused: HashSet<u32>,
     exports: HashMap<u32, Export>,
@@ -69,13 +72,14 @@ pub(super) struct Ledger {
     pub(super) calls_refused: u64,
 }
 
-type Read<T> = Result<T, Refusal>;
+pub(super) type Read<T> = Result<T, Refusal>;
 
 impl Ledger {
     pub(super) fn new() -> Self {
         Ledger {
             answers: HashMap::new(),
             calls_in_flight: 0,
+            bytes_in_flight: 0,
             refused: HashSet::new(),
             exports: HashMap::new(),
             imports: HashMap::new(),
@@ -106,20 +110,21 @@ impl Ledger {
         self.closed_for_calls = true;
     }
 
-    /// Enters a message of the peer. Answers of our own go to `replies`.
+    /// Enters a message of the peer, of `bytes`. Answers of our own go to `replies`.
     pub(super) fn incoming(
         &mut self,
         limits: &Limits,
+        bytes: usize,
         message: message::Reader<'_>,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
         match message.which() {
-            Ok(message::Call(call)) => self.incoming_call(limits, call?, replies),
+            Ok(message::Call(call)) => self.incoming_call(limits, bytes, call?, replies),
             Ok(message::Return(ret)) => self.incoming_return(limits, ret?),
             Ok(message::Bootstrap(bootstrap)) => {
                 let id = bootstrap?.get_question_id();
                 self.check_unused(id)?;
-                if let Some(why) = self.overload(limits, 0) {
+                if let Some(why) = self.overload(limits, 0, 0) {
                     return self.refuse(limits, id, &why, replies);
                 }
                 self.answers.insert(id, Answer::pending(false));
@@ -128,18 +133,18 @@ impl Ledger {
             Ok(message::Finish(finish)) => {
                 let finish = finish?;
                 let id = finish.get_question_id();
+                let release = finish.get_release_result_caps();
                 if self.refused.remove(&id) {
                     return Ok(Verdict::Swallow);
                 }
-                if let Some(answer) = self.answers.get(&id)
-                    && answer.passed_on
-                    && !answer.returned
-                {
-                    // Its result is waited for elsewhere, so it runs on, and what it returns has
-                    // to pass by here: capnp-rpc does not show the results of a finished question.
-                    return Ok(Verdict::Hold(id));
+                if self.answers.get(&id).is_some_and(|answer| !answer.returned) {
+                    // capnp-rpc never returns a call that it has cancelled, and then neither side
+                    // can forget the question. Nor does it show what a finished call returns to
+                    // those its result was passed on to.
+                    let question = id;
+                    return Ok(Verdict::Hold { question, release });
                 }
-                self.finish_answer(id, finish.get_release_result_caps());
+                self.finish_answer(id, release);
                 Ok(Verdict::Deliver)
             }
             Ok(message::Release(release)) => {
@@ -170,6 +175,7 @@ impl Ledger {
     fn incoming_call(
         &mut self,
         limits: &Limits,
+        bytes: usize,
         call: call::Reader<'_>,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
@@ -197,7 +203,8 @@ impl Ledger {
             true => Some("the call whose result this one is for was not started".to_owned()),
             false => {
                 let given = capabilities.into_iter();
-                self.overload(limits, given.filter(|one| imported(*one).is_some()).count())
+                let imports = given.filter(|one| imported(*one).is_some()).count();
+                self.overload(limits, bytes, imports)
             }
         };
         if let Some(why) = why {
@@ -218,8 +225,13 @@ impl Ledger {
                 answer.passed_on = true;
             }
         }
-        self.answers.insert(id, Answer::pending(true));
+        let answer = Answer {
+            bytes,
+            ..Answer::pending(true)
+        };
+        self.answers.insert(id, answer);
         self.calls_in_flight += 1;
+        self.bytes_in_flight += bytes;
         Ok(Verdict::Deliver)
     }
 
@@ -375,13 +387,14 @@ impl Ledger {
         };
         let answer = entry.get_mut();
         let unreachable = answer.passed_on && unsettled;
-        if answer.is_call && !answer.returned && !answer.finished {
+        if answer.is_call && !answer.returned {
             self.calls_in_flight -= 1;
+            self.bytes_in_flight -= answer.bytes;
         }
         answer.returned = true;
         answer.unsettled = unsettled && !unreachable;
         answer.exports = exports;
-        if answer.finished || ret.get_no_finish_needed() {
+        if ret.get_no_finish_needed() {
             entry.remove();
         }
         Ok(unreachable)
@@ -415,24 +428,14 @@ impl Ledger {
         }
     }
 
+    /// Forgets an answer that has been given.
     fn finish_answer(&mut self, id: u32, release: bool) {
-        let Entry::Occupied(mut entry) = self.answers.entry(id) else {
-            return;
-        };
-        let answer = entry.get_mut();
-        if answer.is_call && !answer.returned && !answer.finished {
-            self.calls_in_flight -= 1;
-        }
-        answer.finished = true;
-        let exports = match release {
-            true => std::mem::take(&mut answer.exports),
-            false => Vec::new(),
-        };
-        if answer.returned {
-            entry.remove();
-        }
-        for export in exports {
-            self.release_export(export, 1);
+        if let Some(answer) = self.answers.remove(&id)
+            && release
+        {
+            for export in answer.exports {
+                self.release_export(export, 1);
+            }
         }
     }
 
@@ -444,13 +447,20 @@ impl Ledger {
     }
 
     /// Why a further question cannot be taken, if it cannot.
-    fn overload(&self, limits: &Limits, new_imports: usize) -> Option<String> {
+    fn overload(&self, limits: &Limits, bytes: usize, new_imports: usize) -> Option<String> {
         if self.closed_for_calls {
             return Some(String::new());
         }
         let full = |what: &str, limit: usize| Some(format!("{what}, at most {limit}"));
         if self.calls_in_flight >= limits.max_calls_in_flight {
             return full("too many calls in flight", limits.max_calls_in_flight);
+        }
+        // One call of any size that may be sent at all always gets through.
+        if self.calls_in_flight > 0 && self.bytes_in_flight + bytes > limits.max_bytes_in_flight {
+            return full(
+                "too many bytes of calls in flight",
+                limits.max_bytes_in_flight,
+            );
         }
         if self.open_questions() >= limits.max_open_questions {
             return full("too many questions not finished", limits.max_open_questions);
@@ -501,60 +511,6 @@ impl Answer {
     }
 }
 
-/// Where the peer's promises stand in the capability table of a message: the addresses of their
-/// tags. Promises are only ever given in calls and returns, other than in a resolve.
-pub(super) fn promises(message: message::Reader<'_>) -> Read<Vec<usize>> {
-    let payload = match message.which() {
-        Ok(message::Call(call)) => call?.get_params()?,
-        Ok(message::Return(ret)) => match ret?.which() {
-            Ok(return_::Results(results)) => results?,
-            _ => return Ok(Vec::new()),
-        },
-        _ => return Ok(Vec::new()),
-    };
-    let mut addresses = Vec::new();
-    for one in payload.get_cap_table()? {
-        if let cap_descriptor::SenderPromise(_) = one.which()? {
-            let data = capnp::raw::get_struct_data_section(one);
-            addresses.push(data.as_ptr() as usize);
-        }
-    }
-    Ok(addresses)
-}
-
-/// What a promise turned into does not matter here (see the module's text), but the reference that
-/// came with it has to be given back.
-fn incoming_resolve(
-    resolve: resolve::Reader<'_>,
-    replies: &mut Vec<Builder<HeapAllocator>>,
-) -> Read<Verdict> {
-    if let resolve::Cap(capability) = resolve.which()? {
-        let capability = capability?;
-        match capability.which()? {
-            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
-                replies.push(reply::release(id));
-            }
-            cap_descriptor::ReceiverHosted(_) | cap_descriptor::ReceiverAnswer(_) => (),
-            cap_descriptor::None(()) => return Err(invalid("a promise resolved to nothing")),
-            cap_descriptor::ThirdPartyHosted(_) => {
-                return Err(Refusal::new(
-                    Code::Unimplemented,
-                    "a promise resolved to a capability of a third party",
-                ));
-            }
-        }
-    }
-    Ok(Verdict::Swallow)
-}
-
-/// The id of a capability that its sender hosts.
-fn imported(one: cap_descriptor::Reader<'_>) -> Option<u32> {
-    match one.which() {
-        Ok(cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id)) => Some(id),
-        _ => None,
-    }
-}
-
-fn invalid(text: &str) -> Refusal {
+pub(super) fn invalid(text: &str) -> Refusal {
     Refusal::new(Code::InvalidArgument, text)
 }

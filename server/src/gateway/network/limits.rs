@@ -23,9 +23,13 @@ pub struct Limits {
     pub max_traversal_words: usize,
     /// How deep pointers may nest. Default 64.
     pub max_nesting: i32,
-    /// The most calls of the peer that have not been answered. Default 4096. A further call is
+    /// The most calls of the peer that have not been answered, whether it has given them up or not.
+    /// Default 4096. A further call is
     /// answered `overloaded`, and so are calls on its result.
     pub max_calls_in_flight: usize,
+    /// The most bytes that those calls may have together, unless there is only one of them. Default
+    /// 64 MiB. A further call is answered `overloaded`.
+    pub max_bytes_in_flight: usize,
     /// The most questions of the peer that it has not finished: answers are kept for pipelining
     /// until then. Default 65 536. A further call is answered `overloaded`; a peer that goes on
     /// without finishing even those is sent an abort, `limit-exceeded`.
@@ -56,6 +60,7 @@ impl Default for Limits {
             max_traversal_words: 8 << 20,
             max_nesting: 64,
             max_calls_in_flight: 4096,
+            max_bytes_in_flight: 64 << 20,
             max_open_questions: 65_536,
             max_exports: 65_536,
             max_imports: 65_536,

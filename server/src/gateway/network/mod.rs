@@ -2,14 +2,13 @@
 //! writes once per burst, limits what its peer can make it remember, and looks at every message
 //! before capnp-rpc does.
 //!
+//! [`serve`] runs one connection, with everything that has to be done when it ends:
+//!
 //! ```no_run
-//! # async fn serve(stream: tokio::net::UnixStream, bootstrap: capnp::capability::Client) {
-//! use vatwerk_server::gateway::network::{Limits, Network};
+//! # async fn example(stream: tokio::net::UnixStream, bootstrap: capnp::capability::Client) {
+//! use vatwerk_server::gateway::network::{Limits, serve};
 //! let (read, write) = stream.into_split();
-//! let (network, handle) = Network::new(read, write, Limits::default());
-//! let system = capnp_rpc::RpcSystem::new(Box::new(network), Some(bootstrap));
-//! // A task of its own: a panic of capnp-rpc then ends this connection and nothing else.
-//! tokio::task::spawn_local(system);
+//! let handle = serve(read, write, Limits::default(), bootstrap);
 //! let why = handle.ended().await;
 //! # }
 //! ```
@@ -32,6 +31,10 @@
 //!   itself is as usual.
 //! - Calls with `sendResultsTo` other than the caller end the connection.
 //!
+//! A call that the peer has given up runs to its end, and only then is capnp-rpc told that it was:
+//! capnp-rpc never returns a cancelled call, so that neither side could use its number again. Such a
+//! call stays in flight until then. What waits for something has to have a limit of its own.
+//!
 //! Two things are left to the owner of the objects: a [`ClientHook`] of its own that hides an
 //! unresolved capability must not be a way back to itself, and `ResultsHook::set_pipeline` with an
 //! unresolved promise in the results is seen by nobody here.
@@ -44,20 +47,26 @@ mod handle;
 mod ledger;
 mod limits;
 mod outbox;
+mod promise;
 mod reply;
+mod shared;
 
 #[cfg(test)]
 mod tests;
 
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use capnp::Error;
-use capnp::capability::Promise;
+use capnp::capability::{Client, Promise};
+use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vatwerk::Code;
 
-use connection::{Connection, Shared, WeakConnection};
+use connection::{Connection, WeakConnection};
+use shared::Shared;
 
 pub use handle::{Counters, End, Handle};
 pub use limits::Limits;
@@ -92,7 +101,43 @@ impl From<capnp::NotInSchema> for Refusal {
     }
 }
 
-/// The server's side of one stream. Give it to [`capnp_rpc::RpcSystem::new`].
+/// Serves `bootstrap` on one connection in a local task of its own. See [`Network::new`].
+///
+/// A panic of capnp-rpc, or of an object that runs within it, ends this connection only, as
+/// [`End::Panicked`].
+///
+/// # Panics
+///
+/// Outside a [`tokio::task::LocalSet`], or in a runtime without a clock.
+pub fn serve<R, W>(read: R, write: W, limits: Limits, bootstrap: Client) -> Handle
+where
+    R: AsyncRead + Unpin + 'static,
+    W: AsyncWrite + Unpin + 'static,
+{
+    let (network, handle) = Network::new(read, write, limits);
+    let shared = network.shared.clone();
+    let system = RpcSystem::new(Box::new(network), Some(bootstrap));
+    let disconnector = system.get_disconnector();
+    tokio::task::spawn_local(async move {
+        let mut system = Box::pin(AssertUnwindSafe(system).catch_unwind());
+        if let Err(panic) = system.as_mut().await {
+            shared.ending(End::Panicked(panic_text(panic.as_ref())));
+            drop(system);
+            // Its tables point at each other, and would be kept for ever.
+            let cleaned = AssertUnwindSafe(disconnector).catch_unwind().await;
+            drop(cleaned);
+        }
+    });
+    handle
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a text").to_owned()
+}
+
+/// The server's side of one stream, for [`RpcSystem::new`]. Usually [`serve`] is what you want.
 ///
 /// Dropping the RPC system closes the stream at once; see [`Handle::close`] for the polite way.
 pub struct Network<R> {
@@ -125,6 +170,15 @@ impl<R: AsyncRead + Unpin + 'static> Network<R> {
             shared: shared.clone(),
         };
         (network, Handle::new(shared))
+    }
+}
+
+impl<R> Drop for Network<R> {
+    fn drop(&mut self) {
+        // Unless the end was orderly, the RPC system is dropped, or has panicked.
+        if !self.shared.is_over() {
+            self.weak.abandon();
+        }
     }
 }
 

@@ -8,10 +8,13 @@ use std::task::{Context, Poll, Waker};
 use capnp::message::{Builder, HeapAllocator};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::connection::Shared;
+use super::shared::Shared;
 
 /// Up to this many bytes are put together for one write.
 const BATCH_BYTES: usize = 64 << 10;
+/// While more of a burst is at hand, this many bytes make a write: the peer can work on those answers
+/// in the meantime.
+const BURST_BYTES: usize = 2 << 10;
 /// Messages from this size on, in bytes, are written from where they are instead of copied.
 const LARGE_BYTES: usize = 16 << 10;
 
@@ -36,7 +39,7 @@ impl Outbox {
     pub(super) fn push(&mut self, message: Sent, bytes: usize) {
         self.queue.push_back(message);
         self.unwritten_bytes += bytes;
-        if !self.burst || self.unwritten_bytes >= BATCH_BYTES {
+        if !self.burst || self.unwritten_bytes >= BURST_BYTES {
             self.wake();
         }
     }
@@ -64,7 +67,7 @@ impl Outbox {
 
     /// Ready when there is something to write (`true`) or nothing will ever follow (`false`).
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if !self.queue.is_empty() && (!self.burst || self.unwritten_bytes >= BATCH_BYTES) {
+        if !self.queue.is_empty() && (!self.burst || self.unwritten_bytes >= BURST_BYTES) {
             return Poll::Ready(true);
         }
         if self.closing {

@@ -1,4 +1,4 @@
-//! Messages that the network sends on its own account.
+//! Messages that the network makes on its own account.
 
 use capnp::ErrorKind;
 use capnp::message::{Builder, HeapAllocator};
@@ -33,6 +33,15 @@ pub(super) fn release(import: u32) -> Builder<HeapAllocator> {
     let mut release = builder.init_root::<message::Builder<'_>>().init_release();
     release.set_id(import);
     release.set_reference_count(1);
+    builder
+}
+
+/// The end of a question, as the peer would say it.
+pub(super) fn finish(question: u32, release: bool) -> Builder<HeapAllocator> {
+    let mut builder = small();
+    let mut finish = builder.init_root::<message::Builder<'_>>().init_finish();
+    finish.set_question_id(question);
+    finish.set_release_result_caps(release);
     builder
 }
 

@@ -2,8 +2,11 @@
 //!
 //! `VATWERK_SEED` replays a run, `VATWERK_ROUNDS` sets how many connections it makes.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
+use futures::FutureExt;
 use tokio::io::AsyncReadExt;
 
 use super::object::METHODS;
@@ -34,9 +37,13 @@ struct Talker {
     /// Questions that are open.
     open: Vec<u32>,
     next_question: u32,
-    /// Our questions to it, as far as it guesses.
-    asked: u32,
+    /// Our questions to it.
+    asked: Vec<u32>,
+    /// What it was given, one entry for each reference.
+    exports: Vec<u32>,
     promises: Vec<u32>,
+    /// What it has heard and not understood yet.
+    heard: Vec<u8>,
 }
 
 impl Talker {
@@ -44,6 +51,25 @@ impl Talker {
         match self.open.is_empty() || self.random.chance(2) {
             true => self.random.below(12),
             false => self.open[self.random.below(self.open.len() as u32) as usize],
+        }
+    }
+
+    /// One of `ids`, and now and then any other.
+    fn one_of(random: &mut Random, ids: &[u32]) -> u32 {
+        match ids.is_empty() || random.chance(1) {
+            true => random.below(6),
+            false => ids[random.below(ids.len() as u32) as usize],
+        }
+    }
+
+    /// Removes and returns one of `ids`, and now and then any other.
+    fn take_one(random: &mut Random, ids: &mut Vec<u32>) -> Option<u32> {
+        if random.chance(1) {
+            return Some(random.below(6));
+        }
+        match ids.len() as u32 {
+            0 => None,
+            len => Some(ids.swap_remove(random.below(len) as usize)),
         }
     }
 
@@ -56,22 +82,22 @@ impl Talker {
                 self.promises.push(id);
                 Cap::Promise(id)
             }
-            9..13 => Cap::Yours(self.random.below(4)),
+            9..13 => Cap::Yours(Self::one_of(&mut self.random, &self.exports)),
             _ => Cap::Answer(self.question()),
         }
     }
 
     fn target(&mut self) -> Target {
-        match self.random.chance(60) {
-            true => Target::Export(0),
-            false if self.random.chance(15) => Target::Export(self.random.below(3)),
-            false => Target::Answer(self.question()),
+        match self.random.below(10) {
+            0..6 => Target::Answer(0),
+            6 => Target::Export(Self::one_of(&mut self.random, &self.exports)),
+            _ => Target::Answer(self.question()),
         }
     }
 
-    fn message(&mut self) -> Outgoing {
-        match self.random.below(100) {
-            0..55 => {
+    fn message(&mut self) -> Option<Outgoing> {
+        Some(match self.random.below(1000) {
+            0..550 => {
                 let question = self.next_question;
                 self.next_question += 1;
                 let (target, cap) = (self.target(), self.cap());
@@ -79,44 +105,69 @@ impl Talker {
                 let method = self.random.below(u32::from(METHODS)) as u16;
                 call(question, target, method, cap)
             }
-            55..65 => {
-                let question = self.question();
+            550..650 => {
+                let question = 1 + self.question();
                 self.open.retain(|open| *open != question);
-                finish(question, self.random.chance(50))
+                finish(question, self.random.chance(10))
             }
-            65..80 => {
-                let question = match self.random.chance(90) {
-                    true => {
-                        self.asked += 1;
-                        self.asked - 1
-                    }
-                    false => self.random.below(4),
-                };
-                match self.random.below(12) {
-                    0 => return_with(question, |r| r.init_exception().set_reason("no")),
-                    1 => return_with(question, |mut r| r.set_canceled(())),
-                    2 => return_with(question, |mut r| r.set_take_from_other_question(1)),
+            650..850 => {
+                let question = Self::take_one(&mut self.random, &mut self.asked)?;
+                match self.random.below(200) {
+                    0..20 => return_with(question, |r| r.init_exception().set_reason("no")),
+                    20 => return_with(question, |mut r| r.set_canceled(())),
+                    21 => return_with(question, |mut r| r.set_take_from_other_question(1)),
                     _ => results(question, self.cap()),
                 }
             }
-            80..90 => {
-                let promise = match self.promises.is_empty() {
-                    true => self.random.below(8),
-                    false => {
-                        let index = self.random.below(self.promises.len() as u32);
-                        self.promises.swap_remove(index as usize)
-                    }
-                };
-                resolve(promise, self.cap())
+            850..950 => {
+                let promise = Self::take_one(&mut self.random, &mut self.promises)?;
+                match self.cap() {
+                    Cap::None => resolve(promise, Cap::Promise(promise)),
+                    cap => resolve(promise, cap),
+                }
             }
-            90..95 => {
+            950..965 => {
                 let target = Target::Answer(self.question());
                 disembargo(target, self.random.below(4))
             }
-            95..98 => release(1 + self.random.below(3), 1),
-            98 => bootstrap(self.question()),
+            965..995 => release(Self::take_one(&mut self.random, &mut self.exports)?, 1),
+            995..998 => bootstrap(1000 + self.next_question),
             _ => abort("enough"),
+        })
+    }
+
+    /// Takes note of what the other side says.
+    fn hear(&mut self, bytes: &[u8]) {
+        self.heard.extend_from_slice(bytes);
+        let mut rest = &self.heard[..];
+        loop {
+            let here = rest;
+            let options = capnp::message::ReaderOptions::new();
+            let Ok(read) = capnp::serialize::read_message(&mut rest, options) else {
+                rest = here;
+                break;
+            };
+            let root: message::Reader<'_> = read.get_root().unwrap();
+            match root.which() {
+                Ok(message::Call(call)) => self.asked.push(call.unwrap().get_question_id()),
+                Ok(message::Return(ret)) => {
+                    if let Ok(return_::Results(results)) = ret.unwrap().which() {
+                        for one in results.unwrap().get_cap_table().unwrap() {
+                            if let Ok(
+                                cap_descriptor::SenderHosted(id)
+                                | cap_descriptor::SenderPromise(id),
+                            ) = one.which()
+                            {
+                                self.exports.push(id);
+                            }
+                        }
+                    }
+                }
+                _ => (),
+            }
         }
+        let left = rest.len();
+        self.heard.drain(..self.heard.len() - left);
     }
 }
 
@@ -125,8 +176,9 @@ impl Talker {
 struct Tally {
     messages: u64,
     calls: u64,
-    panics: u64,
-    refused: u64,
+    panics: BTreeMap<String, u64>,
+    /// How many were refused, by reason.
+    refused: BTreeMap<String, u64>,
 }
 
 async fn converse(random: &mut Random, tally: &mut Tally) {
@@ -134,8 +186,10 @@ async fn converse(random: &mut Random, tally: &mut Tally) {
         random: Random(u64::from(random.below(u32::MAX)) << 32 | u64::from(random.below(u32::MAX))),
         open: vec![0],
         next_question: 1,
-        asked: 0,
+        asked: Vec::new(),
+        exports: Vec::new(),
         promises: Vec::new(),
+        heard: Vec::new(),
     };
     let limits = Limits {
         linger: Duration::from_millis(50),
@@ -145,11 +199,11 @@ async fn converse(random: &mut Random, tally: &mut Tally) {
     let mut peer = Peer::new(limits);
     peer.send(&[bootstrap(0)]).await;
     let mut heard = vec![0; 64 << 10];
-    for _ in 0..talker.random.below(40) {
+    for _ in 0..talker.random.below(80) {
         let messages: Vec<Outgoing> = (0..1 + talker.random.below(4))
-            .map(|_| talker.message())
+            .filter_map(|_| talker.message())
             .collect();
-        if talker.random.chance(2) {
+        if !messages.is_empty() && talker.random.chance(1) {
             let mut bytes = Vec::new();
             for message in &messages {
                 capnp::serialize::write_message(&mut bytes, message).unwrap();
@@ -164,7 +218,9 @@ async fn converse(random: &mut Random, tally: &mut Tally) {
             tokio::task::yield_now().await;
         }
         // Take what is there, so that the other side is not held up.
-        while let Some(Ok(1..)) = futures::FutureExt::now_or_never(peer.stream.read(&mut heard)) {}
+        while let Some(Ok(bytes @ 1..)) = peer.stream.read(&mut heard).now_or_never() {
+            talker.hear(&heard[..bytes]);
+        }
         if peer.handle.end().is_some() {
             break;
         }
@@ -175,13 +231,10 @@ async fn converse(random: &mut Random, tally: &mut Tally) {
     let counters = peer.handle.counters();
     tally.messages += counters.messages_in;
     tally.calls += counters.calls - counters.calls_refused;
-    tally.refused += u64::from(matches!(end, End::Refused(_)));
-    match peer.system.await {
-        Ok(_) => (),
-        Err(failure) => {
-            assert!(failure.is_panic());
-            tally.panics += 1;
-        }
+    match end {
+        End::Refused(refusal) => *tally.refused.entry(refusal.text).or_default() += 1,
+        End::Panicked(text) => *tally.panics.entry(text).or_default() += 1,
+        _ => (),
     }
 }
 
@@ -203,6 +256,6 @@ fn random_conversations_end() {
             converse(&mut random, &mut tally).await;
             round += 1;
         }
-        println!("{round} connections: {tally:?}");
+        println!("{round} connections: {tally:#?}");
     });
 }

@@ -13,7 +13,7 @@ pub const NOTHING: u16 = 0;
 /// Returns the capability it is given.
 pub const ECHO: u16 = 1;
 pub const NEVER: u16 = 2;
-/// Keeps the capability it is given.
+/// Keeps the capability it is given, or that it was given none.
 pub const PUT: u16 = 3;
 /// Waits for the next `PUT` and returns that capability.
 pub const TAKE: u16 = 4;
@@ -26,6 +26,8 @@ pub const BIG: u16 = 7;
 /// Returns `ECHO`'s result after the next `PUT`.
 pub const LATE_ECHO: u16 = 8;
 pub const METHODS: u16 = 9;
+/// Panics; not among the methods that are called at random.
+pub const PANIC: u16 = 9;
 
 pub const BIG_BYTES: u32 = 100_000;
 pub const INTERFACE: u64 = 0xf00d_f00d_f00d_f00d;
@@ -86,13 +88,14 @@ impl Knot {
             ECHO => gives(results, given()?),
             NEVER => std::future::pending().await,
             PUT => {
-                *self.kept.borrow_mut() = Some(given()?);
+                *self.kept.borrow_mut() = given().ok();
                 self.put.notify_waiters();
             }
             TAKE => {
                 self.put.notified().await;
                 let kept = self.kept.borrow().as_ref().map(|c| c.hook.add_ref());
-                gives(results, Client::new(kept.expect("just put")));
+                let nothing = || Error::failed("nothing was put".into());
+                gives(results, Client::new(kept.ok_or_else(nothing)?));
             }
             PIPELINE => {
                 let request = given()?
@@ -116,6 +119,7 @@ impl Knot {
                 self.put.notified().await;
                 gives(results, given);
             }
+            PANIC => panic!("on demand"),
             _ => return Err(Error::unimplemented("no such method".into())),
         }
         Ok(())

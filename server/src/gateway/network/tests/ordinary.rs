@@ -2,6 +2,7 @@
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 use vatwerk::counter_capnp::counter;
@@ -126,19 +127,36 @@ fn a_peer_that_takes_nothing_does_not_hold_up_the_end() {
         peer.send(&messages).await;
         peer.handle.close();
         assert_eq!(peer.handle.ended().await, End::Stopped);
-        assert!(peer.system.await.is_ok());
     });
 }
 
 #[test]
 fn a_dropped_system_ends_its_connection() {
     watched(LIMIT, || async {
+        let (mut ours, theirs) = tokio::io::duplex(1024);
+        let (read, write) = tokio::io::split(theirs);
+        let (network, handle) = Network::new(read, write, Limits::default());
+        let system = RpcSystem::new(Box::new(network), None);
+        let system = tokio::task::spawn_local(system);
+        tokio::task::yield_now().await;
+        system.abort();
+        assert_eq!(handle.ended().await, End::Dropped);
+        assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_panic_ends_its_connection_only() {
+    watched(LIMIT, || async {
+        let mut other = Peer::new(Limits::default());
         let mut peer = Peer::new(Limits::default());
-        peer.send(&[bootstrap(0)]).await;
-        peer.returned(0).await.unwrap();
-        peer.system.abort();
-        assert_eq!(peer.handle.ended().await, End::Dropped);
-        assert!(peer.receive().await.is_none());
+        peer.send(&[bootstrap(0), call(1, Target::Answer(0), PANIC, Cap::None)])
+            .await;
+        let end = peer.handle.ended().await;
+        assert_eq!(end, End::Panicked("on demand".into()));
+        while peer.receive().await.is_some() {}
+        other.send(&[bootstrap(0)]).await;
+        other.returned(0).await.unwrap();
     });
 }
 

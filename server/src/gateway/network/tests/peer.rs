@@ -4,12 +4,10 @@ use capnp::any_pointer;
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
 use capnp::serialize::OwnedSegments;
 use capnp::traits::ImbueMut;
-use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_capnp::{cap_descriptor, exception, message, message_target, return_};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::JoinHandle;
 
-use super::super::{End, Handle, Limits, Network};
+use super::super::{End, Handle, Limits, serve};
 use super::object::{INTERFACE, Knot};
 
 /// A capability in a message: `CapDescriptor`.
@@ -148,20 +146,16 @@ pub fn abort(reason: &str) -> Outgoing {
 pub struct Peer {
     pub stream: DuplexStream,
     pub handle: Handle,
-    pub system: JoinHandle<Result<(), capnp::Error>>,
 }
 
 impl Peer {
     pub fn new(limits: Limits) -> Self {
         let (ours, theirs) = tokio::io::duplex(256 << 10);
         let (read, write) = tokio::io::split(theirs);
-        let (network, handle) = Network::new(read, write, limits);
-        let knot: capnp::capability::Client = capnp_rpc::new_client(Knot::default());
-        let system = RpcSystem::new(Box::new(network), Some(knot));
+        let knot = capnp_rpc::new_client(Knot::default());
         Peer {
             stream: ours,
-            handle,
-            system: tokio::task::spawn_local(system),
+            handle: serve(read, write, limits, knot),
         }
     }
 

@@ -1,0 +1,231 @@
+//! What the verbs that talk to a vat take.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Where a vat is looked for on this machine first, from its working folder.
+const LOCAL_SOCKET: &str = "./data/vat.sock";
+
+/// Where it is looked for otherwise.
+const LOCAL_PORT: &str = "tcp:127.0.0.1:7447";
+
+/// A verb that talks to a vat, or about one.
+#[derive(Debug, Subcommand)]
+pub enum ClientVerb {
+    /// Call any method of any class, with parameters and results as JSON
+    Call(CallArgs),
+    /// Read and write an object's keys
+    Kv(KvArgs),
+    /// Run SQL on an object's database
+    Sql(SqlArgs),
+    /// List the objects of a class
+    Objects(ObjectsArgs),
+    /// List the classes that the vat serves
+    Classes(ClassesArgs),
+    /// Write out the schema files that other languages need
+    Schema(SchemaArgs),
+}
+
+/// Which vat, and how to print.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// Where the vat listens: tcp:HOST:PORT or unix:PATH [default: unix:./data/vat.sock if it
+    /// exists, else tcp:127.0.0.1:7447]
+    #[arg(long, value_name = "ADDR", env = "VATWERK_CONNECT", global = true)]
+    pub connect: Option<String>,
+    /// How to print results
+    #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
+    pub output: Format,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+impl Target {
+    /// The address, or the default of this machine.
+    pub fn address(&self) -> String {
+        match &self.connect {
+            Some(address) => address.clone(),
+            None if std::path::Path::new(LOCAL_SOCKET).exists() => format!("unix:{LOCAL_SOCKET}"),
+            None => LOCAL_PORT.to_owned(),
+        }
+    }
+}
+
+/// What `call` takes.
+#[derive(Args, Debug)]
+pub struct CallArgs {
+    /// The class, by the name it is served under
+    pub class: String,
+    /// The object's name
+    pub name: String,
+    /// The method
+    pub method: String,
+    /// The parameters: a JSON object
+    #[arg(default_value = "{}", value_parser = json)]
+    pub params: serde_json::Value,
+    /// Which vat, and how to print
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What `kv` takes.
+#[derive(Args, Debug)]
+pub struct KvArgs {
+    /// The class: one whose objects are storage, such as Cell
+    pub class: String,
+    /// The object's name
+    pub name: String,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: KvVerb,
+    /// Which vat, and how to print
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum KvVerb {
+    /// Print a value: text as it is, anything else as JSON
+    Get {
+        /// The key
+        key: String,
+        /// Write the bytes of the value to this file instead; `-` is stdout
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+    },
+    /// Set a key
+    Put {
+        /// The key
+        key: String,
+        /// The value
+        #[command(flatten)]
+        value: PutValue,
+    },
+    /// Remove keys, and print how many were there
+    Delete {
+        /// The keys
+        #[arg(required = true)]
+        keys: Vec<String>,
+    },
+    /// Print keys and values, in the byte order of the keys
+    List {
+        /// Only keys that start with this
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Only this key and those after it
+        #[arg(long)]
+        start: Option<String>,
+        /// Only keys before this one
+        #[arg(long)]
+        end: Option<String>,
+        /// From the last key to the first
+        #[arg(long)]
+        reverse: bool,
+        /// At most this many
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: Option<u32>,
+    },
+}
+
+/// The value of a `put`, in one of three forms.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct PutValue {
+    /// Text
+    #[arg(allow_negative_numbers = true)]
+    pub text: Option<String>,
+    /// A JSON value
+    #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
+    pub json: Option<serde_json::Value>,
+    /// The bytes of this file; `-` is stdin
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+}
+
+/// What `sql` takes.
+#[derive(Args, Debug)]
+pub struct SqlArgs {
+    /// The class: one whose objects are storage, such as Cell
+    pub class: String,
+    /// The object's name
+    pub name: String,
+    /// The statement, or several; bindings and rows are those of the last
+    pub query: String,
+    /// A binding, in the order of the placeholders: null, a number, a string, true or false (1 or
+    /// 0), or a blob as {"base64": "..."}
+    #[arg(long = "param", value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
+    pub params: Vec<serde_json::Value>,
+    /// Which vat, and how to print
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What `objects` takes.
+#[derive(Args, Debug)]
+pub struct ObjectsArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: ObjectsVerb,
+    /// Which vat, and how to print
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What to do with objects.
+#[derive(Debug, Subcommand)]
+pub enum ObjectsVerb {
+    /// Print the objects that have come into being: name, id, and when, in milliseconds since 1970
+    List {
+        /// The class, by the name it is served under
+        class: String,
+        /// Only objects whose name starts with this
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// At most this many
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+}
+
+/// What `classes` takes.
+#[derive(Args, Debug)]
+pub struct ClassesArgs {
+    /// Which vat, and how to print
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What `schema` takes.
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: SchemaVerb,
+}
+
+/// What to do with the schema.
+#[derive(Debug, Subcommand)]
+pub enum SchemaVerb {
+    /// Write the .capnp files of the wire contract into a folder
+    Export {
+        /// The folder, which is made if need be
+        dir: PathBuf,
+        /// Ask this vat too, for the compiled schema of everything it serves: DIR/vat.cgr
+        #[arg(long, value_name = "ADDR")]
+        connect: Option<String>,
+    },
+}
+
+fn json(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+}

@@ -1,0 +1,120 @@
+//! Data on stdout, talk on stderr, and what the exit code says.
+
+use std::{io, process::ExitCode};
+
+use serde_json::Value;
+use vatwerk::Code;
+use vatwerk_client::Error;
+
+/// Why a verb did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It was asked in a wrong way.
+    #[error("{0}")]
+    Usage(String),
+    /// There is no vat.
+    #[error("{0}")]
+    Connect(Error),
+    /// The call failed.
+    #[error("{0}")]
+    Call(Error),
+    /// The verb failed without the vat's doing, with the code that says what to do about it.
+    #[error("{0}: {1}")]
+    Here(Code, String),
+    /// A file cannot be read or written; which, and why.
+    #[error("{0}: {1}")]
+    File(String, io::Error),
+    /// Nobody reads stdout, or it cannot be written.
+    #[error("cannot write to stdout: {0}")]
+    Stdout(#[from] io::Error),
+}
+
+impl Failure {
+    /// What the process ends with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            // Whoever read the output has seen enough.
+            Failure::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                ExitCode::SUCCESS
+            }
+            Failure::Usage(_) => ExitCode::from(2),
+            Failure::Connect(_) => ExitCode::from(3),
+            _ => ExitCode::from(1),
+        }
+    }
+
+    /// What stderr gets to say, if anything.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Failure::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
+            other => Some(format!("error: {other}")),
+        }
+    }
+
+    /// For methods of storage: an object without them gets an error that says so.
+    pub fn of_storage(class: &str, error: capnp::Error) -> Self {
+        match Failure::from(error) {
+            Failure::Call(error) if error.code() == Some(Code::Unimplemented) => Failure::Here(
+                Code::Unimplemented,
+                format!(
+                    "objects of `{class}` keep their storage to themselves: kv and sql work on \
+                     classes whose objects are storage, such as `Cell`"
+                ),
+            ),
+            other => other,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Address(_) => Failure::Usage(error.to_string()),
+            Error::Connect { .. } => Failure::Connect(error),
+            _ => Failure::Call(error),
+        }
+    }
+}
+
+impl From<capnp::Error> for Failure {
+    fn from(error: capnp::Error) -> Self {
+        Failure::Call(error.into())
+    }
+}
+
+impl From<capnp::NotInSchema> for Failure {
+    fn from(error: capnp::NotInSchema) -> Self {
+        Failure::Call(error.into())
+    }
+}
+
+impl From<std::str::Utf8Error> for Failure {
+    fn from(error: std::str::Utf8Error) -> Self {
+        Failure::Call(error.into())
+    }
+}
+
+/// Prints one line.
+pub fn line(out: &mut dyn io::Write, text: &str) -> io::Result<()> {
+    writeln!(out, "{text}")
+}
+
+/// Prints a JSON array whose elements come one by one, each on a line of its own.
+#[derive(Default)]
+pub struct Array {
+    started: bool,
+}
+
+impl Array {
+    /// Prints the next element.
+    pub fn push(&mut self, out: &mut dyn io::Write, element: &Value) -> io::Result<()> {
+        out.write_all(if self.started { b",\n" } else { b"[\n" })?;
+        self.started = true;
+        write!(out, "{element}")
+    }
+
+    /// Prints the end.
+    pub fn finish(self, out: &mut dyn io::Write) -> io::Result<()> {
+        out.write_all(if self.started { b"\n]\n" } else { b"[]\n" })
+    }
+}

@@ -1,0 +1,232 @@
+//! `sql`: statements on an object's database.
+
+use std::{collections::HashSet, io};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use capnp::capability::FromClientHook;
+use comfy_table::{Table, presets};
+use serde_json::{Map, Value as Json};
+use vatwerk::storage_capnp::{cursor, operations, row, sql_value};
+use vatwerk_client::LocalClient;
+
+use super::{
+    args::{Format, SqlArgs},
+    output::{Array, Failure},
+};
+
+/// How many rows are asked for at a time.
+const ROWS: u32 = 1000;
+
+/// Runs the statement and prints its rows: a table, or an array of objects. A statement without
+/// columns prints how many rows it wrote, on stderr.
+pub async fn sql(
+    client: &LocalClient,
+    args: &SqlArgs,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::of_storage(&args.class, error);
+    let object = client.namespace_named(&args.class).get(&args.name);
+    let storage: operations::Client = object.cast_to();
+    let sql = storage.sql_request().send().pipeline.get_sql();
+    let mut request = sql.exec_request();
+    request.get().set_query(args.query.as_str());
+    let mut bindings = request.get().init_bindings(args.params.len() as u32);
+    for (i, param) in args.params.iter().enumerate() {
+        bind(bindings.reborrow().get(i as u32), param)?;
+    }
+    let executed = request.send();
+    let cursor = executed.pipeline.get_cursor();
+    let columns = cursor.columns_request().send().promise;
+    // Its error is the statement's own.
+    executed.promise.await.map_err(failed)?;
+    let columns = columns.await.map_err(failed)?;
+    let columns = columns.get()?.get_column_names()?;
+    let columns = columns
+        .iter()
+        .map(|name| Ok(name?.to_string()?))
+        .collect::<capnp::Result<Vec<_>>>()?;
+    match args.target.output {
+        Format::Text => table(&cursor, columns, out).await?,
+        Format::Json => objects(&cursor, unique(columns), out).await?,
+    }
+    Ok(())
+}
+
+async fn table(
+    cursor: &cursor::Client,
+    columns: Vec<String>,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(&columns);
+    each_row(cursor, |row| {
+        let cells = row.get_values()?;
+        let cells = cells.iter().map(text).collect::<capnp::Result<Vec<_>>>()?;
+        table.add_row(cells);
+        Ok(())
+    })
+    .await?;
+    if !columns.is_empty() {
+        writeln!(out, "{table}")?;
+        return Ok(());
+    }
+    let counts = cursor.counts_request().send().promise.await?;
+    eprintln!("{} rows written", counts.get()?.get_rows_written());
+    Ok(())
+}
+
+async fn objects(
+    cursor: &cursor::Client,
+    columns: Vec<String>,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let mut array = Array::default();
+    each_row(cursor, |row| {
+        let mut object = Map::new();
+        for (name, value) in columns.iter().zip(row.get_values()?) {
+            object.insert(name.clone(), json(value)?);
+        }
+        Ok(array.push(out, &Json::Object(object))?)
+    })
+    .await?;
+    Ok(array.finish(out)?)
+}
+
+async fn each_row(
+    cursor: &cursor::Client,
+    mut each: impl FnMut(row::Reader<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    loop {
+        let mut request = cursor.next_request();
+        request.get().set_max_rows(ROWS);
+        let answer = request.send().promise.await?;
+        let answer = answer.get()?;
+        for row in answer.get_rows()? {
+            each(row)?;
+        }
+        if answer.get_done() {
+            return Ok(());
+        }
+    }
+}
+
+/// Column names that are all different, so that no column of an object hides another: the second
+/// `id` becomes `id:2`.
+fn unique(columns: Vec<String>) -> Vec<String> {
+    let mut taken: HashSet<String> = columns.iter().cloned().collect();
+    let mut seen = HashSet::new();
+    let mut names = Vec::new();
+    for column in columns {
+        let name = if seen.insert(column.clone()) {
+            column
+        } else {
+            let mut numbered = (2..).map(|n| format!("{column}:{n}"));
+            let free = numbered.find(|name| !taken.contains(name));
+            free.expect("there are more numbers than columns")
+        };
+        taken.insert(name.clone());
+        names.push(name);
+    }
+    names
+}
+
+fn bind(mut value: sql_value::Builder<'_>, param: &Json) -> Result<(), Failure> {
+    match param {
+        Json::Null => value.set_null(()),
+        Json::Bool(param) => value.set_integer(i64::from(*param)),
+        Json::String(param) => value.set_text(param.as_str()),
+        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(number), _) => value.set_integer(number),
+            // Rounding it to a float would not be what was meant.
+            (None, _) if number.is_u64() => {
+                return Err(usage(param, "is too large for an integer of 64 bits"));
+            }
+            (None, number) => value.set_real(number.unwrap_or_default()),
+        },
+        Json::Object(object) if object.len() == 1 && object.contains_key("base64") => {
+            let text = object["base64"].as_str();
+            let bytes = text.and_then(|text| STANDARD.decode(text).ok());
+            value.set_blob(&bytes.ok_or_else(|| usage(param, "is not base64"))?);
+        }
+        Json::Object(_) | Json::Array(_) => return Err(usage(param, "is not a value of SQL")),
+    }
+    Ok(())
+}
+
+fn usage(param: &Json, why: &str) -> Failure {
+    Failure::Usage(format!("the binding {param} {why}"))
+}
+
+/// A value as a cell of a table. A null is empty, a blob is hexadecimal as in SQL.
+fn text(value: sql_value::Reader<'_>) -> capnp::Result<String> {
+    Ok(match value.which()? {
+        sql_value::Null(()) => String::new(),
+        sql_value::Integer(value) => value.to_string(),
+        sql_value::Real(value) => format!("{value:?}"),
+        sql_value::Text(value) => printable(value?.to_str()?),
+        sql_value::Blob(value) => {
+            let digits: String = value?.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("x'{digits}'")
+        }
+    })
+}
+
+/// Text that cannot steer the terminal it is printed on.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' | '\t' => printable.push(char),
+            control if control.is_control() => printable.extend(control.escape_default()),
+            other => printable.push(other),
+        }
+    }
+    printable
+}
+
+/// A value as JSON. A blob is base64.
+fn json(value: sql_value::Reader<'_>) -> capnp::Result<Json> {
+    Ok(match value.which()? {
+        sql_value::Null(()) => Json::Null,
+        sql_value::Integer(value) => value.into(),
+        sql_value::Real(value) => match serde_json::Number::from_f64(value) {
+            Some(number) => Json::Number(number),
+            // JSON has no infinity.
+            None => value.to_string().into(),
+        },
+        sql_value::Text(value) => value?.to_str()?.into(),
+        sql_value::Blob(value) => STANDARD.encode(value?).into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_column_hides_another() {
+        let columns = ["id", "id", "id:2", "id", "name"].map(str::to_owned);
+        let names = unique(columns.to_vec());
+        assert_eq!(names, ["id", "id:3", "id:2", "id:4", "name"]);
+    }
+
+    #[test]
+    fn bindings_keep_their_value_or_are_refused() {
+        let mut message = capnp::message::Builder::new_default();
+        let mut bound = |text: &str| {
+            let param: Json = serde_json::from_str(text).unwrap();
+            let mut value = message.init_root::<sql_value::Builder<'_>>();
+            bind(value.reborrow(), &param)?;
+            Ok::<_, Failure>(json(value.into_reader())?)
+        };
+        for text in ["null", "-9223372036854775808", "0.5", "\"text\""] {
+            assert_eq!(bound(text).unwrap().to_string(), text);
+        }
+        assert_eq!(bound("true").unwrap(), 1);
+        assert_eq!(bound(r#"{"base64":"AP8="}"#).unwrap(), "AP8=");
+        for bad in ["[1]", "{}", r#"{"base64":"?"}"#, "9223372036854775808"] {
+            assert!(matches!(bound(bad), Err(Failure::Usage(_))), "{bad}");
+        }
+    }
+}

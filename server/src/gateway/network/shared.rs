@@ -1,0 +1,142 @@
+//! What the reading side, the writing side and the owner of a connection share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::task::Waker;
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::ledger::Ledger;
+use super::outbox::{Outbox, Sent, wire_bytes};
+use super::{End, Limits};
+
+/// Sums of what went by.
+#[derive(Default)]
+pub(super) struct Traffic {
+    pub(super) messages_in: Cell<u64>,
+    pub(super) bytes_in: Cell<u64>,
+    pub(super) messages_out: Cell<u64>,
+    pub(super) bytes_out: Cell<u64>,
+}
+
+/// Adds to one of the sums.
+pub(super) fn add(sum: &Cell<u64>, amount: usize) {
+    sum.set(sum.get() + amount as u64);
+}
+
+/// The state of one connection.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) ledger: RefCell<Ledger>,
+    pub(super) outbox: RefCell<Outbox>,
+    pub(super) traffic: Traffic,
+    /// Questions that the peer has finished and that have not been answered, and whether it wants
+    /// their capabilities released.
+    pub(super) held: RefCell<HashMap<u32, bool>>,
+    /// Those that have been answered since.
+    pub(super) due: RefCell<VecDeque<(u32, bool)>>,
+    /// The reading side, while it waits for anything.
+    pub(super) reader: Cell<Option<Waker>>,
+    /// The owner wants this connection to end.
+    pub(super) stop: Cell<bool>,
+    pub(super) end: RefCell<Option<End>>,
+    pub(super) writer_done: Cell<bool>,
+    pub(super) connection_done: Cell<bool>,
+    pub(super) writer: RefCell<Option<AbortHandle>>,
+    /// Notified when the number of calls in flight falls to zero and at every step of the end.
+    pub(super) changed: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Shared {
+            limits,
+            ledger: RefCell::new(Ledger::new()),
+            outbox: RefCell::default(),
+            traffic: Traffic::default(),
+            held: RefCell::default(),
+            due: RefCell::default(),
+            reader: Cell::new(None),
+            stop: Cell::new(false),
+            end: RefCell::new(None),
+            writer_done: Cell::new(false),
+            connection_done: Cell::new(false),
+            writer: RefCell::new(None),
+            changed: Notify::new(),
+        })
+    }
+
+    pub(super) fn wake_reader(&self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    /// Records why the connection ends; the first reason stays.
+    pub(super) fn ending(&self, end: End) {
+        self.end.borrow_mut().get_or_insert(end);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.writer_done.get() && self.connection_done.get()
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.set(true);
+        self.wake_reader();
+    }
+
+    pub(super) fn writer_is(&self, handle: AbortHandle) {
+        *self.writer.borrow_mut() = Some(handle);
+    }
+
+    pub(super) fn abort_writer(&self) {
+        if let Some(writer) = self.writer.borrow_mut().take() {
+            writer.abort();
+        }
+    }
+
+    pub(super) fn wrote(&self, bytes: usize) {
+        let mut outbox = self.outbox.borrow_mut();
+        let limit = self.limits.max_unwritten_bytes;
+        let was_over = outbox.unwritten_bytes > limit;
+        outbox.unwritten_bytes -= bytes;
+        if was_over && outbox.unwritten_bytes <= limit {
+            drop(outbox);
+            self.wake_reader();
+        }
+    }
+
+    pub(super) fn writer_ended(&self, failure: Option<std::io::Error>) {
+        if let Some(failure) = failure {
+            self.ending(End::Broken(failure.to_string()));
+        }
+        self.writer_done.set(true);
+        self.wake_reader();
+        self.changed.notify_waiters();
+    }
+
+    /// Queues a message.
+    pub(super) fn send(&self, message: Sent) {
+        if self.writer_done.get() {
+            return;
+        }
+        let bytes = wire_bytes(&message);
+        add(&self.traffic.messages_out, 1);
+        add(&self.traffic.bytes_out, bytes);
+        self.outbox.borrow_mut().push(message, bytes);
+    }
+
+    /// Waits for [`Shared::changed`] until `done`.
+    pub(super) async fn wait(&self, done: impl Fn(&Self) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if done(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
