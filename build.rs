@@ -1,16 +1,27 @@
-//! Turns the checked-in CodeGeneratorRequest of `schema/vatwerk/*.capnp` into Rust, so that building
-//! needs no `capnp` executable. The test `schema::checked_in_request_is_current` holds the two
-//! together.
+//! Turns checked-in CodeGeneratorRequests into Rust, so that building needs no `capnp` executable:
+//! that of `schema/vatwerk/*.capnp`, and that of the tests' own class, where there are tests. The
+//! tests `schema::*_is_current` hold requests and schemas together.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 fn main() {
-    let request = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"))
-        .join("schema/vatwerk.cgr");
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    generate(&root.join("schema/vatwerk.cgr"));
+    let of_tests = root.join("tests/support/probe.cgr");
+    if of_tests.exists() {
+        generate(&of_tests);
+    }
+}
+
+fn generate(request: &Path) {
     println!("cargo::rerun-if-changed={}", request.display());
-    let bytes = fs::read(&request).expect("schema/vatwerk.cgr is part of the package");
+    let bytes = fs::read(request)
+        .unwrap_or_else(|e| panic!("{} is part of the package: {e}", request.display()));
     capnpc::codegen::CodeGenerationCommand::new()
         .output_directory(env::var_os("OUT_DIR").expect("cargo sets it"))
         .run(&bytes[..])
-        .expect("schema/vatwerk.cgr is a CodeGeneratorRequest");
+        .unwrap_or_else(|e| panic!("{} is no CodeGeneratorRequest: {e}", request.display()));
 }

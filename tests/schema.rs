@@ -1,6 +1,10 @@
 //! The schema: it is the one that is compiled in, and every language's generator can take it.
 
-use std::{collections::BTreeSet, env, fs, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use capnp::{
     message::ReaderOptions,
@@ -21,6 +25,33 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Compiles `files` and compares with `checked_in`, or, when asked to, replaces it.
+fn check_request(prefix: &Path, files: &[PathBuf], checked_in: &Path) {
+    let mut compiler = capnpc_embedded::CompileCommand::new();
+    compiler.src_prefix(prefix);
+    for file in files {
+        compiler.file(file);
+    }
+    let compiled = compiler.compile().expect("the schema compiles");
+    if env::var_os("VATWERK_REGENERATE").is_some_and(|it| it == "1") {
+        fs::write(checked_in, compiled).unwrap();
+        return;
+    }
+    assert!(
+        fs::read(checked_in).is_ok_and(|bytes| bytes == compiled),
+        "{} is not what its schema compiles to: run \
+         `VATWERK_REGENERATE=1 cargo test --test vatwerk is_current`",
+        checked_in.display()
+    );
+}
+
+#[test]
+fn request_of_the_tests_own_class_is_current() {
+    let support = root().join("tests/support");
+    let files = [support.join("probe.capnp")];
+    check_request(&support, &files, &support.join("probe.cgr"));
+}
+
 #[test]
 fn checked_in_request_is_current() {
     let schema = root().join("schema");
@@ -30,25 +61,7 @@ fn checked_in_request_is_current() {
         .filter(|path| path.extension().is_some_and(|it| it == "capnp"))
         .collect();
     files.sort();
-    let mut compiler = capnpc_embedded::CompileCommand::new();
-    compiler.src_prefix(&schema);
-    for file in &files {
-        compiler.file(file);
-    }
-    let started = Instant::now();
-    let compiled = compiler.compile().expect("the schema compiles");
-    println!("compiled in {:?}", started.elapsed());
-
-    let checked_in = schema.join("vatwerk.cgr");
-    if env::var_os("VATWERK_REGENERATE").is_some_and(|it| it == "1") {
-        fs::write(checked_in, compiled).unwrap();
-        return;
-    }
-    assert!(
-        fs::read(checked_in).unwrap() == compiled,
-        "schema/vatwerk.cgr is not what schema/vatwerk/*.capnp compile to: run \
-         `VATWERK_REGENERATE=1 cargo test --test vatwerk checked_in_request_is_current`"
-    );
+    check_request(&schema, &files, &schema.join("vatwerk.cgr"));
 
     let names = files
         .iter()

@@ -29,6 +29,8 @@ pub(super) struct OutputGate {
     journal: Journal,
     newest: Cell<Lsn>,
     waiting: RefCell<VecDeque<(Release, Output)>>,
+    /// What waits, or for what, is not what [`OutputGate::opened`] saw.
+    changed: tokio::sync::Notify,
 }
 
 /// When an output may leave.
@@ -75,6 +77,7 @@ impl OutputGate {
             journal,
             newest: Cell::default(),
             waiting: RefCell::default(),
+            changed: tokio::sync::Notify::new(),
         }
     }
 
@@ -93,6 +96,7 @@ impl OutputGate {
             false => Release::Durable(self.newest.get()),
         };
         self.waiting.borrow_mut().push_back((release, output));
+        self.changed.notify_one();
     }
 
     /// SQLite has committed: what the turn said may leave when that is durable.
@@ -101,7 +105,10 @@ impl OutputGate {
         self.newest.set(lsn);
         for (release, _) in self.waiting.borrow_mut().iter_mut().rev() {
             match release {
-                Release::ThisTurn => *release = Release::Durable(lsn),
+                Release::ThisTurn => {
+                    *release = Release::Durable(lsn);
+                    self.changed.notify_one();
+                }
                 Release::Durable(_) => break,
             }
         }
@@ -122,13 +129,21 @@ impl OutputGate {
 
     /// Waits until [`OutputGate::release`] has something to do.
     pub async fn opened(&self) {
-        let next = match self.waiting.borrow().front() {
-            Some((Release::Durable(lsn), _)) => Some(*lsn),
-            _ => None,
-        };
-        match next {
-            Some(lsn) => self.journal.durable(lsn).await,
-            None => std::future::pending().await,
+        loop {
+            let next = match self.waiting.borrow().front() {
+                Some((Release::Durable(lsn), _)) => Some(*lsn),
+                _ => None,
+            };
+            let durable = async {
+                match next {
+                    Some(lsn) => self.journal.durable(lsn).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = durable => return,
+                () = self.changed.notified() => {}
+            }
         }
     }
 

@@ -1,0 +1,217 @@
+//! What fails says so with a code that arrives, and harms nobody else.
+
+use capnp::{ErrorKind, capability::FromClientHook};
+use vatwerk::{Code, counter_capnp::counter};
+
+use crate::{
+    probe_capnp::probe,
+    support::{Do, Hook, TestVat, code, run, send, tell},
+};
+
+#[test]
+fn an_error_of_a_method_arrives_and_the_object_goes_on_with_its_writes() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let script = [Do::Put("k", "kept"), Do::Fail("no tea left")];
+        let error = tell(&probe, &script).await.unwrap_err();
+        assert!(
+            error.extra.contains("application-failed: no tea left"),
+            "{error}"
+        );
+        assert_eq!(error.kind, ErrorKind::Failed);
+        assert_eq!(tell(&probe, &[Do::Get("k")]).await.unwrap(), ["kept"]);
+        assert_eq!(vat.controls.runs(Hook::Activate, "p"), 1);
+    });
+}
+
+#[test]
+fn a_code_of_the_class_arrives_as_it_is_even_through_another_object() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        for script in [
+            vec![Do::Fail("out-of-tea: none left")],
+            vec![Do::Object("b", vec![Do::Fail("out-of-tea: none left")])],
+        ] {
+            let error = tell(&probe, &script).await.unwrap_err();
+            let text = error.extra.trim_start_matches("remote exception: ");
+            assert_eq!(text, "out-of-tea: none left");
+        }
+        let through = [Do::Object("b", vec![Do::Sql("SELEKT")])];
+        assert_eq!(code(tell(&probe, &through).await), Code::SqlFailed);
+    });
+}
+
+#[test]
+fn a_panic_in_a_method_resets_that_object_and_nothing_else() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let (probe, other) = (wire.probe("p"), wire.probe("other"));
+        let waiting = send(&other, &[Do::Latch("busy"), Do::Say("fine")]);
+        let bystander = send(&probe, &[Do::Latch("never")]);
+        vat.controls.reached("busy").await;
+        vat.controls.reached("never").await;
+
+        let error = tell(&probe, &[Do::Panic]).await.unwrap_err();
+        // What it panicked with is for the log, not for callers.
+        assert!(!error.extra.contains("told to panic"), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::ObjectReset);
+        let bystander = bystander.promise.await.map(drop);
+        assert_eq!(code(bystander), Code::ObjectReset);
+
+        vat.controls.release("busy");
+        let said = crate::support::said(waiting.promise.await.unwrap().get().unwrap());
+        assert_eq!(said.unwrap(), ["fine"]);
+        tell(&probe, &[]).await.unwrap();
+        assert_eq!(vat.controls.runs(Hook::Activate, "p"), 2);
+        assert_eq!(vat.controls.runs(Hook::Activate, "other"), 1);
+    });
+}
+
+#[test]
+fn an_object_that_aborts_is_reset_with_the_reason_and_without_its_turn() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        tell(&probe, &[Do::Put("k", "before")]).await.unwrap();
+        let script = [Do::Put("k", "during"), Do::Leave("had enough"), Do::Pause];
+        let error = tell(&probe, &script).await.unwrap_err();
+        assert!(error.extra.contains("had enough"), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::ObjectReset);
+        assert_eq!(tell(&probe, &[Do::Get("k")]).await.unwrap(), ["before"]);
+    });
+}
+
+#[test]
+fn what_a_class_does_not_have_is_unimplemented() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let method = probe.later_request().send().promise.await.map(drop);
+        assert_eq!(code(method), Code::Unimplemented);
+        let other = counter::Client::new(wire.probe("q").into_client_hook());
+        let interface = other.get_request().send().promise.await.map(drop);
+        let error = interface.unwrap_err();
+        // It says what was asked of whom, and did not wake it.
+        assert!(error.extra.contains("Probe"), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::Unimplemented);
+        assert_eq!(vat.controls.runs(Hook::Activate, "q"), 0);
+    });
+}
+
+#[test]
+fn an_unknown_class_is_not_found_and_the_error_lists_those_there_are() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let mut request = wire.session().namespace_request();
+        request.get().init_key().set_class_name("Kounter");
+        let error = request.send().promise.await.map(drop).unwrap_err();
+        for text in ["`Kounter`", "Cell", "Counter", "Probe"] {
+            assert!(error.extra.contains(text), "{error}");
+        }
+        assert_eq!(code::<()>(Err(error)), Code::NotFound);
+
+        let mut request = wire.session().namespace_request();
+        request.get().init_key().set_interface_id(0xdead_beef);
+        let refused = request.send().promise.await.map(drop);
+        assert_eq!(code(refused), Code::NotFound);
+    });
+}
+
+#[test]
+fn a_vat_without_classes_says_that_it_serves_none() {
+    let registry = vatwerk_server::object::Registry::default();
+    let error = registry.by_name("Counter").map(drop).unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
+    assert!(error.to_string().contains("none"), "{error}");
+}
+
+#[test]
+fn a_token_is_not_good_where_none_is_configured() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let mut request = wire.vat.authenticate_request();
+        request.get().init_credential().set_token("guess");
+        let session = request.send();
+        // What was pipelined on the session fails for the same reason.
+        let pipelined = session.pipeline.get_session().classes_request().send();
+        assert_eq!(code(session.promise.await.map(drop)), Code::Unauthenticated);
+        let pipelined = pipelined.promise.await.map(drop);
+        assert_eq!(code(pipelined), Code::Unauthenticated);
+    });
+}
+
+#[test]
+fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
+    use vatwerk_server::Error;
+    let cases = [
+        (Error::InvalidArgument("w".into()), Code::InvalidArgument),
+        (Error::NotFound("w".into()), Code::NotFound),
+        (
+            Error::LimitExceeded {
+                what: "w",
+                limit: 1,
+                actual: 2,
+            },
+            Code::LimitExceeded,
+        ),
+        (Error::StatementTimeout { limit_ms: 1 }, Code::LimitExceeded),
+        (Error::Unauthenticated("w"), Code::Unauthenticated),
+        (Error::PermissionDenied("w".into()), Code::PermissionDenied),
+        (Error::SqlRefused("w".into()), Code::SqlRefused),
+        (Error::SqlFailed("w".into()), Code::SqlFailed),
+        (Error::Closed("w"), Code::Closed),
+        (Error::ActivationFailed("w".into()), Code::ActivationFailed),
+        (
+            Error::ApplicationFailed("w".into()),
+            Code::ApplicationFailed,
+        ),
+        (Error::Unimplemented("w".into()), Code::Unimplemented),
+        (Error::ObjectReset("w".into()), Code::ObjectReset),
+        (Error::ShuttingDown, Code::ShuttingDown),
+        (
+            Error::Overloaded {
+                what: "w",
+                limit: 1,
+            },
+            Code::Overloaded,
+        ),
+        (Error::StorageFailed("w".into()), Code::StorageFailed),
+        (Error::Internal("w".into()), Code::Internal),
+    ];
+    for (error, expected) in cases {
+        let words = error.to_string();
+        let mut wire = capnp::Error::from(error);
+        // Two hops.
+        wire.extra = format!("remote exception: remote exception: {}", wire.extra);
+        assert_eq!(wire.kind, expected.kind());
+        let back = vatwerk_client::Error::from(wire);
+        assert_eq!(back.code(), Some(expected));
+        assert_eq!(back.to_string(), format!("{expected}: {words}"));
+    }
+}
+
+#[test]
+fn an_error_of_a_class_reaches_a_user_of_the_client_library_with_its_code() {
+    run(async {
+        let vat = TestVat::start().await;
+        let client = vat.client().await;
+        let probe: probe::Client = client.namespace().get("p");
+        let error = tell(&probe, &[Do::Sql("PRAGMA journal_mode")]).await;
+        let error = vatwerk_client::Error::from(error.unwrap_err());
+        assert_eq!(error.code(), Some(Code::SqlRefused));
+        assert!(!error.is_retryable());
+        let error = tell(&probe, &[Do::Panic]).await.unwrap_err();
+        let error = vatwerk_client::Error::from(error);
+        assert_eq!(error.code(), Some(Code::ObjectReset));
+        assert!(error.is_retryable());
+    });
+}

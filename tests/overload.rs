@@ -1,0 +1,82 @@
+//! Queues have an end, and past it callers are told at once.
+
+use capnp::ErrorKind;
+use futures::future::join_all;
+use vatwerk::Code;
+
+use crate::support::{Do, TestVat, code, run_paused, send, settle, tell};
+
+#[test]
+fn past_the_queue_of_an_object_calls_are_refused_at_once_and_later_ones_go_through() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.calls_per_object = 10).await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let waiting: Vec<_> = (0..10)
+            .map(|_| send(&probe, &[Do::Latch("busy"), Do::Say("done")]).promise)
+            .collect();
+        vat.controls.reached("busy").await;
+        let refused = tell(&probe, &[Do::Put("k", "v")]).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Overloaded);
+        assert!(refused.extra.contains("10"), "{refused}");
+        assert_eq!(code::<()>(Err(refused)), Code::Overloaded);
+        // Other objects are not concerned.
+        tell(&wire.probe("q"), &[]).await.unwrap();
+
+        vat.controls.release("busy");
+        assert!(join_all(waiting).await.iter().all(Result::is_ok));
+        assert_eq!(tell(&probe, &[Do::Get("k")]).await.unwrap(), ["-"]);
+    });
+}
+
+#[test]
+fn calls_on_capabilities_of_an_object_count_too() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.calls_per_object = 2).await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let handle = crate::support::cap_of(&probe, &[Do::Open]).await.unwrap();
+        let calls = [&probe, &handle].map(|cap| send(cap, &[Do::Latch("busy")]).promise);
+        settle().await;
+        assert_eq!(code(tell(&handle, &[]).await), Code::Overloaded);
+        assert_eq!(code(tell(&probe, &[]).await), Code::Overloaded);
+        vat.controls.release("busy");
+        assert!(join_all(calls).await.iter().all(Result::is_ok));
+        tell(&handle, &[]).await.unwrap();
+    });
+}
+
+#[test]
+fn past_the_queue_of_the_vat_calls_are_refused_and_it_recovers() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.calls_per_vat = 3).await;
+        let wire = vat.wire().await;
+        let calls: Vec<_> = ["a", "b", "c"]
+            .map(|name| send(&wire.probe(name), &[Do::Latch("busy")]).promise)
+            .into();
+        settle().await;
+        assert_eq!(code(tell(&wire.probe("d"), &[]).await), Code::Overloaded);
+        vat.controls.release("busy");
+        assert!(join_all(calls).await.iter().all(Result::is_ok));
+        tell(&wire.probe("d"), &[]).await.unwrap();
+    });
+}
+
+#[test]
+fn past_the_calls_of_a_connection_it_is_refused_and_another_is_not() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.calls_per_connection = 8).await;
+        let (busy, other) = (vat.wire().await, vat.wire().await);
+        let probe = busy.probe("p");
+        tell(&probe, &[]).await.unwrap();
+        let waiting: Vec<_> = (0..8)
+            .map(|_| send(&probe, &[Do::Latch("busy")]).promise)
+            .collect();
+        settle().await;
+        assert_eq!(code(tell(&probe, &[]).await), Code::Overloaded);
+        tell(&other.probe("p"), &[]).await.unwrap();
+        vat.controls.release("busy");
+        assert!(join_all(waiting).await.iter().all(Result::is_ok));
+        tell(&probe, &[]).await.unwrap();
+    });
+}

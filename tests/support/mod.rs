@@ -1,0 +1,35 @@
+//! What the tests share: vats that can be stopped, crashed and started again, connections that show
+//! the wire, and a class that does what it is told.
+
+pub mod cell;
+mod controls;
+mod harness;
+mod probe;
+mod script;
+mod wire;
+
+pub use controls::{Controls, Hook, Mood};
+pub use harness::{TestVat, run, run_paused, settle};
+pub use probe::{Probe, SCHEMA};
+pub use script::{Do, Ear, cap_of, run as tell, said, send};
+pub use wire::{Proxy, Wire};
+
+use vatwerk::Code;
+
+/// The code of an error that came over the wire, and its kind.
+#[track_caller]
+pub fn code<T>(result: capnp::Result<T>) -> Code {
+    match result {
+        Ok(_) => panic!("the call should have failed"),
+        Err(error) => {
+            let (code, _) = Code::split(&error.extra);
+            let code = code.unwrap_or_else(|| panic!("no code in `{}`", error.extra));
+            assert_eq!(
+                error.kind,
+                code.kind(),
+                "the kind follows the code: {error}"
+            );
+            code
+        }
+    }
+}
