@@ -128,6 +128,17 @@ impl Catalog {
         Ok(())
     }
 
+    /// Takes the name of an object that has come into being and had none.
+    pub fn learn_name(&self, class: u64, id: ObjectId, name: &str) -> Result<()> {
+        self.on_disk(|db| {
+            db.prepare_cached(
+                "UPDATE objects SET name = ?3 WHERE class = ?1 AND id = ?2 AND name IS NULL",
+            )?
+            .execute(params![class.cast_signed(), id.as_bytes(), name])
+        })?;
+        Ok(())
+    }
+
     /// The object's entry, if it has come into being.
     pub fn find(&self, class: u64, id: ObjectId) -> Result<Option<Listed>> {
         self.on_disk(|db| {

@@ -53,9 +53,14 @@ pub enum Error {
     /// `create` or `activate` returned this error.
     #[error("{0}")]
     ActivationFailed(String),
-    /// A class's method returned an error without a code.
-    #[error("{0}")]
-    ApplicationFailed(String),
+    /// A class raised an error with a code of the list.
+    #[error("{text}")]
+    Raised {
+        /// The code.
+        code: Code,
+        /// The rest of its text.
+        text: String,
+    },
     /// The class has no such method.
     #[error("{0}")]
     Unimplemented(String),
@@ -76,9 +81,6 @@ pub enum Error {
     /// The disk failed.
     #[error("{0}")]
     StorageFailed(String),
-    /// A fault of the vat itself.
-    #[error("{0}")]
-    Internal(String),
 }
 
 impl Error {
@@ -94,13 +96,12 @@ impl Error {
             Error::SqlFailed(_) => Code::SqlFailed,
             Error::Closed(_) => Code::Closed,
             Error::ActivationFailed(_) => Code::ActivationFailed,
-            Error::ApplicationFailed(_) => Code::ApplicationFailed,
+            Error::Raised { code, .. } => *code,
             Error::Unimplemented(_) => Code::Unimplemented,
             Error::ObjectReset(_) => Code::ObjectReset,
             Error::ShuttingDown => Code::ShuttingDown,
             Error::Overloaded { .. } => Code::Overloaded,
             Error::StorageFailed(_) => Code::StorageFailed,
-            Error::Internal(_) => Code::Internal,
         }
     }
 

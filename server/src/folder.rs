@@ -56,7 +56,8 @@ impl Folder {
             path: path.to_owned(),
             source,
         };
-        fs::create_dir_all(path.join("objects")).map_err(io)?;
+        create_durably(path).map_err(io)?;
+        create_durably(&path.join("objects")).map_err(io)?;
         let lock = File::create(path.join("LOCK")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -106,6 +107,20 @@ fn check_format(path: &Path, text: &str) -> Result<(), FolderError> {
         }),
         _ => Err(FolderError::Foreign(path.to_owned())),
     }
+}
+
+/// Makes a folder, and those it is in, that is still there after a loss of power.
+fn create_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    create_durably(parent)?;
+    fs::create_dir(path)?;
+    File::open(parent)?.sync_all()
 }
 
 /// Writes a file that is there whole, or not at all, whatever happens.

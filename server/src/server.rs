@@ -4,6 +4,7 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     rc::Rc,
+    time::Duration,
 };
 
 use tokio::task::AbortHandle;
@@ -20,6 +21,9 @@ use crate::{
     storage,
     vat::{self, Vat},
 };
+
+/// How long databases may take to be closed when the time for draining is over.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// A vat to be: its classes, what they are given, and its settings.
 ///
@@ -198,6 +202,8 @@ impl Running {
                 objects = self.host.resident(),
                 "objects were still busy when the time for draining was over"
             );
+            // Those that are still waking are left as a crash would leave them.
+            let _ = tokio::time::timeout(CLOSING, self.host.abandon_all()).await;
         }
     }
 }

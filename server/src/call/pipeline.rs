@@ -10,7 +10,7 @@ use capnp::{
     private::capability::{ClientHook, PipelineHook, PipelineOp},
 };
 
-use super::{Message, Resolver, promised};
+use super::{Message, Resolver, promised, reply::given_up};
 
 /// What will say which results a pipeline leads to. Dropped undecided, it fails the pipeline.
 pub struct PipelineResolver(Weak<RefCell<State>>);
@@ -18,10 +18,27 @@ pub struct PipelineResolver(Weak<RefCell<State>>);
 struct Deferred(Rc<RefCell<State>>);
 
 enum State {
-    Waiting(Vec<(Vec<PipelineOp>, Resolver)>),
+    /// Asked for so far, each once: two calls on the same one keep their order.
+    Waiting(Vec<Asked>),
     Response(Rc<Message>),
     Elsewhere(Box<dyn PipelineHook>),
     Failed(Error),
+}
+
+/// A capability in results that are not there yet.
+struct Asked {
+    path: Vec<u16>,
+    cap: Box<dyn ClientHook>,
+    resolver: Resolver,
+}
+
+/// The pointers to follow.
+fn path(ops: &[PipelineOp]) -> Vec<u16> {
+    let field = |op: &PipelineOp| match op {
+        PipelineOp::Noop => None,
+        PipelineOp::GetPointerField(field) => Some(*field),
+    };
+    ops.iter().filter_map(field).collect()
 }
 
 /// A pipeline, and the resolver that will say where it leads.
@@ -52,7 +69,8 @@ impl PipelineResolver {
         let State::Waiting(waiting) = state.replace(decided) else {
             return;
         };
-        for (ops, resolver) in waiting {
+        for Asked { path, resolver, .. } in waiting {
+            let ops: Vec<_> = path.into_iter().map(PipelineOp::GetPointerField).collect();
             let cap = state.borrow().pipelined_cap(&ops);
             if let Some(cap) = cap {
                 resolver.resolve(Ok(cap));
@@ -63,9 +81,7 @@ impl PipelineResolver {
 
 impl Drop for PipelineResolver {
     fn drop(&mut self) {
-        self.decide(State::Failed(Error::disconnected(
-            "the call was given up".into(),
-        )));
+        self.decide(State::Failed(given_up()));
     }
 }
 
@@ -93,10 +109,21 @@ impl PipelineHook for Deferred {
         if let Some(cap) = self.0.borrow().pipelined_cap(ops) {
             return cap;
         }
-        let (cap, resolver) = promised();
-        if let State::Waiting(waiting) = &mut *self.0.borrow_mut() {
-            waiting.push((ops.to_vec(), resolver));
+        let path = path(ops);
+        let mut state = self.0.borrow_mut();
+        let State::Waiting(waiting) = &mut *state else {
+            unreachable!("what is decided has been asked already");
+        };
+        if let Some(asked) = waiting.iter().find(|asked| asked.path == path) {
+            return asked.cap.add_ref();
         }
-        cap
+        let (cap, resolver) = promised();
+        let again = cap.add_ref();
+        waiting.push(Asked {
+            path,
+            cap,
+            resolver,
+        });
+        again
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use capnp::{Error, capability::Promise, private::capability::ClientHook};
 use futures::channel::oneshot;
 
-use super::{Call, Hook, Target, settled};
+use super::{Call, Hook, Target, reply::given_up, settled};
 
 /// What will decide a promised capability. Dropped undecided, it fails it.
 pub struct Resolver(Weak<Promised>);
@@ -74,9 +74,7 @@ impl Resolver {
 
 impl Drop for Resolver {
     fn drop(&mut self) {
-        self.decide(Err(Error::disconnected(
-            "the call it came from was given up".into(),
-        )));
+        self.decide(Err(given_up()));
     }
 }
 

@@ -8,6 +8,7 @@ use capnp::{
     private::capability::{ClientHook, ParamsHook, ResultsHook},
 };
 use futures::channel::oneshot;
+use vatwerk::Code;
 
 use super::{Message, PipelineResolver, deferred, message::SharedResponse};
 
@@ -59,6 +60,7 @@ enum To {
     Local {
         done: oneshot::Sender<Result<Rc<Message>, Error>>,
         pipeline: Option<PipelineResolver>,
+        set: Option<Rc<Message>>,
     },
 }
 
@@ -91,6 +93,7 @@ impl Reply {
             Reply(To::Local {
                 done,
                 pipeline: Some(resolver),
+                set: None,
             }),
             RemotePromise { promise, pipeline },
         )
@@ -105,9 +108,11 @@ impl Reply {
                     *set = results.set_pipeline().is_ok();
                 }
             }
-            To::Local { pipeline, .. } => {
+            To::Local { pipeline, set, .. } => {
                 if let Some(resolver) = pipeline.take() {
-                    resolver.resolve(Ok(Rc::new(early)));
+                    let early = Rc::new(early);
+                    *set = Some(early.clone());
+                    resolver.resolve(Ok(early));
                 }
             }
         }
@@ -128,9 +133,15 @@ impl Reply {
                 drop(results);
                 let _ = done.send(outcome);
             }
-            To::Local { done, pipeline } => {
-                let outcome =
-                    outcome.map(|message| Rc::new(message.unwrap_or_else(|| Message::new(None))));
+            To::Local {
+                done,
+                pipeline,
+                set,
+            } => {
+                let outcome = outcome.map(|message| match set {
+                    Some(early) => early,
+                    None => Rc::new(message.unwrap_or_else(|| Message::new(None))),
+                });
                 if let Some(pipeline) = pipeline {
                     pipeline.resolve(outcome.clone());
                 }
@@ -166,6 +177,15 @@ fn fill(results: &mut dyn ResultsHook, message: &Message) -> Result<(), Error> {
     results.get()?.set_as(message.reader()?)
 }
 
+/// The error of a call whose callee let go of it without a word.
+pub(super) fn given_up() -> Error {
+    let code = Code::Disconnected;
+    Error {
+        kind: code.kind(),
+        extra: format!("{code}: the call was given up"),
+    }
+}
+
 fn gone<T>(_: oneshot::Canceled) -> Result<T, Error> {
-    Err(Error::disconnected("the call was given up".into()))
+    Err(given_up())
 }

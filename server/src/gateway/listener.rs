@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     net::{SocketAddr, ToSocketAddrs},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -126,38 +126,58 @@ async fn clear(path: &Path) -> Result<(), BindError> {
         return Err(BindError::NotASocket(path.to_owned()));
     }
     match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Taken, or full: somebody is there.
         Ok(_) => Err(BindError::Live(path.to_owned())),
-        Err(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(BindError::Live(path.to_owned()))
+        }
+        Err(source) => Err(BindError::Io {
+            address: Address::Unix(path.to_owned()),
+            source,
+        }),
     }
 }
 
-/// Binds beside `path` and moves the socket into its place when its mode is right, so that nobody
-/// else can connect meanwhile, and a stale socket is replaced in one step.
+/// Binds in a folder that is nobody else's, and moves the socket into its place when its mode is
+/// right: nobody else can connect meanwhile, and a stale socket is replaced in one step.
 fn bind_unix(path: &Path) -> io::Result<Socket> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    if let Err(error) = fs::remove_file(&beside)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let socket = UnixListener::bind(&beside)?;
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&beside, path)?;
-    Ok(Socket::Unix {
-        socket,
-        _file: SocketFile(path.to_owned()),
-    })
+    let mut private = path.as_os_str().to_owned();
+    private.push(format!(".{}", std::process::id()));
+    let private = PathBuf::from(private);
+    fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let bind = || {
+        let beside = private.join("socket");
+        let socket = UnixListener::bind(&beside)?;
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+        let inode = fs::symlink_metadata(&beside)?.ino();
+        fs::rename(&beside, path)?;
+        Ok(Socket::Unix {
+            socket,
+            _file: SocketFile {
+                path: path.to_owned(),
+                inode,
+            },
+        })
+    };
+    let bound = bind();
+    fs::remove_dir_all(&private)?;
+    bound
 }
 
-/// Removes the file when the listener goes.
-struct SocketFile(PathBuf);
+/// Removes the file when the listener goes, unless another listener has taken its place.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // If it is gone already, all the better.
-        let _ = fs::remove_file(&self.0);
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            // If it is gone already, all the better.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

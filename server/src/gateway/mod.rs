@@ -49,10 +49,11 @@ impl Gateway {
     /// Takes connections from `listener`, for ever.
     pub async fn accept(self: Rc<Self>, listener: Listener) {
         loop {
+            let stream = listener.accept().await;
             let Ok(room) = self.room.clone().acquire_owned().await else {
                 return;
             };
-            match listener.accept().await {
+            match stream {
                 Ok(Stream::Tcp(stream)) => {
                     let (read, write) = stream.into_split();
                     self.serve(read, write, room);
@@ -103,10 +104,5 @@ impl Gateway {
         for handle in open {
             handle.ended().await;
         }
-    }
-
-    /// How many connections are open.
-    pub fn connections(&self) -> usize {
-        self.open.borrow().len()
     }
 }

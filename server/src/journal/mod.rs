@@ -66,6 +66,11 @@ impl Journal {
         lsn
     }
 
+    /// The newest commit of all.
+    pub fn newest(&self) -> Lsn {
+        self.0.newest.get()
+    }
+
     /// Whether `lsn` and everything before it is on disk.
     pub fn is_durable(&self, lsn: Lsn) -> bool {
         *self.0.durable.borrow() >= lsn

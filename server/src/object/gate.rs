@@ -72,10 +72,12 @@ pub(super) enum Sent {
 }
 
 impl OutputGate {
+    /// The gate of a new instance. It cannot tell which commit of the object was the last, and an
+    /// earlier instance may have made one that is not durable yet: it starts with the newest of all.
     pub fn new(journal: Journal) -> OutputGate {
         OutputGate {
+            newest: Cell::new(journal.newest()),
             journal,
-            newest: Cell::default(),
             waiting: RefCell::default(),
             changed: tokio::sync::Notify::new(),
         }
@@ -101,17 +103,37 @@ impl OutputGate {
 
     /// SQLite has committed: what the turn said may leave when that is durable.
     pub fn committed(&self) {
-        let lsn = self.journal.committed();
-        self.newest.set(lsn);
-        for (release, _) in self.waiting.borrow_mut().iter_mut().rev() {
-            match release {
-                Release::ThisTurn => {
-                    *release = Release::Durable(lsn);
-                    self.changed.notify_one();
-                }
-                Release::Durable(_) => break,
+        self.newest.set(self.journal.committed());
+        self.settled();
+    }
+
+    /// Nothing is left uncommitted of what the turn has written so far, if anything: what it said
+    /// waits for the newest commit.
+    pub fn settled(&self) {
+        for (release, _) in self.waiting.borrow_mut().iter_mut() {
+            if let Release::ThisTurn = release {
+                *release = Release::Durable(self.newest.get());
+                self.changed.notify_one();
             }
         }
+    }
+
+    /// The turn is undone: what it said must never leave.
+    pub fn undone(&self) {
+        let (said, kept) = self
+            .waiting
+            .take()
+            .into_iter()
+            .partition(|(release, _)| matches!(release, Release::ThisTurn));
+        self.waiting.replace(kept);
+        let said: VecDeque<_> = said;
+        drop(said);
+    }
+
+    /// Waits until everything that was said before may leave, and lets it.
+    pub async fn flush(&self) {
+        self.journal.durable(self.newest.get()).await;
+        self.release();
     }
 
     /// Whether anything waits.

@@ -3,7 +3,7 @@
 
 use std::{
     any::{Any, TypeId},
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     path::{Path, PathBuf},
     rc::Rc,
@@ -70,6 +70,7 @@ pub struct Host {
     slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     load: Rc<Load>,
     asleep: tokio::sync::Notify,
+    stopping: Cell<bool>,
 }
 
 impl Host {
@@ -92,6 +93,7 @@ impl Host {
             slots: RefCell::default(),
             load: Rc::default(),
             asleep: tokio::sync::Notify::new(),
+            stopping: Cell::default(),
         })
     }
 
@@ -151,6 +153,9 @@ impl Host {
             name.cloned(),
             self.load.clone(),
         ));
+        if self.stopping.get() {
+            slot.evict();
+        }
         self.slots.borrow_mut().insert(id, slot.clone());
         tokio::task::spawn_local(serve(self.clone(), slot.clone()));
         Ok(slot)
@@ -160,10 +165,12 @@ impl Host {
     /// at all of them pays.
     fn evict_some(&self) {
         let slots = self.slots.borrow();
-        let mut quiet: Vec<_> = slots.values().filter(|slot| slot.is_quiet()).collect();
-        quiet.sort_unstable_by_key(|slot| slot.last_used());
-        for slot in &quiet[..quiet.len().div_ceil(16)] {
-            slot.evict();
+        let idle = |slot: &&Rc<Slot>| slot.is_idle() && !slot.is_evicted();
+        let mut idle: Vec<_> = slots.values().filter(idle).collect();
+        let some = idle.len().div_ceil(16);
+        if some > 0 {
+            idle.select_nth_unstable_by_key(some - 1, |slot| slot.last_used());
+            idle[..some].iter().for_each(|slot| slot.evict());
         }
     }
 
@@ -188,10 +195,10 @@ impl Host {
         }
         // The name still stands for the object if this fails; a listing shows it once the object
         // has been woken by its name.
-        if let Err(error) = self
+        let named = self
             .catalog
-            .record(slot.class.interface_id, slot.id, Some(name))
-        {
+            .learn_name(slot.class.interface_id, slot.id, name);
+        if let Err(error) = named {
             tracing::warn!(id = %slot.id, %error, "noting the name of an object");
         }
     }
@@ -203,6 +210,16 @@ impl Host {
         path.push(&id[..2]);
         path.push(format!("{id}.sqlite"));
         path
+    }
+
+    /// Removes the database of an object that did not come into being.
+    pub(super) fn discard_database(&self, interface_id: u64, id: ObjectId) {
+        let path = self.database_path(interface_id, id);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%id, %error, "removing the database of an object that failed to be made");
+        }
     }
 
     /// Makes the folder that a new database goes to, durably.
@@ -229,15 +246,25 @@ impl Host {
     /// Puts every object to sleep, and waits until the last database is closed. An object that is
     /// busy, or has handed out capabilities, sleeps when it no longer is.
     pub async fn sleep_all(&self) {
+        self.stopping.set(true);
+        self.slots.borrow().values().for_each(|slot| slot.evict());
+        self.all_asleep().await;
+    }
+
+    /// Ends every instance that is left, whatever it is doing: those that will not sleep because
+    /// they hold capabilities of each other, or are busy. Their databases are closed.
+    pub async fn abandon_all(&self) {
+        self.slots.borrow().values().for_each(|slot| slot.abandon());
+        self.all_asleep().await;
+    }
+
+    async fn all_asleep(&self) {
         loop {
-            let quiet = self.asleep.notified();
-            for slot in self.slots.borrow().values() {
-                slot.evict();
-            }
+            let asleep = self.asleep.notified();
             if self.slots.borrow().is_empty() {
                 return;
             }
-            quiet.await;
+            asleep.await;
         }
     }
 }

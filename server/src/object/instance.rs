@@ -11,7 +11,7 @@ use super::{
     gate::{Output, OutputGate, SectionId, Sections},
     host::Host,
     membrane::Membrane,
-    slot::Slot,
+    slot::{Slot, shielded},
 };
 use crate::{Error, Result, storage::Storage};
 
@@ -24,6 +24,7 @@ pub(crate) struct Instance {
     pub(super) membrane: Membrane,
     pub(super) sections: Sections,
     broken: RefCell<Option<Error>>,
+    come_into_being: Cell<bool>,
     current_section: Cell<Option<SectionId>>,
 }
 
@@ -38,6 +39,7 @@ impl Instance {
             membrane: Membrane::default(),
             sections: Sections::default(),
             broken: RefCell::default(),
+            come_into_being: Cell::default(),
             current_section: Cell::default(),
         });
         // A write outside any turn, by a task that the class spawned, is a commit of its own.
@@ -74,12 +76,12 @@ impl Instance {
         let ended = match (polled, self.broken()) {
             // The object aborted: the turn is undone.
             (Ok(_), Some(error)) => {
-                self.storage.rollback_turn();
+                self.undo_turn();
                 Err(error)
             }
             (Ok(polled), None) => self.end_turn().map(|()| polled),
             (Err(panic), _) => {
-                self.storage.rollback_turn();
+                self.undo_turn();
                 Err(self.panicked(panic.as_ref()))
             }
         };
@@ -94,14 +96,25 @@ impl Instance {
 
     /// Commits what the turn wrote.
     fn end_turn(&self) -> Result<()> {
-        if self.storage.commit_turn()? {
-            self.gate.committed();
-            self.gate.release();
+        match self.storage.commit_turn() {
+            Ok(true) => self.gate.committed(),
+            Ok(false) => self.gate.settled(),
+            Err(error) => {
+                self.gate.undone();
+                return Err(error);
+            }
         }
+        self.gate.release();
         match self.storage.broken() {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// Undoes what the turn at hand has written and said so far.
+    pub fn undo_turn(&self) {
+        self.storage.rollback_turn();
+        self.gate.undone();
     }
 
     fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Error {
@@ -134,6 +147,15 @@ impl Instance {
         self.broken.borrow().clone()
     }
 
+    /// Whether the object's `create` is known to have succeeded, now or earlier.
+    pub fn has_come_into_being(&self) -> bool {
+        self.come_into_being.get()
+    }
+
+    pub fn set_come_into_being(&self) {
+        self.come_into_being.set(true);
+    }
+
     /// The section that the event whose turn this is belongs to.
     pub fn current_section(&self) -> Option<SectionId> {
         self.current_section.get()
@@ -152,21 +174,19 @@ impl Instance {
 
     /// Whether nobody would notice if the instance were gone.
     pub fn is_idle(&self) -> bool {
-        self.slot.is_quiet() && self.membrane.handed_out() == 0 && !self.gate.is_waiting()
+        self.slot.is_idle() && !self.gate.is_waiting()
     }
 
-    /// Ends it. Afterwards its database is closed, and nothing of it answers any more.
+    /// Ends it. Afterwards its database is closed, and nothing of it answers any more. Whatever the
+    /// class does in destructors, each step is taken.
     pub fn end(&self, error: Error) {
+        let slot = &self.slot;
         self.break_off(error.clone());
-        self.slot.end(error);
-        self.gate.close();
-        // What users dropped here may panic in its destructor.
-        let closed = catch_unwind(AssertUnwindSafe(|| self.membrane.close()));
-        if let Err(panic) = closed {
-            self.panicked(panic.as_ref());
-        }
-        if let Err(error) = self.storage.close() {
-            tracing::error!(id = %self.slot.id, %error, "closing an object's database");
+        slot.end(error);
+        shielded(slot, || self.gate.close());
+        self.membrane.close(slot);
+        if let Some(Err(error)) = shielded(slot, || self.storage.close()) {
+            tracing::error!(id = %slot.id, %error, "closing an object's database");
         }
     }
 }

@@ -7,7 +7,7 @@
 //! - One that comes home is unwrapped.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::HashMap,
     rc::{Rc, Weak},
 };
@@ -24,7 +24,7 @@ use futures::channel::oneshot;
 use super::{
     gate::{Outgoing, Output, SectionId, Sent},
     instance::Instance,
-    slot::EventTarget,
+    slot::{EventTarget, Slot, shielded},
 };
 use crate::{
     Error as VatError,
@@ -37,7 +37,6 @@ use crate::{
 pub(super) struct Membrane {
     inside: RefCell<Crossed<Inside>>,
     outside: RefCell<Crossed<Outside>>,
-    handed_out: Cell<usize>,
 }
 
 struct Crossed<T> {
@@ -84,20 +83,15 @@ impl<T> Crossed<T> {
 }
 
 impl Membrane {
-    /// How many of the object's own capabilities others hold.
-    pub fn handed_out(&self) -> usize {
-        self.handed_out.get()
-    }
-
     /// Lets go of everything behind the capabilities that others still hold.
-    pub fn close(&self) {
+    pub fn close(&self, slot: &Slot) {
         let inside = std::mem::take(&mut *self.inside.borrow_mut());
         for inside in inside
             .by_wrapper
             .into_values()
             .filter_map(|inside| inside.upgrade())
         {
-            drop(inside.raw.take());
+            shielded(slot, || drop(inside.raw.take()));
         }
     }
 }
@@ -121,7 +115,7 @@ impl Instance {
         });
         let membrane = &self.membrane;
         membrane.inside.borrow_mut().insert(raw, &inside);
-        membrane.handed_out.set(membrane.handed_out.get() + 1);
+        self.slot.handed_out.set(self.slot.handed_out.get() + 1);
         Box::new(Hook(inside))
     }
 
@@ -210,7 +204,10 @@ impl Drop for Inside {
             .inside
             .borrow_mut()
             .remove(self.raw_ptr, self as *const Inside as usize);
-        membrane.handed_out.set(membrane.handed_out.get() - 1);
+        instance
+            .slot
+            .handed_out
+            .set(instance.slot.handed_out.get() - 1);
         instance.slot.wake();
     }
 }

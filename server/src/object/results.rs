@@ -6,7 +6,6 @@ use capnp::Error;
 
 use super::slot::Ticket;
 use crate::{
-    Error as VatError,
     call::{Message, Reply},
     fault,
 };
@@ -31,8 +30,11 @@ impl Returning {
 
     /// Lets calls pipelined on the results proceed before the call is over.
     pub fn set_pipeline(&self, early: Message) {
-        if let Some(reply) = &mut self.0.borrow_mut().reply {
+        // Taken out, because what is let go may run anything.
+        let reply = self.0.borrow_mut().reply.take();
+        if let Some(mut reply) = reply {
             reply.set_pipeline(early);
+            self.0.borrow_mut().reply = Some(reply);
         }
     }
 
@@ -51,9 +53,4 @@ impl Drop for Waiting {
             reply.finish(Err(self.ticket.reason().into()));
         }
     }
-}
-
-/// The error of a call that was in flight when its instance ended.
-pub(super) fn reset() -> VatError {
-    VatError::ObjectReset("the instance ended while the call was in flight".into())
 }

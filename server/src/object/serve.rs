@@ -1,17 +1,14 @@
 //! The task of one object: from waking up to falling asleep.
 
 use std::{
-    cell::Cell,
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    rc::Rc,
-    task::Poll,
+    cell::Cell, future::poll_fn, panic::AssertUnwindSafe, pin::pin, rc::Rc, task::Poll,
+    time::Duration,
 };
 
 use capnp::capability::{Params, Results};
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
+use vatwerk::Code;
 
 use super::{
     Context, Host,
@@ -19,27 +16,33 @@ use super::{
     gate::{Output, SectionId},
     instance::Instance,
     results::Returning,
-    slot::{Event, EventTarget, Slot},
+    slot::{Event, EventTarget, Slot, shielded},
 };
 use crate::{Error, Result, call, env, fault, storage::Storage};
+
+/// How long the end of an instance waits for its last commit to be durable.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Serves the object in `slot` until it is reset or has been idle for long enough. However it ends,
 /// its database is closed before another instance can be made.
 pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
-    let reason = match open(&host, &slot) {
-        Ok(instance) => {
+    match shielded(&slot, || open(&host, &slot)) {
+        Some(Ok(instance)) => {
             let reason = AssertUnwindSafe(live(&instance)).catch_unwind().await;
-            let reason = reason.unwrap_or_else(|_| {
-                tracing::error!(id = %slot.id, "a fault of the vat itself, in serving an object");
-                Error::ObjectReset("a fault of the vat itself; its log says more".into())
-            });
-            instance.end(reason.clone());
-            reason
+            instance.end(reason.unwrap_or_else(|_| fault(&slot)));
+            if !instance.has_come_into_being() {
+                host.discard_database(slot.class.interface_id, slot.id);
+            }
         }
-        Err(error) => error,
-    };
-    slot.end(reason);
+        Some(Err(error)) => slot.end(error),
+        None => slot.end(fault(&slot)),
+    }
     host.remove(&slot);
+}
+
+fn fault(slot: &Slot) -> Error {
+    tracing::error!(id = %slot.id, "a fault of the vat itself, in serving an object");
+    Error::ObjectReset("a fault of the vat itself; its log says more".into())
 }
 
 /// Opens the object's database, and makes one for an object that has none.
@@ -65,6 +68,11 @@ async fn live(instance: &Rc<Instance>) -> Error {
         Ok(Ok(object)) => object,
         Ok(Err(error)) => return error,
         Err(_) => {
+            if !instance.has_come_into_being()
+                && let Err(error) = forget(instance)
+            {
+                return error;
+            }
             return Error::ActivationFailed(format!(
                 "`create` and `activate` took longer than {} s",
                 limit.as_secs_f32()
@@ -72,10 +80,7 @@ async fn live(instance: &Rc<Instance>) -> Error {
         }
     };
     let reason = work(instance, &object).await;
-    // What users dropped here may panic in its destructor.
-    if catch_unwind(AssertUnwindSafe(|| drop(object))).is_err() {
-        tracing::error!(id = %instance.slot.id, "an object panicked while it was dropped");
-    }
+    shielded(&instance.slot, || drop(object));
     reason
 }
 
@@ -83,16 +88,18 @@ async fn live(instance: &Rc<Instance>) -> Error {
 async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     let class = &instance.slot.class;
     let context = || Context::new(instance.clone());
-    if !instance.storage.meta().created()? {
+    if instance.storage.meta().created()? {
+        instance.set_come_into_being();
+    } else {
         let created = alone(instance, async {
             class.create(context()).await.map_err(activation_failed)?;
             come_into_being(instance)
         });
         if let Err(error) = created.await {
-            // Turns of `create` before its last have been committed.
-            instance.storage.delete_all()?;
+            forget(instance)?;
             return Err(error);
         }
+        instance.set_come_into_being();
     }
     learn_name(instance)?;
     let activated = alone(instance, async {
@@ -109,12 +116,18 @@ async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) ->
         instance.poll_turn(&section, cx, |cx| {
             let polled = code.as_mut().poll(cx);
             if let Poll::Ready(Err(_)) = &polled {
-                instance.storage.rollback_turn();
+                instance.undo_turn();
             }
             polled
         })
     })
     .await?
+}
+
+/// Undoes what a failed `create` has left: turns before its last have been committed.
+fn forget(instance: &Instance) -> Result<()> {
+    instance.undo_turn();
+    instance.storage.delete_all()
 }
 
 /// Marks the object as created, in the turn in which `create` ended: its writes and the mark are
@@ -151,27 +164,44 @@ fn learn_name(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
+/// What callers are told: an error with a code of the vat's list as it is, so that its kind survives,
+/// and others as `activation-failed`.
 fn activation_failed(error: capnp::Error) -> Error {
-    Error::ActivationFailed(fault::leaving(error).extra)
+    let text = fault::leaving(error).extra;
+    match Code::split(&text) {
+        (Some(Code::ApplicationFailed), text) => Error::ActivationFailed(text.to_owned()),
+        (Some(code), text) => Error::Raised {
+            code,
+            text: text.to_owned(),
+        },
+        (None, text) => Error::ActivationFailed(text.to_owned()),
+    }
 }
 
 /// Lets events in, in order, until there is a reason to end.
 async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> Error {
     let slot = &instance.slot;
     let idle_after = instance.host.limits.idle;
-    let mut running = FuturesUnordered::new();
+    // Boxed, so that they can be dropped one by one.
+    let mut running: FuturesUnordered<LocalBoxFuture<'_, ()>> = FuturesUnordered::new();
     let mut sleep = pin!(sleep_until(slot.last_used() + idle_after));
     loop {
         while let Some(event) = slot.next(|section| instance.sections.admits(section)) {
-            running.push(handle(instance, object, event));
+            running.push(Box::pin(handle(instance, object, event)));
         }
         if let Some(error) = instance.broken() {
+            // What was said before the failure still leaves, if it becomes durable in time; the
+            // reason itself may tell of what must not be known before.
+            let _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
             // Set before what runs is dropped: it is what the callers are told.
             slot.end(error.clone());
-            if catch_unwind(AssertUnwindSafe(|| drop(running))).is_err() {
-                tracing::error!(id = %slot.id, "a call panicked while it was dropped");
+            for call in running {
+                shielded(slot, || drop(call));
             }
             return error;
+        }
+        if slot.is_abandoned() {
+            return Error::ShuttingDown;
         }
         let idle = running.is_empty() && instance.is_idle();
         if idle && (slot.is_evicted() || Instant::now() >= slot.last_used() + idle_after) {
@@ -180,6 +210,8 @@ async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> Error {
         if idle {
             sleep.as_mut().reset(slot.last_used() + idle_after);
         }
+        // A busy object leaves the thread to others now and then.
+        tokio::task::consume_budget().await;
         tokio::select! {
             Some(()) = running.next(), if !running.is_empty() => {}
             () = slot.stirred() => {}
@@ -246,7 +278,9 @@ async fn handle(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>, event: Event
     .await;
     match outcome {
         Ok(outcome) => instance.say(Output::Return(returning, outcome)),
-        // The instance is at its end: what was said before may never leave, so this need not wait.
-        Err(error) => returning.finish(Err(error.into())),
+        // The instance is at its end, and the caller whose call ended it is told why, in its turn.
+        Err(error) => instance
+            .gate
+            .pass(false, Output::Return(returning, Err(error.into()))),
     }
 }

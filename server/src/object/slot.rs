@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     task::{Poll, Waker},
 };
@@ -11,7 +12,7 @@ use capnp::private::capability::ClientHook;
 use tokio::time::Instant;
 use vatwerk::ObjectId;
 
-use super::{class::ClassEntry, gate::SectionId, results};
+use super::{class::ClassEntry, gate::SectionId};
 use crate::{Error, Result, call::Call};
 
 /// One object that is awake, or waking.
@@ -25,6 +26,9 @@ pub(super) struct Slot {
     in_flight: Cell<u64>,
     ended: RefCell<Option<Error>>,
     evict: Cell<bool>,
+    abandoned: Cell<bool>,
+    /// How many of the object's own capabilities others hold.
+    pub handed_out: Cell<usize>,
     last_used: Cell<Instant>,
     vat: Rc<Load>,
 }
@@ -76,6 +80,8 @@ impl Slot {
             in_flight: Cell::default(),
             ended: RefCell::default(),
             evict: Cell::default(),
+            abandoned: Cell::default(),
+            handed_out: Cell::default(),
             last_used: Cell::new(Instant::now()),
             vat,
         }
@@ -153,13 +159,19 @@ impl Slot {
     pub fn end(&self, error: Error) {
         self.ended.replace(Some(error.clone()));
         for event in self.queue.take() {
-            event.call.reply.finish(Err(error.clone().into()));
+            // What the parameters hold may panic when it is dropped.
+            shielded(self, || event.call.reply.finish(Err(error.clone().into())));
         }
     }
 
     /// Whether nothing is queued or running.
     pub fn is_quiet(&self) -> bool {
         self.in_flight.get() == 0
+    }
+
+    /// Whether nothing would be lost to anybody if the instance were gone.
+    pub fn is_idle(&self) -> bool {
+        self.is_quiet() && self.handed_out.get() == 0
     }
 
     /// Asks for eviction as soon as the object is quiet.
@@ -170,6 +182,16 @@ impl Slot {
 
     pub fn is_evicted(&self) -> bool {
         self.evict.get()
+    }
+
+    /// Asks for the end of the instance, whatever it is doing.
+    pub fn abandon(&self) {
+        self.abandoned.set(true);
+        self.wake();
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.get()
     }
 
     pub fn last_used(&self) -> Instant {
@@ -189,6 +211,16 @@ impl Slot {
     }
 }
 
+/// Runs something that may run the destructors of a class's values: their panics end here.
+pub(super) fn shielded<T>(slot: &Slot, what: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(what));
+    if outcome.is_err() {
+        let (class, id) = (slot.class.name, slot.id);
+        tracing::error!(class, %id, "a panic while an instance ended");
+    }
+    outcome.ok()
+}
+
 impl Ticket {
     fn new(slot: &Rc<Slot>) -> Ticket {
         slot.in_flight.set(slot.in_flight.get() + 1);
@@ -196,9 +228,13 @@ impl Ticket {
         Ticket(slot.clone())
     }
 
-    /// Why the call ended if its instance did.
+    /// What the call's caller is told if its instance ended: nobody knows how far the call got.
     pub fn reason(&self) -> Error {
-        self.0.ended.borrow().clone().unwrap_or_else(results::reset)
+        match &*self.0.ended.borrow() {
+            Some(Error::ObjectReset(why)) => Error::ObjectReset(why.clone()),
+            Some(error) => Error::ObjectReset(format!("the instance ended: {error}")),
+            None => Error::ObjectReset("the instance ended while the call was in flight".into()),
+        }
     }
 }
 
