@@ -8,6 +8,8 @@
 //! ```ignore
 //! vatwerk::schema!(pub mod chat_capnp);
 //! ```
+//! Both dependencies, for the build script and for the crate, must be called `vatwerk`.
+//!
 //! The schema may `import "/vatwerk/object.capnp"` and its neighbours. The `capnp` executable is
 //! used where there is one; the feature `embedded-compiler` brings a compiler along and uses that
 //! instead.

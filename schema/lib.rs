@@ -58,7 +58,8 @@ pub const SCHEMA_FILES: &[(&str, &str)] = &[
 #[macro_export]
 macro_rules! schema {
     ($vis:vis mod $module:ident) => {
-        #[allow(clippy::all)]
+        // Not every generated item has a use in every crate.
+        #[allow(clippy::all, dead_code)]
         $vis mod $module {
             include!(concat!(env!("OUT_DIR"), "/", stringify!($module), ".rs"));
             /// The schema as `capnp compile -o-` prints it.

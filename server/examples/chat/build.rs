@@ -1,0 +1,3 @@
+fn main() {
+    vatwerk::build::compile("schema/chat.capnp");
+}

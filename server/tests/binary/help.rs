@@ -1,0 +1,87 @@
+//! What the command line says of itself.
+
+use tempfile::tempdir;
+
+use crate::vat::run;
+
+#[test]
+fn every_verb_has_help_that_says_what_it_takes() {
+    let folder = tempdir().unwrap();
+    let client = ["--connect", "--output", "VATWERK_CONNECT"];
+    let verbs: [(&[&str], &[&str]); 14] = [
+        (
+            &[],
+            &[
+                "serve",
+                "call",
+                "kv",
+                "sql",
+                "objects",
+                "classes",
+                "schema",
+                "Exit codes",
+            ],
+        ),
+        (
+            &["serve"],
+            &[
+                "--data",
+                "VATWERK_DATA",
+                "--listen",
+                "tcp:127.0.0.1:7447",
+                "unix:DATA/vat.sock",
+                "--insecure",
+                "--config",
+            ],
+        ),
+        (&["call"], &["<CLASS>", "<NAME>", "<METHOD>", "JSON"]),
+        (&["call"], &client),
+        (&["kv"], &["get", "put", "delete", "list", "Cell"]),
+        (&["kv"], &client),
+        (&["kv", "C", "n", "put"], &["--json", "--file"]),
+        (
+            &["kv", "C", "n", "list"],
+            &["--prefix", "--start", "--end", "--reverse", "--limit"],
+        ),
+        (&["sql"], &["<QUERY>", "--param", "base64"]),
+        (&["sql"], &client),
+        (&["objects"], &["list"]),
+        (&["objects", "list"], &["--prefix", "--limit", "--connect"]),
+        (&["classes"], &client),
+        (&["schema", "export"], &["<DIR>", "--connect"]),
+    ];
+    for (verb, mentions) in verbs {
+        let help = run(folder.path(), verb.iter().chain(&["--help"])).printed();
+        for mentioned in mentions {
+            assert!(help.contains(mentioned), "{verb:?} {mentioned}:\n{help}");
+        }
+    }
+}
+
+#[test]
+fn version() {
+    let folder = tempdir().unwrap();
+    let version = run(folder.path(), ["--version"]).printed();
+    assert_eq!(
+        version,
+        concat!("vatwerk ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn bad_usage_is_exit_code_2_and_says_what_is_right() {
+    let folder = tempdir().unwrap();
+    let cases: [(&[&str], &str); 7] = [
+        (&[], "Usage"),
+        (&["sevre"], "serve"),
+        (&["call", "Counter"], "<METHOD>"),
+        (&["call", "Counter", "x", "get", "{"], "not JSON"),
+        (&["serve", "--listen", "7447"], "tcp:HOST:PORT"),
+        (&["kv", "Cell", "x", "put", "key"], "--json"),
+        (&["classes", "--output", "xml"], "json"),
+    ];
+    for (args, said) in cases {
+        let error = run(folder.path(), args).failed(2);
+        assert!(error.contains(said), "{args:?}: {error}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The real binary, as a process of its own.
+
+mod crash;
+mod help;
+mod readme;
+mod serve;
+mod vat;
+mod verbs;

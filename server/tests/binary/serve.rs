@@ -1,0 +1,173 @@
+//! How a vat starts, where it listens, and how it stops.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::{Path, PathBuf},
+};
+
+use tempfile::tempdir;
+
+use crate::vat::{Vat, run};
+
+#[test]
+fn serve_says_where_it_listens_and_takes_calls_there() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let port = vat.lines[0].strip_prefix("listening tcp 127.0.0.1:");
+    assert_ne!(port.unwrap().parse::<u16>().unwrap(), 0);
+    assert_eq!(vat.lines[1], "listening unix vat.sock");
+    for address in [vat.address(0), vat.address(1)] {
+        let args = ["call", "Counter", "x", "increment", "--connect", &address];
+        run(folder.path(), args).printed();
+    }
+    assert_eq!(vat.call("Counter", "x", "get", "{}"), r#"{"count":2}"#);
+    let mode = fs::metadata(folder.path().join("vat.sock"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn several_addresses_of_each_kind() {
+    let folder = tempdir().unwrap();
+    let addresses = ["unix:a", "tcp:127.0.0.1:0", "unix:b", "tcp:127.0.0.1:0"];
+    let vat = Vat::listening(folder.path(), &addresses);
+    for which in 0..addresses.len() {
+        let args = ["classes", "--connect", &vat.address(which)];
+        run(folder.path(), args).printed();
+    }
+}
+
+#[test]
+fn a_client_finds_the_vat_of_its_folder() {
+    let folder = tempdir().unwrap();
+    let _vat = Vat::listening(folder.path(), &["unix:data/vat.sock"]);
+    run(folder.path(), ["classes"]).printed();
+}
+
+/// The write-ahead logs in a folder.
+fn logs(folder: &Path) -> Vec<PathBuf> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            logs.extend(self::logs(&path));
+        } else if path.to_string_lossy().ends_with("-wal") {
+            logs.push(path);
+        }
+    }
+    logs
+}
+
+#[test]
+fn a_signal_drains_and_removes_the_socket() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let folder = tempdir().unwrap();
+        let mut vat = Vat::start(folder.path());
+        vat.call("Counter", "x", "increment", "{}");
+        vat.signal(signal);
+        assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+        assert!(!folder.path().join("vat.sock").exists());
+        // Every database is a file that `sqlite3` opens: nothing is left beside it.
+        assert_eq!(logs(&folder.path().join("data")), Vec::<PathBuf>::new());
+        let vat = Vat::start(folder.path());
+        assert_eq!(vat.call("Counter", "x", "get", "{}"), r#"{"count":1}"#);
+    }
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_a_live_one_is_refused() {
+    let folder = tempdir().unwrap();
+    Vat::start(folder.path()).kill();
+    assert!(folder.path().join("vat.sock").exists());
+    let vat = Vat::start(folder.path());
+    let other = ["serve", "--data", "other", "--listen", "unix:vat.sock"];
+    let error = run(folder.path(), other).failed(1);
+    assert!(error.contains("another process is listening"), "{error}");
+    let address = vat.address(1);
+    run(folder.path(), ["classes", "--connect", &address]).printed();
+}
+
+#[test]
+fn what_is_no_socket_is_not_touched() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("precious"), "text").unwrap();
+    let error = run(folder.path(), ["serve", "--listen", "unix:precious"]).failed(1);
+    assert!(error.contains("no socket"), "{error}");
+    let kept = fs::read_to_string(folder.path().join("precious"));
+    assert_eq!(kept.unwrap(), "text");
+}
+
+#[test]
+fn a_port_that_is_taken_is_refused() {
+    let folder = tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp:{}", taken.local_addr().unwrap());
+    let error = run(folder.path(), ["serve", "--listen", &address]).failed(1);
+    assert!(error.contains(&address), "{error}");
+}
+
+#[test]
+fn a_second_vat_on_the_same_folder_is_refused() {
+    let folder = tempdir().unwrap();
+    let first = Vat::start(folder.path());
+    let second = ["serve", "--data", "data", "--listen", "tcp:127.0.0.1:0"];
+    let error = run(folder.path(), second).failed(1);
+    assert!(error.contains("in use by another vat"), "{error}");
+    first.call("Counter", "x", "get", "{}");
+}
+
+#[test]
+fn a_folder_of_a_newer_format_is_refused() {
+    let folder = tempdir().unwrap();
+    Vat::start(folder.path()).kill();
+    let format = folder.path().join("data/format");
+    fs::write(&format, "vatwerk 99\n").unwrap();
+    let serve = ["serve", "--data", "data", "--listen", "tcp:127.0.0.1:0"];
+    let error = run(folder.path(), serve).failed(1);
+    assert!(error.contains("format 99"), "{error}");
+    assert_eq!(fs::read_to_string(format).unwrap(), "vatwerk 99\n");
+}
+
+#[test]
+fn other_machines_are_let_in_only_when_told() {
+    let folder = tempdir().unwrap();
+    let exposed = ["serve", "--listen", "tcp:0.0.0.0:0"];
+    let error = run(folder.path(), exposed).failed(1);
+    assert!(error.contains("--insecure"), "{error}");
+}
+
+#[test]
+fn settings_come_from_a_file_and_bad_ones_are_refused() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("good.toml"), "insecure = false\n").unwrap();
+    fs::write(folder.path().join("bad.toml"), "insecuer = true\n").unwrap();
+    for (file, said) in [("bad.toml", "insecuer"), ("missing.toml", "missing.toml")] {
+        let error = run(folder.path(), ["serve", "--config", file]).failed(2);
+        assert!(error.contains(said), "{error}");
+    }
+    let exposed = [
+        "serve",
+        "--config",
+        "good.toml",
+        "--listen",
+        "tcp:0.0.0.0:0",
+    ];
+    run(folder.path(), exposed).failed(1);
+}
+
+#[test]
+fn nobody_there_is_exit_code_3() {
+    let folder = tempdir().unwrap();
+    // Bound and gone, so that nobody else has it.
+    drop(UnixListener::bind(folder.path().join("gone.sock")).unwrap());
+    for address in ["unix:gone.sock", "unix:never.sock"] {
+        let error = run(folder.path(), ["classes", "--connect", address]).failed(3);
+        assert!(error.contains(address), "{error}");
+    }
+    let error = run(folder.path(), ["classes", "--connect", "nonsense"]).failed(2);
+    assert!(error.contains("tcp:HOST:PORT"), "{error}");
+}

@@ -1,0 +1,152 @@
+//! A running vat, and the verbs that talk to one.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+/// The binary, away from the settings and the sockets of whoever runs the tests.
+pub fn binary(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vatwerk"));
+    command
+        .current_dir(folder)
+        .env_remove("VATWERK_CONNECT")
+        .env_remove("VATWERK_DATA")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
+    command
+}
+
+/// How a process ended.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ended {
+    /// What it printed, if it succeeded.
+    #[track_caller]
+    pub fn printed(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.err);
+        self.out
+    }
+
+    /// What it said about its failure, which is one line on stderr and nothing on stdout.
+    #[track_caller]
+    pub fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
+        assert_eq!(self.out, "");
+        assert!(!self.err.contains("panicked"), "{}", self.err);
+        self.err
+    }
+}
+
+/// Runs the binary to its end.
+pub fn run(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Ended {
+    let output = binary(folder).args(args).output().unwrap();
+    Ended {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A vat in a process, which is killed when this is dropped.
+pub struct Vat {
+    child: Child,
+    folder: PathBuf,
+    /// What it printed, line by line.
+    pub lines: Vec<String>,
+}
+
+impl Vat {
+    /// Serves `folder/data` at any TCP port and at `folder/vat.sock`.
+    pub fn start(folder: &Path) -> Vat {
+        Vat::listening(folder, &["tcp:127.0.0.1:0", "unix:vat.sock"])
+    }
+
+    /// Serves `folder/data` at these addresses, and returns when it takes connections.
+    pub fn listening(folder: &Path, addresses: &[&str]) -> Vat {
+        let errors = File::create(folder.join("stderr")).unwrap();
+        let listen = addresses.iter().flat_map(|address| ["--listen", address]);
+        let mut child = binary(folder)
+            .args(["serve", "--data", "data"])
+            .args(listen)
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut vat = Vat {
+            child,
+            folder: folder.to_owned(),
+            lines: Vec::new(),
+        };
+        for line in out.lines().take(addresses.len()) {
+            vat.lines.push(line.unwrap());
+        }
+        assert_eq!(vat.lines.len(), addresses.len(), "{}", vat.errors());
+        vat
+    }
+
+    /// Its address of that order, as `--connect` takes it.
+    pub fn address(&self, which: usize) -> String {
+        let told = self.lines[which].strip_prefix("listening ").unwrap();
+        told.replacen(' ', ":", 1)
+    }
+
+    /// What it has said on stderr.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(self.folder.join("stderr")).unwrap()
+    }
+
+    /// Runs a verb against it.
+    pub fn run(&self, args: &[&str]) -> Ended {
+        run(
+            &self.folder,
+            args.iter().chain(&["--connect", &self.address(0)]),
+        )
+    }
+
+    /// What a verb prints that must succeed.
+    #[track_caller]
+    pub fn printed(&self, args: &[&str]) -> String {
+        self.run(args).printed()
+    }
+
+    /// What a call answers.
+    #[track_caller]
+    pub fn call(&self, class: &str, name: &str, method: &str, params: &str) -> String {
+        let out = self.printed(&["call", class, name, method, params]);
+        out.strip_suffix('\n').unwrap().to_owned()
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        let id = libc::pid_t::try_from(self.child.id()).unwrap();
+        // SAFETY: the process is our child, and nobody has waited for it, so the id is still its.
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0);
+    }
+
+    /// Waits for its end, and returns its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Vat {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,321 @@
+//! The verbs that talk to a vat.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+use crate::vat::{Vat, binary, run};
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn call_takes_and_prints_json() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    // Defaults, extremes, and results without members.
+    let calls = [
+        ("increment", "{}", r#"{"count":1}"#),
+        ("increment", r#"{"amount":null}"#, r#"{"count":2}"#),
+        ("reset", "{}", "{}"),
+        ("get", "{}", r#"{"count":0}"#),
+        (
+            "increment",
+            r#"{"amount":9223372036854775807}"#,
+            r#"{"count":9223372036854775807}"#,
+        ),
+        ("reset", "{}", "{}"),
+        (
+            "increment",
+            r#"{"amount":"-9223372036854775808"}"#,
+            r#"{"count":-9223372036854775808}"#,
+        ),
+    ];
+    for (method, params, answer) in calls {
+        assert_eq!(vat.call("Counter", "x", method, params), answer, "{method}");
+    }
+    // Lists, Data and unions, in parameters and results.
+    let entries =
+        r#"{"entries":[{"key":"a","value":"AP8="},{"key":"b"},{"key":"c","value":"YQ=="}]}"#;
+    assert_eq!(vat.call("Cell", "x", "putMultiple", entries), "{}");
+    let answer = vat.call("Cell", "x", "get", r#"{"key":"a"}"#);
+    assert_eq!(answer, r#"{"value":{"bytes":"AP8="}}"#);
+    let answer = vat.call("Cell", "x", "get", r#"{"key":"nothing"}"#);
+    assert_eq!(answer, r#"{"value":{"none":null}}"#);
+    let range = r#"{"range":{"from":{"startAfter":"a"},"limit":{"entries":1}}}"#;
+    assert_eq!(
+        parse(&vat.call("Cell", "x", "page", range))["entries"],
+        json!([{"key": "b", "value": ""}])
+    );
+    // A capability cannot be printed, but that it is there can.
+    let answer = vat.call("Cell", "x", "sql", "{}");
+    assert_eq!(answer, r#"{"sql":{"$capability":"Sql"}}"#);
+    // What every object answers.
+    let who = parse(&vat.call("Counter", "x", "identify", "{}"));
+    assert_eq!(who["objectName"], "x");
+    assert_eq!(who["className"], "Counter");
+}
+
+#[test]
+fn a_call_that_fails_says_why_and_leaves_nothing() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let cases = [
+        (
+            ["Counter", "x", "jump", "{}"],
+            "unimplemented: ",
+            "increment, get, reset",
+        ),
+        (["Chat", "x", "get", "{}"], "not-found: ", "Cell, Counter"),
+        (
+            ["Counter", "x", "increment", r#"{"amount":"five"}"#],
+            "invalid-argument: ",
+            "increment(amount :Int64 = 1)",
+        ),
+        (
+            ["Counter", "x", "increment", r#"{"amuont":5}"#],
+            "invalid-argument: ",
+            "amuont",
+        ),
+        (
+            [
+                "Counter",
+                "x",
+                "increment",
+                r#"{"amount":9223372036854775808}"#,
+            ],
+            "invalid-argument: ",
+            "9223372036854775808",
+        ),
+        (["Counter", "", "get", "{}"], "invalid-argument: ", "name"),
+        (
+            ["Cell", "x", "put", r#"{"key":"k","value":"?"}"#],
+            "invalid-argument: ",
+            "base64",
+        ),
+        (
+            ["Cell", "x", "list", r#"{"sink":5}"#],
+            "invalid-argument: ",
+            "capability",
+        ),
+    ];
+    for (call, code, said) in cases {
+        let error = vat.run(&[&["call"], &call[..]].concat()).failed(1);
+        assert!(error.starts_with(&format!("error: {code}")), "{error}");
+        assert!(error.contains(said), "{call:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let long = "n".repeat(1025);
+    let error = vat.run(&["call", "Counter", &long, "get"]).failed(1);
+    assert!(
+        error.contains("limit-exceeded") || error.contains("invalid-argument"),
+        "{error}"
+    );
+    let top = r#"{"amount":9223372036854775807}"#;
+    vat.call("Counter", "x", "increment", top);
+    let error = vat.run(&["call", "Counter", "x", "increment"]).failed(1);
+    assert!(error.starts_with("error: invalid-argument: "), "{error}");
+    assert_eq!(
+        vat.call("Counter", "x", "get", "{}"),
+        r#"{"count":9223372036854775807}"#
+    );
+    assert_eq!(vat.printed(&["kv", "Cell", "x", "list"]), "");
+}
+
+#[test]
+fn kv() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    fs::write(folder.path().join("bytes"), [0, 159, 255]).unwrap();
+    let kv = |args: &[&str]| vat.printed(&[&["kv", "Cell", "box"], args].concat());
+    for put in [
+        &["put", "greeting", "hello, world"][..],
+        &["put", "json", "--json", r#"{"n":[1,2.5,null]}"#],
+        &["put", "bytes", "--file", "bytes"],
+        &["put", "negative", "-1"],
+        &["put", "", "the empty key"],
+    ] {
+        assert_eq!(kv(put), "");
+    }
+    assert_eq!(kv(&["get", "greeting"]), "hello, world\n");
+    assert_eq!(
+        kv(&["get", "greeting", "--output", "json"]),
+        "\"hello, world\"\n"
+    );
+    assert_eq!(kv(&["get", "json"]), "{\"n\":[1,2.5,null]}\n");
+    assert_eq!(kv(&["get", "negative"]), "-1\n");
+    assert_eq!(kv(&["get", ""]), "the empty key\n");
+    kv(&["get", "bytes", "--file", "copy"]);
+    assert_eq!(fs::read(folder.path().join("copy")).unwrap(), [0, 159, 255]);
+    assert_eq!(
+        kv(&["list", "--start", "b", "--end", "json"]),
+        "bytes\t\"AJ//\"\ngreeting\t\"hello, world\"\n"
+    );
+    let listed = parse(&kv(&[
+        "list",
+        "--reverse",
+        "--limit",
+        "2",
+        "--output",
+        "json",
+    ]));
+    assert_eq!(
+        listed,
+        json!([{"key": "negative", "value": "-1"}, {"key": "json", "value": {"n": [1, 2.5, null]}}])
+    );
+    assert_eq!(kv(&["list", "--prefix", "z", "--output", "json"]), "[]\n");
+    assert_eq!(kv(&["delete", "greeting", "json", "missing"]), "2\n");
+    let error = vat.run(&["kv", "Cell", "box", "get", "json"]).failed(1);
+    assert!(error.starts_with("error: not-found: "), "{error}");
+    let long = "k".repeat(2049);
+    let error = vat.run(&["kv", "Cell", "box", "put", &long, "v"]).failed(1);
+    assert!(error.starts_with("error: limit-exceeded: "), "{error}");
+    let error = vat.run(&["kv", "Counter", "box", "list"]).failed(1);
+    assert!(error.starts_with("error: unimplemented: "), "{error}");
+    let error = vat
+        .run(&["kv", "Cell", "box", "put", "k", "--file", "missing"])
+        .failed(1);
+    assert!(error.contains("missing"), "{error}");
+}
+
+#[test]
+fn sql() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let sql = |args: &[&str]| vat.run(&[&["sql", "Cell", "box"], args].concat());
+    sql(&["CREATE TABLE t (id INTEGER PRIMARY KEY, data)"]).printed();
+    let inserted = sql(&[
+        "INSERT INTO t (data) VALUES (?), (?), (?), (?)",
+        "--param",
+        "9223372036854775807",
+        "--param",
+        "\"text\"",
+        "--param",
+        "null",
+        "--param",
+        r#"{"base64":"AP8="}"#,
+    ]);
+    assert_eq!(inserted.err, "4 rows written\n");
+    assert_eq!(inserted.printed(), "");
+    let rows = sql(&["SELECT * FROM t ORDER BY id", "--output", "json"]).printed();
+    assert_eq!(
+        parse(&rows),
+        json!([
+            {"id": 1, "data": i64::MAX},
+            {"id": 2, "data": "text"},
+            {"id": 3, "data": null},
+            {"id": 4, "data": "AP8="},
+        ])
+    );
+    let table = sql(&["SELECT * FROM t WHERE id < 3"]).printed();
+    for cell in ["id", "data", "9223372036854775807", "text"] {
+        assert!(table.contains(cell), "{table}");
+    }
+    assert_eq!(
+        sql(&["SELECT 1 WHERE 0", "--output", "json"]).printed(),
+        "[]\n"
+    );
+    for (query, code) in [
+        ("SELEC 1", "sql-failed"),
+        ("SELECT * FROM missing", "sql-failed"),
+        ("INSERT INTO t (id) VALUES (1)", "sql-failed"),
+        ("CREATE TABLE _vw_mine (a)", "sql-refused"),
+        ("BEGIN", "sql-refused"),
+        ("ATTACH 'other' AS other", "sql-refused"),
+        ("SELECT ?", "invalid-argument"),
+        ("", "invalid-argument"),
+    ] {
+        let error = sql(&[query]).failed(1);
+        assert!(
+            error.starts_with(&format!("error: {code}: ")),
+            "{query}: {error}"
+        );
+    }
+    assert!(!folder.path().join("other").exists());
+    sql(&["SELECT ?", "--param", "[1]"]).failed(2);
+}
+
+#[test]
+fn objects_and_classes() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    for name in ["user-2", "user-1", "other"] {
+        vat.call("Counter", name, "increment", "{}");
+    }
+    let names = |args: &[&str]| {
+        let text = vat.printed(&[&["objects", "list", "Counter"], args].concat());
+        let names = text
+            .lines()
+            .map(|line| line.split('\t').next().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]), ["other", "user-1", "user-2"]);
+    assert_eq!(names(&["--prefix", "user-"]), ["user-1", "user-2"]);
+    assert_eq!(names(&["--limit", "1"]), ["other"]);
+    let listed = vat.printed(&["objects", "list", "Counter", "--output", "json"]);
+    let listed = parse(&listed);
+    assert_eq!(listed[1]["name"], "user-1");
+    assert_eq!(listed[1]["id"].as_str().unwrap().len(), 64);
+    assert_eq!(
+        vat.printed(&["objects", "list", "Cell", "--output", "json"]),
+        "[]\n"
+    );
+    let error = vat.run(&["objects", "list", "Chat"]).failed(1);
+    assert!(error.starts_with("error: not-found: "), "{error}");
+    assert_eq!(
+        vat.printed(&["classes"]),
+        "Cell\t@0xe48c9cf682361897\t0\nCounter\t@0xb8f725b103f79538\t3\n"
+    );
+    let classes = parse(&vat.printed(&["classes", "--output", "json"]));
+    assert_eq!(
+        classes[1],
+        json!({"className": "Counter", "interfaceId": "0xb8f725b103f79538", "objectCount": 3})
+    );
+}
+
+#[test]
+fn schema_export() {
+    let folder = tempdir().unwrap();
+    // The files are in the binary: no vat is asked.
+    run(folder.path(), ["schema", "export", "files"]).printed();
+    for (path, text) in vatwerk::SCHEMA_FILES {
+        let file = fs::read_to_string(folder.path().join("files").join(path));
+        assert_eq!(file.unwrap(), *text, "{path}");
+    }
+    let vat = Vat::start(folder.path());
+    vat.printed(&["schema", "export", "compiled"]);
+    let compiled = fs::read(folder.path().join("compiled/vat.cgr")).unwrap();
+    let schemas = vatwerk::json::Schemas::load(&compiled).unwrap();
+    assert!(schemas.interface_named("Counter").is_some());
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    // More than a pipe holds.
+    let value = "v".repeat(100_000);
+    for key in ["a", "b", "c"] {
+        vat.printed(&["kv", "Cell", "x", "put", key, &value]);
+    }
+    let mut list = binary(folder.path())
+        .args(["kv", "Cell", "x", "list", "--connect", &vat.address(0)])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut reader = BufReader::new(list.stdout.take().unwrap());
+    reader.read_line(&mut line).unwrap();
+    drop(reader);
+    let ended = list.wait_with_output().unwrap();
+    assert!(line.starts_with("a\t"));
+    assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
+    assert_eq!(ended.status.code(), Some(0));
+}
