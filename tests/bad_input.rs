@@ -149,3 +149,16 @@ fn a_vat_does_not_listen_where_others_could_reach_it_unless_told_to() {
         assert!(refused.to_string().contains("--insecure"), "{refused}");
     });
 }
+
+#[test]
+fn only_its_owner_reaches_the_unix_socket() {
+    run(async {
+        use std::os::unix::fs::PermissionsExt;
+        let vat = TestVat::start().await;
+        let mode = std::fs::metadata(vat.socket())
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    });
+}

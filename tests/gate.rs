@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 
 use crate::{
     probe_capnp::{probe, sink},
-    support::{Do, Ear, TestVat, Wire, cap_of, run_paused, said, send, settle, tell},
+    support::{Do, Ear, Hook, Mood, TestVat, Wire, cap_of, run_paused, said, send, settle, tell},
 };
 
 /// A call, and whether its outcome has arrived.
@@ -370,5 +370,23 @@ fn a_result_held_back_when_the_vat_crashes_is_a_disconnect_and_not_a_success() {
         let lost = call.outcome().await.unwrap_err();
         assert_eq!(lost.kind, capnp::ErrorKind::Disconnected, "{lost}");
         assert!(ear.heard().is_empty());
+    });
+}
+
+#[test]
+fn what_create_and_activate_say_waits_for_what_they_wrote() {
+    run_paused(async {
+        let (vat, wire) = slow_disk().await;
+        for hook in [Hook::Create, Hook::Activate] {
+            let mood = Mood::WriteAndCall("q");
+            vat.controls.set_mood(hook, "new", Some(mood));
+        }
+        let call = watch(send(&wire.probe("new"), &[Do::Get("woken")]));
+        settle().await;
+        assert!(vat.controls.arrived().is_empty());
+        call.is_held();
+        vat.hold.release();
+        assert_eq!(call.outcome().await.unwrap(), ["yes"]);
+        assert_eq!(vat.controls.arrived().len(), 2);
     });
 }

@@ -377,3 +377,25 @@ fn sync_returns_when_earlier_writes_are_on_disk() {
         sync.await.unwrap().unwrap();
     });
 }
+
+#[test]
+fn a_sink_whose_owner_hangs_up_ends_the_list_and_nothing_else() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let (gone, wire) = (vat.wire().await, vat.wire().await);
+        let cell_of = |wire| cell(wire, "c");
+        let value = vec![0; 700 << 10];
+        for i in 0..6 {
+            cell_of(&wire).put(&format!("k{i}"), &value).await.unwrap();
+        }
+        let sink = Sink::with_room(0);
+        let listing = tokio::task::spawn_local(cell_of(&gone).list(Span::default(), &sink));
+        settle().await;
+        gone.hang_up().await;
+        listing.abort();
+        settle().await;
+        assert!(!sink.ended.get());
+        cell_of(&wire).put("k0", b"fine").await.unwrap();
+        assert_eq!(cell_of(&wire).keys(Span::default()).await[0], "k0");
+    });
+}

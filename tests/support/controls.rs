@@ -41,6 +41,8 @@ pub enum Mood {
     Fail(&'static str),
     Panic,
     Latch(&'static str),
+    /// Writes, then calls the object of that name, and waits for it.
+    WriteAndCall(&'static str),
 }
 
 impl Controls {

@@ -42,6 +42,11 @@ async fn undergo(controls: &Controls, hook: Hook, ctx: &Context) -> capnp::Resul
             controls.wait(latch).await;
             Ok(())
         }
+        Some(Mood::WriteAndCall(other)) => {
+            ctx.storage().kv().put("woken", "yes")?;
+            let other = ctx.namespace::<probe::Client>()?.get(other)?;
+            other.arrive_request().send().promise.await.map(drop)
+        }
         None => Ok(()),
     }
 }
