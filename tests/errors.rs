@@ -171,7 +171,10 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
         (Error::Closed("w"), Code::Closed),
         (Error::ActivationFailed("w".into()), Code::ActivationFailed),
         (
-            Error::ApplicationFailed("w".into()),
+            Error::Raised {
+                code: Code::ApplicationFailed,
+                text: "w".into(),
+            },
             Code::ApplicationFailed,
         ),
         (Error::Unimplemented("w".into()), Code::Unimplemented),
@@ -185,7 +188,13 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
             Code::Overloaded,
         ),
         (Error::StorageFailed("w".into()), Code::StorageFailed),
-        (Error::Internal("w".into()), Code::Internal),
+        (
+            Error::Raised {
+                code: Code::Internal,
+                text: "w".into(),
+            },
+            Code::Internal,
+        ),
     ];
     for (error, expected) in cases {
         let words = error.to_string();

@@ -42,7 +42,10 @@ pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
 
 fn fault(slot: &Slot) -> Error {
     tracing::error!(id = %slot.id, "a fault of the vat itself, in serving an object");
-    Error::ObjectReset("a fault of the vat itself; its log says more".into())
+    Error::Raised {
+        code: Code::Internal,
+        text: "a fault of the vat itself; its log says more".into(),
+    }
 }
 
 /// Opens the object's database, and makes one for an object that has none.
