@@ -68,14 +68,16 @@ interface Storage @0xf22b4635b5d59fa3 extends(Operations) {
 
 interface Transaction @0xf6ff6da1bcc4458c extends(Operations) {
   # Writes that become one commit, or nothing. Dropping the capability rolls back, as does being
-  # open for more than `maxTransactionMs`. After it has ended every method answers `closed`.
+  # open for more than `maxTransactionMs`. After it has ended every method but `rollback` answers
+  # `closed`.
 
   commit @0 ();
   # Makes the writes permanent; of a nested transaction, part of its parent. Returns when they are
   # on disk; of a nested one, at once.
 
   rollback @1 ();
-  # Undoes every write, those of nested transactions too. Idempotent.
+  # Undoes every write, those of nested transactions too. Idempotent, and after `commit` it answers
+  # ok and does nothing.
 }
 
 struct Value @0xe3ab6ecd8d80bb59 {
