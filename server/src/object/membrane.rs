@@ -199,6 +199,8 @@ impl Drop for Inside {
         let Some(instance) = self.instance.upgrade() else {
             return;
         };
+        // Whoever lets go last, a connection maybe, has no part in what the class does then.
+        shielded(&instance.slot, || drop(self.raw.take()));
         let membrane = &instance.membrane;
         membrane
             .inside

@@ -216,7 +216,7 @@ pub(super) fn shielded<T>(slot: &Slot, what: impl FnOnce() -> T) -> Option<T> {
     let outcome = catch_unwind(AssertUnwindSafe(what));
     if outcome.is_err() {
         let (class, id) = (slot.class.name, slot.id);
-        tracing::error!(class, %id, "a panic while an instance ended");
+        tracing::error!(class, %id, "a panic in a destructor of the class's");
     }
     outcome.ok()
 }
