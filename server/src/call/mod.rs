@@ -11,6 +11,8 @@ mod message;
 mod pipeline;
 mod promised;
 mod reply;
+#[cfg(test)]
+mod testing;
 
 pub use coded::serve;
 pub use hook::{Hook, Target};

@@ -127,3 +127,31 @@ impl PipelineHook for Deferred {
         again
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Hook, testing::Recorder},
+        *,
+    };
+
+    #[tokio::test]
+    async fn calls_on_what_was_asked_for_twice_keep_their_order() {
+        let tasks = tokio::task::LocalSet::new();
+        let _entered = tasks.enter();
+        let recorder = Rc::new(Recorder::default());
+        let (pipeline, resolver) = deferred();
+        let ask = || pipeline.get_pipelined_cap(&[PipelineOp::Noop]);
+        let caps = [ask(), ask()];
+        for method in 0..4 {
+            let cap = &caps[usize::from(method) % 2];
+            drop(cap.new_call(1, method, None).send());
+        }
+        let mut results = Message::new(None);
+        let cap = Box::new(Hook(recorder.clone()));
+        results.root().set_as_capability(cap);
+        resolver.resolve(Ok(Rc::new(results)));
+        drop(ask().new_call(1, 4, None).send());
+        assert_eq!(*recorder.0.borrow(), [0, 1, 2, 3, 4]);
+    }
+}

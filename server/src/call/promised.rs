@@ -121,22 +121,13 @@ impl Target for Promised {
 mod tests {
     use futures::FutureExt;
 
-    use super::*;
-
-    struct Recorder(RefCell<Vec<u16>>);
-
-    impl Target for Recorder {
-        fn deliver(&self, call: Call) {
-            self.0.borrow_mut().push(call.method_id);
-            call.reply.finish(Ok(None));
-        }
-    }
+    use super::{super::testing::Recorder, *};
 
     #[tokio::test]
     async fn calls_keep_their_order_across_the_resolution() {
         let tasks = tokio::task::LocalSet::new();
         let _entered = tasks.enter();
-        let recorder = Rc::new(Recorder(RefCell::default()));
+        let recorder = Rc::new(Recorder::default());
         let (cap, resolver) = promised();
         for method in 0..3 {
             drop(cap.new_call(1, method, None).send());
