@@ -208,6 +208,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_socket_whose_backlog_is_full_is_live() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vat.sock");
+        let socket = tokio::net::UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let _listener = socket.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&path).await {
+            waiting.push(stream);
+        }
+        let refused = Listener::bind(&Address::Unix(path), false).await;
+        assert!(matches!(refused, Err(BindError::Live(_))));
+    }
+
+    #[tokio::test]
     async fn other_machines_are_not_let_in_by_accident() {
         let address: Address = "tcp:0.0.0.0:0".parse().unwrap();
         assert!(matches!(
