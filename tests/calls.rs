@@ -148,6 +148,32 @@ fn a_client_calls_what_an_object_will_return_before_it_has() {
 }
 
 #[test]
+fn what_is_written_after_set_pipeline_is_looked_at_by_nobody() {
+    run(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let script = [
+            Do::Gift("r"),
+            Do::Say("early"),
+            Do::Early,
+            Do::Gift("nobody"),
+            Do::Say("late"),
+        ];
+        // Over the wire, and to another object.
+        let here = send(&wire.probe("q"), &script).promise.await.unwrap();
+        let there = [Do::Object("q", script.to_vec())];
+        let there = send(&wire.probe("p"), &there).promise.await.unwrap();
+        for answer in [here, there] {
+            let answer = answer.get().unwrap();
+            assert_eq!(said(answer).unwrap(), ["early"]);
+            let who = tell(&answer.get_cap().unwrap(), &[Do::Who]).await.unwrap();
+            assert_eq!(who[1], "r");
+        }
+        assert_eq!(vat.controls.runs(Hook::Create, "nobody"), 0);
+    });
+}
+
+#[test]
 fn a_callback_of_a_client_that_hung_up_is_an_error_for_the_object_and_nothing_more() {
     run_paused(async {
         let vat = TestVat::start().await;

@@ -39,8 +39,10 @@ pub enum Hook {
 #[derive(Clone, Debug)]
 pub enum Mood {
     Fail(&'static str),
+    Raise(capnp::Error),
     Panic,
     Latch(&'static str),
+    LatchAndFail(&'static str),
     /// Writes, then calls the object of that name, and waits for it.
     WriteAndCall(&'static str),
 }

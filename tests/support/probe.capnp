@@ -106,5 +106,18 @@ struct Step @0xb57e91c03d6fa284 {
 
     writeSql @37 :Text;
     # Runs SQL.
+
+    trySql @38 :Text;
+    # Runs SQL, goes on if it fails, and says whether it did.
+
+    glance @39 :Text;
+    # Says the value of the key, read in a transaction.
+
+    regret @40 :Text;
+    # Sets the key in a transaction that is rolled back, and says why it was.
+
+    mine @41 :Text;
+    # Puts something that panics when it is dropped into the object's "self", the "call" or the
+    # "result".
   }
 }

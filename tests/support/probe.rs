@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc};
 use capnp::struct_list;
 use futures::future::LocalBoxFuture;
 use vatwerk::counter_capnp::counter;
-use vatwerk_server::{Class, Context};
+use vatwerk_server::{Class, Context, Error};
 
 use super::controls::{Controls, Hook, Mood};
 use crate::probe_capnp::{probe, sink, step};
@@ -17,16 +17,29 @@ pub struct Probe {
     ctx: Context,
     controls: Rc<Controls>,
     held: RefCell<Option<sink::Client>>,
+    mine: RefCell<Option<Mine>>,
 }
 
 /// A capability that an object hands out: it takes scripts too.
 struct Handle(Rc<Probe>);
+
+/// Panics when it is dropped.
+struct Mine;
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        panic!("a destructor was told to panic");
+    }
+}
+
+impl probe::Server for Mine {}
 
 #[derive(Default)]
 struct Outcome {
     said: Vec<String>,
     cap: Option<probe::Client>,
     early: bool,
+    mine: Option<Mine>,
 }
 
 fn name(ctx: &Context) -> String {
@@ -37,10 +50,15 @@ async fn undergo(controls: &Controls, hook: Hook, ctx: &Context) -> capnp::Resul
     controls.count(hook, &name(ctx));
     match controls.mood(hook, &name(ctx)) {
         Some(Mood::Fail(text)) => Err(capnp::Error::failed(text.into())),
+        Some(Mood::Raise(error)) => Err(error),
         Some(Mood::Panic) => panic!("{hook:?} was told to panic"),
         Some(Mood::Latch(latch)) => {
             controls.wait(latch).await;
             Ok(())
+        }
+        Some(Mood::LatchAndFail(latch)) => {
+            controls.wait(latch).await;
+            Err(capnp::Error::failed("it was told to".into()))
         }
         Some(Mood::WriteAndCall(other)) => {
             ctx.storage().kv().put("woken", "yes")?;
@@ -58,6 +76,8 @@ impl Class for Probe {
 
     async fn create(ctx: &Context) -> capnp::Result<()> {
         let controls = ctx.binding::<Controls>().expect("the tests bind it");
+        let earlier = ctx.storage().kv().get::<String>("created")?;
+        assert_eq!(earlier, None, "an earlier `create` has left something");
         ctx.storage().kv().put("created", "yes")?;
         // What was written before an await is a turn of its own, and must not stay if this fails.
         tokio::task::yield_now().await;
@@ -67,11 +87,11 @@ impl Class for Probe {
     async fn activate(ctx: Context) -> capnp::Result<Self> {
         let controls = ctx.binding::<Controls>().expect("the tests bind it");
         undergo(&controls, Hook::Activate, &ctx).await?;
-        let held = RefCell::default();
         Ok(Probe {
             ctx,
             controls,
-            held,
+            held: RefCell::default(),
+            mine: RefCell::default(),
         })
     }
 }
@@ -124,7 +144,6 @@ async fn run(
     mut results: probe::RunResults,
 ) -> capnp::Result<()> {
     let mut outcome = Outcome::default();
-    let mut is_early = false;
     for step in params.get()?.get_steps()? {
         probe.clone().step(step, &mut outcome).await?;
         if std::mem::take(&mut outcome.early) {
@@ -132,11 +151,7 @@ async fn run(
             early.set_said(&outcome.said[..])?;
             early.set_cap(outcome.cap.clone().expect("something to call early"));
             results.set_pipeline()?;
-            is_early = true;
         }
-    }
-    if is_early {
-        return Ok(());
     }
     let mut results = results.get();
     results.set_said(&outcome.said[..])?;
@@ -264,6 +279,31 @@ impl Probe {
                 step::WriteSql(query) => {
                     self.ctx.storage().sql().exec(query?.to_str()?, ())?;
                 }
+                step::TrySql(query) => {
+                    let tried = self.ctx.storage().sql().exec(query?.to_str()?, ());
+                    outcome.said.push(tried.map_or("failed", |_| "done").into());
+                }
+                step::Glance(key) => {
+                    let key = key?.to_str()?;
+                    let found = self
+                        .ctx
+                        .storage()
+                        .transaction(|storage| storage.kv().get::<String>(key))?;
+                    outcome.said.push(found.unwrap_or("-".into()));
+                }
+                step::Regret(key) => {
+                    let key = key?.to_str()?;
+                    let undone = self.ctx.storage().transaction(|storage| {
+                        storage.kv().put(key, "regretted")?;
+                        Err::<(), _>(Error::NotFound("a reason".into()))
+                    });
+                    outcome.said.extend(undone.err().map(|e| e.to_string()));
+                }
+                step::Mine(place) => match place?.to_str()? {
+                    "self" => *self.mine.borrow_mut() = Some(Mine),
+                    "call" => outcome.mine = Some(Mine),
+                    _ => outcome.cap = Some(capnp_rpc::new_client(Mine)),
+                },
             }
             Ok(())
         })

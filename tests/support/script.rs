@@ -37,6 +37,10 @@ pub enum Do {
     Greeting,
     Gift(&'static str),
     Sql(&'static str),
+    TrySql(&'static str),
+    Glance(&'static str),
+    Regret(&'static str),
+    Mine(&'static str),
 }
 
 fn write_all(steps: &[Do], mut list: struct_list::Builder<'_, step::Owned>) {
@@ -110,6 +114,10 @@ impl Do {
             Do::Greeting => to.set_greeting(()),
             Do::Gift(name) => to.set_gift(*name),
             Do::Sql(query) => to.set_write_sql(*query),
+            Do::TrySql(query) => to.set_try_sql(*query),
+            Do::Glance(key) => to.set_glance(*key),
+            Do::Regret(key) => to.set_regret(*key),
+            Do::Mine(place) => to.set_mine(*place),
         }
     }
 }

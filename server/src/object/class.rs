@@ -60,7 +60,8 @@ use crate::{Error, Result, id::IdScheme};
 /// Each poll of a method is a turn: what it writes between two awaits is committed as one, or, if it
 /// panics, not at all. Nothing that it says, to its caller or to anybody else, leaves before what it
 /// wrote is on disk. Other calls run while it awaits something. A method that returns an error has
-/// still committed its writes.
+/// still committed its writes. Results are fixed by `set_pipeline`: what is written to them
+/// afterwards is looked at by nobody.
 pub trait Class: Sized + 'static {
     /// The name it is served under: `[A-Z][A-Za-z0-9]*`, at most 64 bytes.
     const NAME: &'static str;
