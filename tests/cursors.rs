@@ -299,7 +299,7 @@ fn delete_all_closes_cursors() {
 }
 
 #[test]
-fn delete_all_is_refused_while_the_class_has_a_transaction_open() {
+fn delete_all_from_outside_waits_for_the_transaction_that_is_open() {
     run(async {
         let vat = TestVat::start().await;
         let wire = vat.wire().await;
