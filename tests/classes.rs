@@ -105,14 +105,36 @@ fn a_failed_create_leaves_nothing_and_the_next_call_tries_again() {
 }
 
 #[test]
-fn the_error_of_create_keeps_its_words() {
+fn the_error_of_create_and_activate_keeps_its_words_its_code_and_its_kind() {
     run(async {
         let vat = TestVat::start().await;
-        vat.controls
-            .set_mood(Hook::Create, "p", Some(Mood::Fail("no tea")));
         let wire = vat.wire().await;
-        let error = tell(&wire.probe("p"), &[]).await.unwrap_err();
-        assert!(error.extra.contains("no tea"), "{error}");
+        let failed = |text: &str| capnp::Error::failed(text.into());
+        let cases = [
+            (failed("no tea"), "activation-failed: no tea"),
+            (failed("not-found: no tea"), "not-found: no tea"),
+            (
+                capnp::Error::overloaded("no tea".into()),
+                "overloaded: no tea",
+            ),
+            (
+                capnp::Error::overloaded("overloaded: no tea".into()),
+                "overloaded: no tea",
+            ),
+        ];
+        for (i, (error, arrives)) in cases.into_iter().enumerate() {
+            let name = i.to_string();
+            for hook in [Hook::Create, Hook::Activate] {
+                let mood = Mood::Raise(error.clone());
+                vat.controls.set_mood(hook, &name, Some(mood));
+                let error = tell(&wire.probe(&name), &[]).await.unwrap_err();
+                let text = error.extra.trim_start_matches("remote exception: ");
+                assert_eq!(text, arrives, "{hook:?}");
+                // With the kind of its code.
+                code::<()>(Err(error));
+                vat.controls.set_mood(hook, &name, None);
+            }
+        }
     });
 }
 

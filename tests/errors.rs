@@ -5,7 +5,7 @@ use vatwerk::{Code, counter_capnp::counter};
 
 use crate::{
     probe_capnp::probe,
-    support::{Do, Hook, TestVat, code, run, send, tell},
+    support::{Do, Hook, TestVat, cap_of, code, run, run_paused, send, settle, tell},
 };
 
 #[test]
@@ -84,6 +84,130 @@ fn an_object_that_aborts_is_reset_with_the_reason_and_without_its_turn() {
         assert!(error.extra.contains("had enough"), "{error}");
         assert_eq!(code::<()>(Err(error)), Code::ObjectReset);
         assert_eq!(tell(&probe, &[Do::Get("k")]).await.unwrap(), ["before"]);
+    });
+}
+
+#[test]
+fn who_waits_when_an_object_aborts_hears_object_reset_and_the_reason() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let running = send(&probe, &[Do::Latch("never")]);
+        vat.controls.reached("never").await;
+        // Its end waits for the disk, and calls come in meanwhile.
+        vat.hold.hold();
+        let written = send(&probe, &[Do::Put("k", "v")]);
+        let leaving = send(&probe, &[Do::Leave("had enough"), Do::Pause]);
+        settle().await;
+        let queued = send(&probe, &[Do::Put("k", "too late")]);
+        settle().await;
+        vat.hold.release();
+        written.promise.await.unwrap();
+        for call in [running, leaving, queued] {
+            let error = call.promise.await.map(drop).unwrap_err();
+            assert!(error.extra.contains("had enough"), "{error}");
+            assert_eq!(code::<()>(Err(error)), Code::ObjectReset);
+        }
+        assert_eq!(tell(&probe, &[Do::Get("k")]).await.unwrap(), ["v"]);
+    });
+}
+
+/// Spoils the database of the only object there is, but for its first pages.
+fn spoil(vat: &TestVat) {
+    use std::io::{Seek, SeekFrom, Write};
+    let files = vat.object_files();
+    let mut file = files
+        .iter()
+        .filter(|file| file.extension().unwrap() == "sqlite");
+    let file = file.next().expect("there is an object");
+    let mut file = std::fs::File::options().write(true).open(file).unwrap();
+    let from = 64 * 1024;
+    let rest = file.metadata().unwrap().len().checked_sub(from).unwrap();
+    file.seek(SeekFrom::Start(from)).unwrap();
+    file.write_all(&vec![0xff; rest as usize]).unwrap();
+}
+
+#[test]
+fn an_error_of_the_disk_goes_to_the_call_that_met_it_and_to_those_not_begun() {
+    run_paused(async {
+        let mut vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let large = "CREATE TABLE t AS WITH RECURSIVE n (i) AS \
+                     (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) \
+                     SELECT i, hex(zeroblob(1000)) AS x FROM n";
+        tell(&wire.probe("p"), &[Do::Sql(large)]).await.unwrap();
+        vat.stop().await;
+        vat.start_again().await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let running = send(&probe, &[Do::Latch("never")]);
+        vat.controls.reached("never").await;
+        // Its end waits for the disk, and calls come in meanwhile.
+        vat.hold.hold();
+        let written = send(&probe, &[Do::Put("k", "v")]);
+        settle().await;
+        spoil(&vat);
+        let failing = send(&probe, &[Do::Sql("SELECT sum(length(x)) FROM t")]);
+        settle().await;
+        let queued = send(&probe, &[Do::Put("k", "too late")]);
+        settle().await;
+        vat.hold.release();
+        written.promise.await.unwrap();
+        for call in [failing, queued] {
+            let failed = call.promise.await.map(drop);
+            assert_eq!(code(failed), Code::StorageFailed);
+        }
+        // Nobody knows how far it got.
+        let running = running.promise.await.map(drop);
+        assert_eq!(code(running), Code::ObjectReset);
+    });
+}
+
+#[test]
+fn a_destructor_that_panics_at_the_end_of_an_instance_leaves_nobody_without_an_answer() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        for place in ["self", "result", "call", "parameter"] {
+            let probe = wire.probe(place);
+            let script = match place {
+                "parameter" => {
+                    let given = cap_of(&wire.probe("giver"), &[Do::Mine("result")]).await;
+                    vec![Do::Latch(place), Do::Pass(given.unwrap())]
+                }
+                _ => vec![Do::Mine(place), Do::Latch(place)],
+            };
+            let others = [send(&probe, &script), send(&probe, &[Do::Latch(place)])];
+            let held = cap_of(&probe, &[Do::Mine("result")]).await.unwrap();
+            drop(script);
+            vat.controls.reached(place).await;
+            settle().await;
+
+            assert_eq!(code(tell(&probe, &[Do::Panic]).await), Code::ObjectReset);
+            for call in others {
+                let reset = call.promise.await.map(drop);
+                assert_eq!(code(reset), Code::ObjectReset, "{place}");
+            }
+            assert_eq!(tell(&probe, &[Do::Say("new")]).await.unwrap(), ["new"]);
+            assert_eq!(vat.controls.runs(Hook::Activate, place), 2);
+            assert_eq!(code(tell(&held, &[]).await), Code::ObjectReset);
+        }
+        assert_eq!(vat.controls.runs(Hook::Activate, "giver"), 1);
+    });
+}
+
+#[test]
+fn a_destructor_that_panics_when_a_client_lets_go_harms_nobody() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let held = cap_of(&probe, &[Do::Mine("result")]).await.unwrap();
+        drop(held);
+        settle().await;
+        assert_eq!(tell(&probe, &[Do::Say("well")]).await.unwrap(), ["well"]);
+        assert_eq!(vat.controls.runs(Hook::Activate, "p"), 1);
     });
 }
 

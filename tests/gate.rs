@@ -353,6 +353,54 @@ fn what_waits_at_the_gate_of_an_object_that_panics_is_a_reset_and_not_a_success(
 }
 
 #[test]
+fn a_new_instance_reveals_nothing_that_an_earlier_one_wrote_and_is_not_on_disk() {
+    run_paused(async {
+        let (vat, wire) = slow_disk().await;
+        let probe = wire.probe("p");
+        let write = watch(send(&probe, &[Do::Put("k", "v")]));
+        settle().await;
+        tell(&probe, &[Do::Panic]).await.unwrap_err();
+        write.outcome().await.unwrap_err();
+        let read = watch(send(&probe, &[Do::Get("k")]));
+        settle().await;
+        assert_eq!(vat.controls.runs(Hook::Activate, "p"), 2);
+        read.is_held();
+        vat.hold.release();
+        assert_eq!(read.outcome().await.unwrap(), ["v"]);
+    });
+}
+
+#[test]
+fn a_turn_that_has_written_nothing_after_all_holds_nothing_back() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.idle_ms = 1000).await;
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let table = [
+            Do::Sql("CREATE TABLE t (x UNIQUE)"),
+            Do::Sql("INSERT INTO t VALUES (1)"),
+        ];
+        tell(&probe, &table).await.unwrap();
+        let nothing = [
+            (Do::Sql("CREATE TABLE IF NOT EXISTS t (x)"), None),
+            (Do::Glance("k"), Some("-")),
+            (Do::Regret("k"), Some("a reason")),
+            (Do::TrySql("INSERT INTO t VALUES (1)"), Some("failed")),
+        ];
+        for (awake, (step, says)) in nothing.into_iter().enumerate() {
+            let script = [step, Do::Object("q", vec![Do::Say("heard")])];
+            let mut answer = tell(&probe, &script).await.unwrap();
+            assert_eq!(answer.pop().as_deref(), Some("heard"));
+            assert_eq!(answer.pop().as_deref(), says);
+            assert_eq!(tell(&probe, &[Do::Get("k")]).await.unwrap(), ["-"]);
+            // Nothing keeps it from falling asleep either.
+            tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+            assert_eq!(vat.controls.runs(Hook::Drop, "p") as usize, awake + 1);
+        }
+    });
+}
+
+#[test]
 fn a_result_held_back_when_the_vat_crashes_is_a_disconnect_and_not_a_success() {
     run_paused(async {
         let (mut vat, wire) = slow_disk().await;

@@ -13,7 +13,7 @@ use vatwerk_server::{Class, Context};
 
 use crate::{
     probe_capnp::probe,
-    support::{Do, TestVat, Wire, code, run, tell},
+    support::{Do, Hook, Mood, TestVat, Wire, code, run, run_paused, send, settle, tell},
 };
 
 async fn id_of(space: &namespace::Client, name: &str) -> capnp::Result<Vec<u8>> {
@@ -206,6 +206,90 @@ fn only_an_object_that_has_come_into_being_exists() {
         let found = get_existing(&space, &id).await.unwrap();
         let found = probe::Client::new(found.into_client_hook());
         assert_eq!(tell(&found, &[Do::Get("k")]).await.unwrap(), ["v"]);
+    });
+}
+
+#[test]
+fn an_object_whose_create_did_not_succeed_is_nowhere() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.activation_ms = 500).await;
+        let wire = vat.wire().await;
+        let space = wire.namespace::<probe::Client>();
+        let probe = wire.probe("p");
+        let id = id_of(&space, "p").await.unwrap();
+        let moods = [
+            (Mood::Latch("for ever"), Code::ActivationFailed),
+            (Mood::Fail("no tea"), Code::ActivationFailed),
+            (Mood::Panic, Code::ObjectReset),
+        ];
+        for (mood, expected) in moods {
+            vat.controls.set_mood(Hook::Create, "p", Some(mood));
+            // `create` has ended a turn in which it wrote, and would notice what is left of that.
+            assert_eq!(code(tell(&probe, &[]).await), expected);
+            settle().await;
+            assert!(page(&space, "", "", 10).await.unwrap().0.is_empty());
+            assert_eq!(code(get_existing(&space, &id).await), Code::NotFound);
+            assert!(vat.object_files().is_empty(), "{:?}", vat.object_files());
+        }
+        vat.controls.set_mood(Hook::Create, "p", None);
+        tell(&probe, &[]).await.unwrap();
+        assert_eq!(page(&space, "", "", 10).await.unwrap().0, ["p"]);
+        assert!(get_existing(&space, &id).await.is_ok());
+    });
+}
+
+/// The object of that name, by its id alone.
+async fn without_a_name(space: &namespace::Client, name: &str) -> probe::Client {
+    let id = id_of(space, name).await.unwrap();
+    let object = get(space, &id).await.unwrap();
+    probe::Client::new(object.into_client_hook())
+}
+
+#[test]
+fn an_object_that_is_awake_takes_the_name_it_is_called_by() {
+    run(async {
+        let mut vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let space = wire.namespace::<probe::Client>();
+        let by_id = without_a_name(&space, "late").await;
+        assert_eq!(tell(&by_id, &[Do::Who]).await.unwrap()[1], "-");
+        assert_eq!(page(&space, "", "", 10).await.unwrap().0, [""]);
+        let named = tell(&wire.probe("late"), &[Do::Who]).await.unwrap();
+        assert_eq!(named[1], "late");
+        assert_eq!(vat.controls.runs(Hook::Activate, "-"), 1);
+        assert_eq!(page(&space, "", "", 10).await.unwrap().0, ["late"]);
+        // And it keeps it.
+        vat.crash().await;
+        vat.start_again().await;
+        let wire = vat.wire().await;
+        let space = wire.namespace::<probe::Client>();
+        let by_id = without_a_name(&space, "late").await;
+        assert_eq!(tell(&by_id, &[Do::Who]).await.unwrap()[1], "late");
+        assert_eq!(page(&space, "", "", 10).await.unwrap().0, ["late"]);
+    });
+}
+
+#[test]
+fn an_object_that_fails_to_be_made_is_not_listed_for_having_been_called_by_name() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let space = wire.namespace::<probe::Client>();
+        let by_id = without_a_name(&space, "never").await;
+        let mood = Mood::LatchAndFail("create");
+        vat.controls.set_mood(Hook::Create, "-", Some(mood));
+        let first = send(&by_id, &[]);
+        vat.controls.reached("create").await;
+        let second = send(&wire.probe("never"), &[]);
+        settle().await;
+        vat.controls.release("create");
+        for call in [first, second] {
+            let failed = call.promise.await.map(drop);
+            assert_eq!(code(failed), Code::ActivationFailed);
+        }
+        settle().await;
+        assert!(page(&space, "", "", 10).await.unwrap().0.is_empty());
+        assert!(vat.object_files().is_empty());
     });
 }
 

@@ -155,3 +155,27 @@ fn above_the_limit_the_least_recently_used_go_first() {
         }
     });
 }
+
+#[test]
+fn above_the_limit_those_that_others_hold_on_to_stay_and_there_is_room_for_new_ones() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.resident_objects = 4).await;
+        let wire = vat.wire().await;
+        let pinned = ["a", "b", "c", "d"];
+        let mut handles = Vec::new();
+        for name in pinned {
+            let handle = cap_of(&wire.probe(name), &[Do::Open]).await.unwrap();
+            handles.push(handle);
+        }
+        // Those are the least recently used, but they could not go.
+        for i in 0..20 {
+            tell(&wire.probe(&format!("new {i}")), &[]).await.unwrap();
+            settle().await;
+        }
+        for (name, handle) in pinned.iter().zip(&handles) {
+            assert_eq!(tell(handle, &[Do::Say(name)]).await.unwrap(), [*name]);
+            assert_eq!(vat.controls.runs(Hook::Activate, name), 1);
+        }
+        assert!(residents(&wire).await <= 8);
+    });
+}

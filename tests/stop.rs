@@ -1,10 +1,14 @@
 //! A vat that is told to stop finishes what it has begun, and leaves plain databases.
 
+use capnp::capability::FromClientHook;
 use rusqlite::{Connection, OpenFlags};
 use vatwerk::Code;
 
-use crate::support::{
-    Do, Ear, TestVat, cap_of, cell::cell, code, run, run_paused, said, send, settle, tell,
+use crate::{
+    probe_capnp::sink,
+    support::{
+        Do, Ear, TestVat, cap_of, cell::cell, code, run, run_paused, said, send, settle, tell,
+    },
 };
 
 #[test]
@@ -76,22 +80,45 @@ fn after_a_stop_every_object_is_a_plain_database() {
         let open = cell(&wire, "a");
         let _cursor = open.cursor("SELECT x FROM t", &[]).await.unwrap();
         vat.stop().await;
+        leaves_plain_databases(&vat, 6);
+    });
+}
 
-        let files = vat.object_files();
-        assert_eq!(files.len(), 6, "no -wal, no -shm: {files:?}");
-        for file in files {
-            assert_eq!(file.extension().unwrap(), "sqlite");
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-            let database = Connection::open_with_flags(&file, flags).unwrap();
-            let check: String = database
-                .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-                .unwrap();
-            assert_eq!(check, "ok");
-            let pairs: u32 = database
-                .query_row("SELECT count(*) FROM _vw_kv", [], |row| row.get(0))
-                .unwrap();
-            assert!(pairs > 0);
+/// There are that many databases, and each is one whole file with pairs in it.
+#[track_caller]
+fn leaves_plain_databases(vat: &TestVat, count: usize) {
+    let files = vat.object_files();
+    assert_eq!(files.len(), count, "no -wal, no -shm: {files:?}");
+    for file in files {
+        assert_eq!(file.extension().unwrap(), "sqlite");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let database = Connection::open_with_flags(&file, flags).unwrap();
+        let check: String = database
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(check, "ok");
+        let pairs: u32 = database
+            .query_row("SELECT count(*) FROM _vw_kv", [], |row| row.get(0))
+            .unwrap();
+        assert!(pairs > 0);
+    }
+}
+
+#[test]
+fn objects_that_hold_capabilities_of_each_other_do_not_keep_their_databases_open() {
+    run_paused(async {
+        let mut vat = TestVat::with(|config| config.drain_ms = 500).await;
+        let wire = vat.wire().await;
+        let (a, b) = (wire.probe("a"), wire.probe("b"));
+        for (holder, held) in [(&a, &b), (&b, &a)] {
+            let handle = cap_of(held, &[Do::Open]).await.unwrap();
+            let handle = sink::Client::new(handle.into_client_hook());
+            let script = [Do::Hold(handle), Do::Put("k", "v")];
+            tell(holder, &script).await.unwrap();
         }
+        settle().await;
+        vat.stop().await;
+        leaves_plain_databases(&vat, 2);
     });
 }
 
