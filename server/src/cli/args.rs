@@ -7,6 +7,9 @@ use clap::{Args, Subcommand, ValueEnum};
 /// Where a vat is looked for on this machine first, from its working folder.
 const LOCAL_SOCKET: &str = "./data/vat.sock";
 
+/// Says where the vat is. Set but empty, it says nothing.
+const CONNECT: &str = "VATWERK_CONNECT";
+
 /// Where it is looked for otherwise.
 const LOCAL_PORT: &str = "tcp:127.0.0.1:7447";
 
@@ -31,8 +34,10 @@ pub enum ClientVerb {
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Where the vat listens: tcp:HOST:PORT or unix:PATH [default: unix:./data/vat.sock if it
-    /// exists, else tcp:127.0.0.1:7447]
-    #[arg(long, value_name = "ADDR", env = "VATWERK_CONNECT", global = true)]
+    /// exists, else tcp:127.0.0.1:7447] [env: VATWERK_CONNECT]
+    // Not clap's `env`: it takes an empty variable for a value, and what it found there for an
+    // argument that usage has to show.
+    #[arg(long, value_name = "ADDR", global = true)]
     pub connect: Option<String>,
     /// How to print results
     #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
@@ -52,8 +57,10 @@ pub enum Format {
 impl Target {
     /// The address, or the default of this machine.
     pub fn address(&self) -> String {
-        match &self.connect {
-            Some(address) => address.clone(),
+        let of_environment = || super::environment(CONNECT);
+        let told = self.connect.clone().map(Into::into);
+        match told.or_else(of_environment) {
+            Some(address) => address.to_string_lossy().into_owned(),
             None if std::path::Path::new(LOCAL_SOCKET).exists() => format!("unix:{LOCAL_SOCKET}"),
             None => LOCAL_PORT.to_owned(),
         }

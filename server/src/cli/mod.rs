@@ -15,6 +15,8 @@ mod sql;
 mod tests;
 
 use std::{
+    env,
+    ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
@@ -49,6 +51,11 @@ enum Verb {
     Serve(serve::Serve),
     #[command(flatten)]
     Client(ClientVerb),
+}
+
+/// What a variable of the environment says, if it says anything: set but empty is unset.
+fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Runs the command line of a server with these classes: what its `main` returns.

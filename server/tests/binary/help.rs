@@ -2,7 +2,7 @@
 
 use tempfile::tempdir;
 
-use crate::vat::run;
+use crate::vat::{binary, run};
 
 #[test]
 fn every_verb_has_help_that_says_what_it_takes() {
@@ -83,5 +83,18 @@ fn bad_usage_is_exit_code_2_and_says_what_is_right() {
     for (args, said) in cases {
         let error = run(folder.path(), args).failed(2);
         assert!(error.contains(said), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn usage_does_not_demand_what_the_environment_says() {
+    let folder = tempdir().unwrap();
+    for args in [&["kv", "Cell", "x", "get"][..], &["classes", "extra"]] {
+        let mut command = binary(folder.path());
+        command.args(args).env("VATWERK_CONNECT", "tcp:127.0.0.1:1");
+        let error = command.output().unwrap().stderr;
+        let error = String::from_utf8(error).unwrap();
+        assert!(error.contains("Usage"), "{error}");
+        assert!(!error.contains("--connect"), "{error}");
     }
 }
