@@ -73,6 +73,7 @@ pub struct CallArgs {
     /// The class, by the name it is served under
     pub class: String,
     /// The object's name
+    #[arg(allow_hyphen_values = true)]
     pub name: String,
     /// The method
     pub method: String,
@@ -90,6 +91,7 @@ pub struct KvArgs {
     /// The class: one whose objects are storage, such as Cell
     pub class: String,
     /// The object's name
+    #[arg(allow_hyphen_values = true)]
     pub name: String,
     /// What to do
     #[command(subcommand)]
@@ -105,14 +107,19 @@ pub enum KvVerb {
     /// Print a value: text as it is, anything else as JSON
     Get {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: String,
         /// Write the bytes of the value to this file instead; `-` is stdout
         #[arg(long, value_name = "PATH")]
         file: Option<PathBuf>,
     },
     /// Set a key
+    #[command(override_usage = usage(
+        "kv <CLASS> <NAME> put [OPTIONS] <KEY> <TEXT|--json <JSON>|--file <PATH>>"
+    ))]
     Put {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: String,
         /// The value
         #[command(flatten)]
@@ -120,7 +127,7 @@ pub enum KvVerb {
     },
     /// Remove keys, and print how many were there
     Delete {
-        /// The keys
+        /// The keys; after `--` if one starts with `-`
         #[arg(required = true)]
         keys: Vec<String>,
     },
@@ -149,7 +156,7 @@ pub enum KvVerb {
 #[group(required = true, multiple = false)]
 pub struct PutValue {
     /// Text
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_hyphen_values = true)]
     pub text: Option<String>,
     /// A JSON value
     #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
@@ -165,8 +172,10 @@ pub struct SqlArgs {
     /// The class: one whose objects are storage, such as Cell
     pub class: String,
     /// The object's name
+    #[arg(allow_hyphen_values = true)]
     pub name: String,
     /// The statement, or several; bindings and rows are those of the last
+    #[arg(allow_hyphen_values = true)]
     pub query: String,
     /// A binding, in the order of the placeholders: null, a number, a string, true or false (1 or
     /// 0), or a blob as {"base64": "..."}
@@ -235,4 +244,12 @@ pub enum SchemaVerb {
 
 fn json(text: &str) -> Result<serde_json::Value, String> {
     serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+}
+
+/// The usage of a verb, for the binary as it was called.
+fn usage(verb: &str) -> String {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let name = called.as_deref().and_then(|path| path.file_name());
+    let name = name.map_or("vatwerk".into(), |name| name.to_string_lossy());
+    format!("{name} {verb}")
 }

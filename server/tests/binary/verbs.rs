@@ -319,3 +319,48 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
     assert_eq!(ended.status.code(), Some(0));
 }
+
+#[test]
+fn the_environment_says_where_the_vat_is_unless_it_is_empty() {
+    let folder = tempdir().unwrap();
+    let _vat = Vat::listening(folder.path(), &["unix:data/vat.sock"]);
+    let classes = |connect: &str| {
+        let mut command = binary(folder.path());
+        command.arg("classes").env("VATWERK_CONNECT", connect);
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(classes(""), Some(0));
+    assert_eq!(classes("unix:data/vat.sock"), Some(0));
+    assert_eq!(classes("unix:missing.sock"), Some(3));
+    assert_eq!(classes("nonsense"), Some(2));
+}
+
+#[test]
+fn values_may_start_with_a_hyphen() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    // Not at the end, where it may follow a `--`.
+    let address = vat.address(0);
+    let start = ["kv", "--connect", &address, "Cell", "-x"];
+    let kv = |args: &[&str]| run(folder.path(), start.iter().chain(args)).printed();
+    kv(&["put", "-key", "-abc", "--output", "text"]);
+    kv(&["put", "--key", "--hello"]);
+    kv(&["put", "--", "--json", "--file"]);
+    assert_eq!(kv(&["get", "-key"]), "-abc\n");
+    assert_eq!(kv(&["get", "--output", "json", "--key"]), "\"--hello\"\n");
+    assert_eq!(kv(&["list", "--prefix=--j"]), "--json\t\"--file\"\n");
+    assert_eq!(kv(&["delete", "--", "-key", "--key"]), "2\n");
+    vat.call("Counter", "-x", "increment", "{}");
+    let query = "-- a comment\nSELECT 1 AS one";
+    let sql = ["sql", "Cell", "-x", query, "--output", "json"];
+    assert_eq!(vat.printed(&sql), "[\n{\"one\":1}\n]\n");
+    let sql = [
+        "sql",
+        "Cell",
+        "-x",
+        "--output",
+        "json",
+        "--SELECT 2\nSELECT 1 AS one",
+    ];
+    assert_eq!(vat.printed(&sql), "[\n{\"one\":1}\n]\n");
+}
