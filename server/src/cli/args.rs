@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::{json, sql::Binding};
+
 /// Where a vat is looked for on this machine first, from its working folder.
 const LOCAL_SOCKET: &str = "./data/vat.sock";
 
@@ -77,8 +79,8 @@ pub struct CallArgs {
     pub name: String,
     /// The method
     pub method: String,
-    /// The parameters: a JSON object
-    #[arg(default_value = "{}", value_parser = json)]
+    /// The parameters: a JSON object. If a member is there twice, the last one counts
+    #[arg(default_value = "{}", value_parser = json::parse)]
     pub params: serde_json::Value,
     /// Which vat, and how to print
     #[command(flatten)]
@@ -105,6 +107,12 @@ pub struct KvArgs {
 #[derive(Debug, Subcommand)]
 pub enum KvVerb {
     /// Print a value: text as it is, anything else as JSON
+    ///
+    /// A byte string is printed in base64. What JSON has no form for becomes an object with a
+    /// member that starts with `$`: {"$map": [[KEY, VALUE], ...]} for a map whose keys are not all
+    /// text, {"$tag": TAG, "value": VALUE} for a tagged value, {"$bytes": BASE64} for stored bytes
+    /// that are not CBOR or not of a kind that is read. Floats that are not finite are "Infinity",
+    /// "-Infinity" and "NaN".
     Get {
         /// The key
         #[arg(allow_hyphen_values = true)]
@@ -158,10 +166,12 @@ pub struct PutValue {
     /// Text
     #[arg(allow_hyphen_values = true)]
     pub text: Option<String>,
-    /// A JSON value
-    #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
+    /// A JSON value, with integers of at most 64 bits. If an object has a key twice, the last one
+    /// counts
+    #[arg(long, value_name = "JSON", value_parser = json::parse, allow_hyphen_values = true)]
     pub json: Option<serde_json::Value>,
-    /// The bytes of this file; `-` is stdin
+    /// The bytes of this file; `-` is stdin. As every value they are stored as CBOR, whose up to 5
+    /// bytes more count towards the limit of a value, which is 2 MiB
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
 }
@@ -177,10 +187,16 @@ pub struct SqlArgs {
     /// The statement, or several; bindings and rows are those of the last
     #[arg(allow_hyphen_values = true)]
     pub query: String,
-    /// A binding, in the order of the placeholders: null, a number, a string, true or false (1 or
-    /// 0), or a blob as {"base64": "..."}
-    #[arg(long = "param", value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
-    pub params: Vec<serde_json::Value>,
+    /// A binding, in the order of the placeholders: null, a number (an integer if written as one,
+    /// of at most 64 bits with its sign), a string, true or false (1 or 0), or a blob as
+    /// {"base64": "..."}
+    #[arg(
+        long = "param",
+        value_name = "JSON",
+        value_parser = Binding::parse,
+        allow_hyphen_values = true
+    )]
+    pub params: Vec<Binding>,
     /// Which vat, and how to print
     #[command(flatten)]
     pub target: Target,
@@ -240,10 +256,6 @@ pub enum SchemaVerb {
         #[arg(long, value_name = "ADDR")]
         connect: Option<String>,
     },
-}
-
-fn json(text: &str) -> Result<serde_json::Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
 }
 
 /// The usage of a verb, for the binary as it was called.

@@ -364,3 +364,70 @@ fn values_may_start_with_a_hyphen() {
     ];
     assert_eq!(vat.printed(&sql), "[\n{\"one\":1}\n]\n");
 }
+
+#[test]
+fn what_is_stored_does_not_steer_the_terminal() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let evil = "\u{1b}[2J\t\n\u{9b}2J";
+    let escaped = r"\u{1b}[2J\t\n\u{9b}2J";
+    vat.printed(&["kv", "Cell", "x", "put", evil, evil]);
+    assert_eq!(
+        vat.printed(&["kv", "Cell", "x", "list"]),
+        format!("{escaped}\t\"{}\"\n", r"\u001b[2J\t\n\u009b2J")
+    );
+    let listed = vat.printed(&["kv", "Cell", "x", "list", "--output", "json"]);
+    assert_eq!(parse(&listed), json!([{"key": evil, "value": evil}]));
+    assert!(!listed.contains(['\u{1b}', '\u{9b}']));
+    // This one is as it is.
+    assert_eq!(
+        vat.printed(&["kv", "Cell", "x", "get", evil]),
+        format!("{evil}\n")
+    );
+
+    vat.call("Counter", evil, "increment", "{}");
+    let objects = vat.printed(&["objects", "list", "Counter"]);
+    assert!(objects.starts_with(&format!("{escaped}\t")), "{objects}");
+    assert_eq!(objects.lines().count(), 1);
+
+    let table = vat.printed(&["sql", "Cell", "x", &format!("SELECT 1 AS \"{evil}\"")]);
+    assert!(table.contains(r"\u{1b}[2J"), "{table}");
+    assert!(!table.contains(['\u{1b}', '\u{9b}']), "{table}");
+    let error = vat
+        .run(&["sql", "Cell", "x", &format!("SELECT * FROM \"{evil}\"")])
+        .failed(1);
+    assert!(error.contains(escaped), "{error}");
+    assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
+fn what_json_has_no_form_for() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let query = "SELECT 9e999 AS a, -9e999 AS b";
+    let rows = vat.printed(&["sql", "Cell", "x", query, "--output", "json"]);
+    assert_eq!(parse(&rows), json!([{"a": "Infinity", "b": "-Infinity"}]));
+    let table = vat.printed(&["sql", "Cell", "x", query]);
+    assert!(table.contains("-Infinity"), "{table}");
+    // A simple value of CBOR, and a float that is not finite.
+    for (value, read) in [("4A==", r#"{"$bytes":"4A=="}"#), ("+fwA", r#""-Infinity""#)] {
+        let put = format!(r#"{{"key":"k","value":"{value}"}}"#);
+        vat.call("Cell", "x", "put", &put);
+        let got = vat.printed(&["kv", "Cell", "x", "get", "k"]);
+        assert_eq!(got, format!("{read}\n"));
+    }
+}
+
+#[test]
+fn a_file_may_be_as_large_as_help_says() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let put = ["kv", "Cell", "x", "put", "k", "--file", "file"];
+    let limit = vatwerk::limit_capnp::MAX_VALUE_BYTES as usize;
+    assert_eq!(limit, 2 << 20);
+    fs::write(folder.path().join("file"), vec![7; limit - 5]).unwrap();
+    vat.printed(&put);
+    fs::write(folder.path().join("file"), vec![7; limit - 4]).unwrap();
+    let error = vat.run(&put).failed(1);
+    assert!(error.starts_with("error: limit-exceeded: "), "{error}");
+}
