@@ -4,8 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::{json, sql::Binding};
+
 /// Where a vat is looked for on this machine first, from its working folder.
 const LOCAL_SOCKET: &str = "./data/vat.sock";
+
+/// Says where the vat is. Set but empty, it says nothing.
+const CONNECT: &str = "VATWERK_CONNECT";
 
 /// Where it is looked for otherwise.
 const LOCAL_PORT: &str = "tcp:127.0.0.1:7447";
@@ -31,8 +36,10 @@ pub enum ClientVerb {
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Where the vat listens: tcp:HOST:PORT or unix:PATH [default: unix:./data/vat.sock if it
-    /// exists, else tcp:127.0.0.1:7447]
-    #[arg(long, value_name = "ADDR", env = "VATWERK_CONNECT", global = true)]
+    /// exists, else tcp:127.0.0.1:7447] [env: VATWERK_CONNECT]
+    // Not clap's `env`: it takes an empty variable for a value, and what it found there for an
+    // argument that usage has to show.
+    #[arg(long, value_name = "ADDR", global = true)]
     pub connect: Option<String>,
     /// How to print results
     #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
@@ -52,8 +59,10 @@ pub enum Format {
 impl Target {
     /// The address, or the default of this machine.
     pub fn address(&self) -> String {
-        match &self.connect {
-            Some(address) => address.clone(),
+        let of_environment = || super::environment(CONNECT);
+        let told = self.connect.clone().map(Into::into);
+        match told.or_else(of_environment) {
+            Some(address) => address.to_string_lossy().into_owned(),
             None if std::path::Path::new(LOCAL_SOCKET).exists() => format!("unix:{LOCAL_SOCKET}"),
             None => LOCAL_PORT.to_owned(),
         }
@@ -66,11 +75,12 @@ pub struct CallArgs {
     /// The class, by the name it is served under
     pub class: String,
     /// The object's name
+    #[arg(allow_hyphen_values = true)]
     pub name: String,
     /// The method
     pub method: String,
-    /// The parameters: a JSON object
-    #[arg(default_value = "{}", value_parser = json)]
+    /// The parameters: a JSON object. If a member is there twice, the last one counts
+    #[arg(default_value = "{}", value_parser = json::parse)]
     pub params: serde_json::Value,
     /// Which vat, and how to print
     #[command(flatten)]
@@ -83,6 +93,7 @@ pub struct KvArgs {
     /// The class: one whose objects are storage, such as Cell
     pub class: String,
     /// The object's name
+    #[arg(allow_hyphen_values = true)]
     pub name: String,
     /// What to do
     #[command(subcommand)]
@@ -96,16 +107,27 @@ pub struct KvArgs {
 #[derive(Debug, Subcommand)]
 pub enum KvVerb {
     /// Print a value: text as it is, anything else as JSON
+    ///
+    /// A byte string is printed in base64. What JSON has no form for becomes an object with a
+    /// member that starts with `$`: {"$map": [[KEY, VALUE], ...]} for a map whose keys are not all
+    /// text, {"$tag": TAG, "value": VALUE} for a tagged value, {"$bytes": BASE64} for stored bytes
+    /// that are not CBOR or not of a kind that is read. Floats that are not finite are "Infinity",
+    /// "-Infinity" and "NaN".
     Get {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: String,
         /// Write the bytes of the value to this file instead; `-` is stdout
         #[arg(long, value_name = "PATH")]
         file: Option<PathBuf>,
     },
     /// Set a key
+    #[command(override_usage = usage(
+        "kv <CLASS> <NAME> put [OPTIONS] <KEY> <TEXT|--json <JSON>|--file <PATH>>"
+    ))]
     Put {
         /// The key
+        #[arg(allow_hyphen_values = true)]
         key: String,
         /// The value
         #[command(flatten)]
@@ -113,7 +135,7 @@ pub enum KvVerb {
     },
     /// Remove keys, and print how many were there
     Delete {
-        /// The keys
+        /// The keys; after `--` if one starts with `-`
         #[arg(required = true)]
         keys: Vec<String>,
     },
@@ -142,12 +164,14 @@ pub enum KvVerb {
 #[group(required = true, multiple = false)]
 pub struct PutValue {
     /// Text
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_hyphen_values = true)]
     pub text: Option<String>,
-    /// A JSON value
-    #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
+    /// A JSON value, with integers of at most 64 bits. If an object has a key twice, the last one
+    /// counts
+    #[arg(long, value_name = "JSON", value_parser = json::parse, allow_hyphen_values = true)]
     pub json: Option<serde_json::Value>,
-    /// The bytes of this file; `-` is stdin
+    /// The bytes of this file; `-` is stdin. As every value they are stored as CBOR, whose up to 5
+    /// bytes more count towards the limit of a value, which is 2 MiB
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
 }
@@ -158,13 +182,21 @@ pub struct SqlArgs {
     /// The class: one whose objects are storage, such as Cell
     pub class: String,
     /// The object's name
+    #[arg(allow_hyphen_values = true)]
     pub name: String,
     /// The statement, or several; bindings and rows are those of the last
+    #[arg(allow_hyphen_values = true)]
     pub query: String,
-    /// A binding, in the order of the placeholders: null, a number, a string, true or false (1 or
-    /// 0), or a blob as {"base64": "..."}
-    #[arg(long = "param", value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
-    pub params: Vec<serde_json::Value>,
+    /// A binding, in the order of the placeholders: null, a number (an integer if written as one,
+    /// of at most 64 bits with its sign), a string, true or false (1 or 0), or a blob as
+    /// {"base64": "..."}
+    #[arg(
+        long = "param",
+        value_name = "JSON",
+        value_parser = Binding::parse,
+        allow_hyphen_values = true
+    )]
+    pub params: Vec<Binding>,
     /// Which vat, and how to print
     #[command(flatten)]
     pub target: Target,
@@ -226,6 +258,10 @@ pub enum SchemaVerb {
     },
 }
 
-fn json(text: &str) -> Result<serde_json::Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+/// The usage of a verb, for the binary as it was called.
+fn usage(verb: &str) -> String {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let name = called.as_deref().and_then(|path| path.file_name());
+    let name = name.map_or("vatwerk".into(), |name| name.to_string_lossy());
+    format!("{name} {verb}")
 }

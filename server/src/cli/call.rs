@@ -12,6 +12,7 @@ use vatwerk_client::{ClassInfo, LocalClient};
 
 use super::{
     args::CallArgs,
+    json,
     output::{Failure, line},
 };
 
@@ -46,7 +47,7 @@ pub async fn call(
     let results = schemas
         .read_results(&method, answer.get()?)
         .map_err(|error| Failure::Here(Code::Internal, error.to_string()))?;
-    Ok(line(out, &results.to_string())?)
+    Ok(line(out, &json::text(&results))?)
 }
 
 /// The method, of the class or of what every object answers.

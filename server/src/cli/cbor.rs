@@ -4,6 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ciborium::value::Value as Cbor;
 use serde_json::{Map, Value as Json, json};
 
+use super::json;
+
 /// The stored form of anything that CBOR can be made of.
 pub fn encode(value: &(impl serde::Serialize + ?Sized)) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -26,7 +28,7 @@ fn decode(mut stored: &[u8]) -> Option<Cbor> {
 pub fn to_text(stored: &[u8]) -> String {
     match decode(stored) {
         Some(Cbor::Text(text)) => text,
-        _ => to_json(stored).to_string(),
+        _ => json::text(&to_json(stored)),
     }
 }
 
@@ -39,12 +41,12 @@ pub fn to_bytes(stored: &[u8]) -> Vec<u8> {
     }
 }
 
-/// As JSON. A byte string is base64. What JSON has no form for gets a member that starts with `$`,
-/// as do bytes that are not CBOR.
+/// As JSON. A byte string is base64. What JSON has no form for gets a member that starts with `$`, as
+/// do stored bytes that are not read, be it that they are not CBOR or a kind of it that nobody puts.
 pub fn to_json(stored: &[u8]) -> Json {
     match decode(stored) {
         Some(value) => json_of(value),
-        None => json!({ "$notCbor": STANDARD.encode(stored) }),
+        None => json!({ "$bytes": STANDARD.encode(stored) }),
     }
 }
 
@@ -54,12 +56,7 @@ fn json_of(value: Cbor) -> Json {
         Cbor::Bool(value) => value.into(),
         Cbor::Text(text) => text.into(),
         Cbor::Bytes(bytes) => STANDARD.encode(bytes).into(),
-        Cbor::Float(value) => match serde_json::Number::from_f64(value) {
-            Some(number) => Json::Number(number),
-            None if value.is_nan() => "NaN".into(),
-            None if value > 0.0 => "Infinity".into(),
-            None => "-Infinity".into(),
-        },
+        Cbor::Float(value) => json::float(value),
         Cbor::Integer(value) => {
             let value = i128::from(value);
             match (i64::try_from(value), u64::try_from(value)) {
@@ -135,9 +132,10 @@ mod tests {
             to_json(&encode(&Cbor::Map(twice))),
             json!({"$map": [["a", 1], ["a", 2]]})
         );
-        for garbage in [&[0xff][..], &[1, 1], &[]] {
+        // The last one is CBOR: a simple value, which has no meaning.
+        for garbage in [&[0xff][..], &[1, 1], &[], &[0xe0]] {
             assert_eq!(to_bytes(garbage), garbage);
-            assert!(to_json(garbage)["$notCbor"].is_string());
+            assert!(to_json(garbage)["$bytes"].is_string());
         }
     }
 }

@@ -7,7 +7,7 @@ use vatwerk_client::{ClassInfo, LocalClient};
 
 use super::{
     args::{ClassesArgs, Format},
-    output::{Array, Failure, line},
+    output::{Array, Failure, fields},
 };
 
 /// Prints name, interface id and number of objects of every class.
@@ -22,10 +22,10 @@ pub async fn classes(
         let class = ClassInfo::read(class)?;
         let id = format!("{:#018x}", class.interface_id);
         match args.target.output {
-            Format::Text => line(
-                out,
-                &format!("{}\t@{id}\t{}", class.name, class.object_count),
-            )?,
+            Format::Text => {
+                let (id, count) = (format!("@{id}"), class.object_count.to_string());
+                fields(out, &[&class.name, &id, &count])?;
+            }
             Format::Json => {
                 let class = json!({
                     "className": class.name,

@@ -17,8 +17,8 @@ use vatwerk_client::LocalClient;
 
 use super::{
     args::{Format, KvArgs, KvVerb, PutValue},
-    cbor,
-    output::{Array, Failure, line},
+    cbor, json,
+    output::{Array, Failure, fields, line},
 };
 
 /// Does what `kv` was asked to.
@@ -98,7 +98,7 @@ impl Keys<'_> {
             (Some(path), _) => fs::write(path, cbor::to_bytes(stored))
                 .map_err(|error| Failure::File(path.display().to_string(), error))?,
             (None, Format::Text) => line(out, &cbor::to_text(stored))?,
-            (None, Format::Json) => line(out, &cbor::to_json(stored).to_string())?,
+            (None, Format::Json) => line(out, &json::text(&cbor::to_json(stored)))?,
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Keys<'_> {
             for entry in entries {
                 let (key, value) = (entry.get_key()?.to_str()?, entry.get_value()?);
                 match self.format {
-                    Format::Text => line(out, &format!("{key}\t{}", cbor::to_json(value)))?,
+                    Format::Text => fields(out, &[key, &json::text(&cbor::to_json(value))])?,
                     Format::Json => {
                         let entry = json!({ "key": key, "value": cbor::to_json(value) });
                         array.push(out, &entry)?;

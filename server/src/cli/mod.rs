@@ -4,6 +4,7 @@ pub mod args;
 mod call;
 mod cbor;
 mod classes;
+mod json;
 mod kv;
 mod objects;
 mod output;
@@ -15,6 +16,8 @@ mod sql;
 mod tests;
 
 use std::{
+    env,
+    ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
@@ -34,8 +37,16 @@ const USAGE: u8 = 2;
 
 /// Durable objects as Cap'n Proto capabilities: a server, and a client for any of them
 ///
-/// Exit codes: 0 done, 1 the call failed, 2 bad usage, 3 cannot connect. Data goes to stdout,
-/// everything else to stderr. RUST_LOG says what `serve` logs (default: info).
+/// Exit codes: 0 done, 1 it failed, 2 bad usage, 3 cannot connect. Bad usage is what is wrong with
+/// the arguments themselves, such as JSON that does not parse or a number out of range. What only
+/// the vat can tell is 1: a class or method it does not have, parameters that do not fit the method,
+/// a key that is not there. So is a file that cannot be read or written.
+///
+/// Names, keys, texts and SQL may start with `-`, unless they are spelled like an option: those go
+/// after a `--` that ends the options. An option takes such a value after `=`: --prefix=-a.
+///
+/// Data goes to stdout, everything else to stderr. Control characters in what people read are
+/// escaped, except for texts that `kv get` prints. RUST_LOG says what `serve` logs (default: info).
 #[derive(Parser)]
 #[command(name = "vatwerk", version)]
 struct Cli {
@@ -49,6 +60,11 @@ enum Verb {
     Serve(serve::Serve),
     #[command(flatten)]
     Client(ClientVerb),
+}
+
+/// What a variable of the environment says, if it says anything: set but empty is unset.
+fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Runs the command line of a server with these classes: what its `main` returns.

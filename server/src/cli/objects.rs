@@ -8,7 +8,7 @@ use vatwerk_client::{LocalClient, Page};
 
 use super::{
     args::{Format, ObjectsArgs, ObjectsVerb},
-    output::{Array, Failure, line},
+    output::{Array, Failure, fields},
 };
 
 /// Prints the objects of a class, page after page.
@@ -39,8 +39,8 @@ pub async fn objects(
             match args.target.output {
                 Format::Text => {
                     let name = object.name.unwrap_or_default();
-                    let (id, created) = (object.id, object.created_ms);
-                    line(out, &format!("{name}\t{id}\t{created}"))?;
+                    let (id, created) = (object.id.to_string(), object.created_ms.to_string());
+                    fields(out, &[&name, &id, &created])?;
                 }
                 Format::Json => {
                     let object = json!({

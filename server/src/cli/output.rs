@@ -6,6 +6,8 @@ use serde_json::Value;
 use vatwerk::Code;
 use vatwerk_client::Error;
 
+use super::json;
+
 /// Why a verb did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -47,7 +49,7 @@ impl Failure {
     pub fn message(&self) -> Option<String> {
         match self {
             Failure::Stdout(error) if error.kind() == io::ErrorKind::BrokenPipe => None,
-            other => Some(format!("error: {other}")),
+            other => Some(format!("error: {}", one_line(&other.to_string()))),
         }
     }
 
@@ -99,6 +101,35 @@ pub fn line(out: &mut dyn io::Write, text: &str) -> io::Result<()> {
     writeln!(out, "{text}")
 }
 
+/// Prints one line of fields that are set apart by tabs.
+pub fn fields(out: &mut dyn io::Write, fields: &[&str]) -> io::Result<()> {
+    let fields: Vec<_> = fields.iter().map(|field| one_line(field)).collect();
+    line(out, &fields.join("\t"))
+}
+
+/// Text that cannot steer the terminal it is printed on. Lines and tabs stay.
+pub fn printable(text: &str) -> String {
+    escaped(text, |char| !matches!(char, '\n' | '\t'))
+}
+
+/// Like [`printable`], and it is one line, without tabs.
+fn one_line(text: &str) -> String {
+    escaped(text, |_| true)
+}
+
+/// The text, with these of its control characters escaped.
+fn escaped(text: &str, which: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() && which(char) {
+            escaped.extend(char.escape_default());
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
+}
+
 /// Prints a JSON array whose elements come one by one, each on a line of its own.
 #[derive(Default)]
 pub struct Array {
@@ -110,7 +141,7 @@ impl Array {
     pub fn push(&mut self, out: &mut dyn io::Write, element: &Value) -> io::Result<()> {
         out.write_all(if self.started { b",\n" } else { b"[\n" })?;
         self.started = true;
-        write!(out, "{element}")
+        out.write_all(json::text(element).as_bytes())
     }
 
     /// Prints the end.

@@ -14,8 +14,8 @@ use crate::{Config, Server};
 /// What `serve` may be told.
 #[derive(Args, Debug)]
 pub(super) struct Serve {
-    /// The data folder; made if there is none [default: data]
-    #[arg(long, value_name = "DIR", env = "VATWERK_DATA")]
+    /// The data folder; made if there is none [default: data] [env: VATWERK_DATA]
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
     /// Where to listen, any number of times: tcp:HOST:PORT (port 0: any) or unix:PATH [default:
@@ -41,8 +41,9 @@ impl Serve {
                 .map_err(|e| format!("{}: {e}", path.display()))?,
             None => Config::default(),
         };
-        if let Some(data) = &self.data {
-            config.data = data.clone();
+        let of_environment = || super::environment("VATWERK_DATA").map(PathBuf::from);
+        if let Some(data) = self.data.clone().or_else(of_environment) {
+            config.data = data;
         }
         if !self.listen.is_empty() {
             config.listen = Some(self.listen.clone());

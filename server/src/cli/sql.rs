@@ -11,7 +11,8 @@ use vatwerk_client::LocalClient;
 
 use super::{
     args::{Format, SqlArgs},
-    output::{Array, Failure},
+    json,
+    output::{Array, Failure, printable},
 };
 
 /// How many rows are asked for at a time.
@@ -32,7 +33,7 @@ pub async fn sql(
     request.get().set_query(args.query.as_str());
     let mut bindings = request.get().init_bindings(args.params.len() as u32);
     for (i, param) in args.params.iter().enumerate() {
-        bind(bindings.reborrow().get(i as u32), param)?;
+        param.write(bindings.reborrow().get(i as u32));
     }
     let executed = request.send();
     let cursor = executed.pipeline.get_cursor();
@@ -59,7 +60,7 @@ async fn table(
 ) -> Result<(), Failure> {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(&columns);
+    table.set_header(columns.iter().map(|name| printable(name)));
     each_row(cursor, |row| {
         let cells = row.get_values()?;
         let cells = cells.iter().map(text).collect::<capnp::Result<Vec<_>>>()?;
@@ -85,7 +86,7 @@ async fn objects(
     each_row(cursor, |row| {
         let mut object = Map::new();
         for (name, value) in columns.iter().zip(row.get_values()?) {
-            object.insert(name.clone(), json(value)?);
+            object.insert(name.clone(), to_json(value)?);
         }
         Ok(array.push(out, &Json::Object(object))?)
     })
@@ -131,31 +132,46 @@ fn unique(columns: Vec<String>) -> Vec<String> {
     names
 }
 
-fn bind(mut value: sql_value::Builder<'_>, param: &Json) -> Result<(), Failure> {
-    match param {
-        Json::Null => value.set_null(()),
-        Json::Bool(param) => value.set_integer(i64::from(*param)),
-        Json::String(param) => value.set_text(param.as_str()),
-        Json::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(number), _) => value.set_integer(number),
-            // Rounding it to a float would not be what was meant.
-            (None, _) if number.is_u64() => {
-                return Err(usage(param, "is too large for an integer of 64 bits"));
-            }
-            (None, number) => value.set_real(number.unwrap_or_default()),
-        },
-        Json::Object(object) if object.len() == 1 && object.contains_key("base64") => {
-            let text = object["base64"].as_str();
-            let bytes = text.and_then(|text| STANDARD.decode(text).ok());
-            value.set_blob(&bytes.ok_or_else(|| usage(param, "is not base64"))?);
-        }
-        Json::Object(_) | Json::Array(_) => return Err(usage(param, "is not a value of SQL")),
-    }
-    Ok(())
+/// What a placeholder stands for.
+#[derive(Clone, Debug)]
+pub enum Binding {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(Vec<u8>),
 }
 
-fn usage(param: &Json, why: &str) -> Failure {
-    Failure::Usage(format!("the binding {param} {why}"))
+impl Binding {
+    /// Reads it from JSON, without loss or not at all.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(match json::parse(text)? {
+            Json::Null => Binding::Null,
+            Json::Bool(value) => Binding::Integer(value.into()),
+            Json::String(value) => Binding::Text(value),
+            Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(number), _) => Binding::Integer(number),
+                (None, Some(float)) if number.is_f64() => Binding::Real(float),
+                _ => return Err("too large for an integer of SQL, which has a sign".to_owned()),
+            },
+            Json::Object(object) if object.len() == 1 && object.contains_key("base64") => {
+                let text = object["base64"].as_str();
+                let bytes = text.and_then(|text| STANDARD.decode(text).ok());
+                Binding::Blob(bytes.ok_or("not base64")?)
+            }
+            Json::Object(_) | Json::Array(_) => return Err("not a value of SQL".to_owned()),
+        })
+    }
+
+    fn write(&self, mut value: sql_value::Builder<'_>) {
+        match self {
+            Binding::Null => value.set_null(()),
+            Binding::Integer(integer) => value.set_integer(*integer),
+            Binding::Real(real) => value.set_real(*real),
+            Binding::Text(text) => value.set_text(text.as_str()),
+            Binding::Blob(bytes) => value.set_blob(bytes),
+        }
+    }
 }
 
 /// A value as a cell of a table. A null is empty, a blob is hexadecimal as in SQL.
@@ -163,7 +179,8 @@ fn text(value: sql_value::Reader<'_>) -> capnp::Result<String> {
     Ok(match value.which()? {
         sql_value::Null(()) => String::new(),
         sql_value::Integer(value) => value.to_string(),
-        sql_value::Real(value) => format!("{value:?}"),
+        sql_value::Real(value) if value.is_finite() => format!("{value:?}"),
+        sql_value::Real(value) => json::not_finite(value).to_owned(),
         sql_value::Text(value) => printable(value?.to_str()?),
         sql_value::Blob(value) => {
             let digits: String = value?.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -172,29 +189,12 @@ fn text(value: sql_value::Reader<'_>) -> capnp::Result<String> {
     })
 }
 
-/// Text that cannot steer the terminal it is printed on.
-fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\n' | '\t' => printable.push(char),
-            control if control.is_control() => printable.extend(control.escape_default()),
-            other => printable.push(other),
-        }
-    }
-    printable
-}
-
 /// A value as JSON. A blob is base64.
-fn json(value: sql_value::Reader<'_>) -> capnp::Result<Json> {
+fn to_json(value: sql_value::Reader<'_>) -> capnp::Result<Json> {
     Ok(match value.which()? {
         sql_value::Null(()) => Json::Null,
         sql_value::Integer(value) => value.into(),
-        sql_value::Real(value) => match serde_json::Number::from_f64(value) {
-            Some(number) => Json::Number(number),
-            // JSON has no infinity.
-            None => value.to_string().into(),
-        },
+        sql_value::Real(value) => json::float(value),
         sql_value::Text(value) => value?.to_str()?.into(),
         sql_value::Blob(value) => STANDARD.encode(value?).into(),
     })
@@ -215,18 +215,25 @@ mod tests {
     fn bindings_keep_their_value_or_are_refused() {
         let mut message = capnp::message::Builder::new_default();
         let mut bound = |text: &str| {
-            let param: Json = serde_json::from_str(text).unwrap();
+            let binding = Binding::parse(text)?;
             let mut value = message.init_root::<sql_value::Builder<'_>>();
-            bind(value.reborrow(), &param)?;
-            Ok::<_, Failure>(json(value.into_reader())?)
+            binding.write(value.reborrow());
+            Ok::<_, String>(to_json(value.into_reader()).unwrap())
         };
         for text in ["null", "-9223372036854775808", "0.5", "\"text\""] {
             assert_eq!(bound(text).unwrap().to_string(), text);
         }
         assert_eq!(bound("true").unwrap(), 1);
         assert_eq!(bound(r#"{"base64":"AP8="}"#).unwrap(), "AP8=");
-        for bad in ["[1]", "{}", r#"{"base64":"?"}"#, "9223372036854775808"] {
-            assert!(matches!(bound(bad), Err(Failure::Usage(_))), "{bad}");
+        for bad in [
+            "[1]",
+            "{}",
+            r#"{"base64":"?"}"#,
+            "9223372036854775808",
+            "-9223372036854775809",
+            "123456789012345678901234567890",
+        ] {
+            assert!(bound(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! An object's life: from a stub through its mailbox into its code, and out again through its gate.
 //!
 //! ```text
-//!  Stub --> Table --> Slot (mailbox) --> serve() --> Instance::poll_turn --> the class's method
-//!                                                        |
-//!            caller <-- OutputGate <-- membrane <--------+
+//!  Stub --> Host --> Slot (queue) --> serve --> Instance::poll_turn --> the class's method
+//!                                                      |
+//!          caller <-- OutputGate <-- membrane <--------+
 //! ```
-//! Modules by lifetime: [`Host`] and `table` live as long as the process, `slot` as long as an
-//! instance is wanted, `instance` as long as an activation, a turn as long as a poll.
+//! By lifetime: a [`Host`] lives as long as the process, a slot as long as an instance is wanted, an
+//! instance from waking to sleeping, a turn as long as a poll.
 
 mod class;
 mod context;

@@ -2,13 +2,13 @@
 
 use tempfile::tempdir;
 
-use crate::vat::run;
+use crate::vat::{binary, run};
 
 #[test]
 fn every_verb_has_help_that_says_what_it_takes() {
     let folder = tempdir().unwrap();
     let client = ["--connect", "--output", "VATWERK_CONNECT"];
-    let verbs: [(&[&str], &[&str]); 14] = [
+    let verbs: [(&[&str], &[&str]); 15] = [
         (
             &[],
             &[
@@ -20,6 +20,7 @@ fn every_verb_has_help_that_says_what_it_takes() {
                 "classes",
                 "schema",
                 "Exit codes",
+                "--prefix=-a",
             ],
         ),
         (
@@ -38,7 +39,15 @@ fn every_verb_has_help_that_says_what_it_takes() {
         (&["call"], &client),
         (&["kv"], &["get", "put", "delete", "list", "Cell"]),
         (&["kv"], &client),
-        (&["kv", "C", "n", "put"], &["--json", "--file"]),
+        (
+            &["kv", "C", "n", "put"],
+            &[
+                "vatwerk kv <CLASS> <NAME> put [OPTIONS] <KEY> <TEXT|--json <JSON>|--file <PATH>>",
+                "2 MiB",
+                "twice",
+            ],
+        ),
+        (&["kv", "C", "n", "get"], &["$bytes", "$map", "Infinity"]),
         (
             &["kv", "C", "n", "list"],
             &["--prefix", "--start", "--end", "--reverse", "--limit"],
@@ -71,17 +80,57 @@ fn version() {
 #[test]
 fn bad_usage_is_exit_code_2_and_says_what_is_right() {
     let folder = tempdir().unwrap();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 11] = [
         (&[], "Usage"),
         (&["sevre"], "serve"),
         (&["call", "Counter"], "<METHOD>"),
         (&["call", "Counter", "x", "get", "{"], "not JSON"),
         (&["serve", "--listen", "7447"], "tcp:HOST:PORT"),
-        (&["kv", "Cell", "x", "put", "key"], "--json"),
+        (
+            &["kv", "Cell", "x", "put", "key"],
+            "put [OPTIONS] <KEY> <TEXT|",
+        ),
+        (
+            &[
+                "kv",
+                "Cell",
+                "x",
+                "put",
+                "k",
+                "--json",
+                "[99999999999999999999]",
+            ],
+            "99999999999999999999 does not fit",
+        ),
+        (
+            &["call", "C", "x", "get", r#"{"a":[-9223372036854775809]}"#],
+            "-9223372036854775809 does not fit",
+        ),
+        (
+            &["sql", "Cell", "x", "q", "--param", "-9223372036854775809"],
+            "-9223372036854775809 does not fit",
+        ),
+        (
+            &["sql", "Cell", "x", "q", "--param", "9223372036854775808"],
+            "too large",
+        ),
         (&["classes", "--output", "xml"], "json"),
     ];
     for (args, said) in cases {
         let error = run(folder.path(), args).failed(2);
         assert!(error.contains(said), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn usage_does_not_demand_what_the_environment_says() {
+    let folder = tempdir().unwrap();
+    for args in [&["kv", "Cell", "x", "get"][..], &["classes", "extra"]] {
+        let mut command = binary(folder.path());
+        command.args(args).env("VATWERK_CONNECT", "tcp:127.0.0.1:1");
+        let error = command.output().unwrap().stderr;
+        let error = String::from_utf8(error).unwrap();
+        assert!(error.contains("Usage"), "{error}");
+        assert!(!error.contains("--connect"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::tempdir;
 
-use crate::vat::{Vat, run};
+use crate::vat::{Vat, binary, run};
 
 #[test]
 fn serve_says_where_it_listens_and_takes_calls_there() {
@@ -130,6 +130,23 @@ fn a_folder_of_a_newer_format_is_refused() {
     let error = run(folder.path(), serve).failed(1);
     assert!(error.contains("format 99"), "{error}");
     assert_eq!(fs::read_to_string(format).unwrap(), "vatwerk 99\n");
+}
+
+#[test]
+fn the_environment_says_where_the_data_is_unless_it_is_empty() {
+    let folder = tempdir().unwrap();
+    for (told, used) in [("other", "other"), ("", "data")] {
+        let used = folder.path().join(used);
+        fs::create_dir(&used).unwrap();
+        // It stops at this, so that the test needs no end for it.
+        fs::write(used.join("format"), "vatwerk 2\n").unwrap();
+        let mut command = binary(folder.path());
+        command.args(["serve", "--listen", "tcp:127.0.0.1:0"]);
+        let ended = command.env("VATWERK_DATA", told).output().unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{told}");
+        let error = String::from_utf8(ended.stderr).unwrap();
+        assert!(error.contains("format 2"), "{error}");
+    }
 }
 
 #[test]

@@ -319,3 +319,115 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
     assert_eq!(ended.status.code(), Some(0));
 }
+
+#[test]
+fn the_environment_says_where_the_vat_is_unless_it_is_empty() {
+    let folder = tempdir().unwrap();
+    let _vat = Vat::listening(folder.path(), &["unix:data/vat.sock"]);
+    let classes = |connect: &str| {
+        let mut command = binary(folder.path());
+        command.arg("classes").env("VATWERK_CONNECT", connect);
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(classes(""), Some(0));
+    assert_eq!(classes("unix:data/vat.sock"), Some(0));
+    assert_eq!(classes("unix:missing.sock"), Some(3));
+    assert_eq!(classes("nonsense"), Some(2));
+}
+
+#[test]
+fn values_may_start_with_a_hyphen() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    // Not at the end, where it may follow a `--`.
+    let address = vat.address(0);
+    let start = ["kv", "--connect", &address, "Cell", "-x"];
+    let kv = |args: &[&str]| run(folder.path(), start.iter().chain(args)).printed();
+    kv(&["put", "-key", "-abc", "--output", "text"]);
+    kv(&["put", "--key", "--hello"]);
+    kv(&["put", "--", "--json", "--file"]);
+    assert_eq!(kv(&["get", "-key"]), "-abc\n");
+    assert_eq!(kv(&["get", "--output", "json", "--key"]), "\"--hello\"\n");
+    assert_eq!(kv(&["list", "--prefix=--j"]), "--json\t\"--file\"\n");
+    assert_eq!(kv(&["delete", "--", "-key", "--key"]), "2\n");
+    vat.call("Counter", "-x", "increment", "{}");
+    let query = "-- a comment\nSELECT 1 AS one";
+    let sql = ["sql", "Cell", "-x", query, "--output", "json"];
+    assert_eq!(vat.printed(&sql), "[\n{\"one\":1}\n]\n");
+    let sql = [
+        "sql",
+        "Cell",
+        "-x",
+        "--output",
+        "json",
+        "--SELECT 2\nSELECT 1 AS one",
+    ];
+    assert_eq!(vat.printed(&sql), "[\n{\"one\":1}\n]\n");
+}
+
+#[test]
+fn what_is_stored_does_not_steer_the_terminal() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let evil = "\u{1b}[2J\t\n\u{9b}2J";
+    let escaped = r"\u{1b}[2J\t\n\u{9b}2J";
+    vat.printed(&["kv", "Cell", "x", "put", evil, evil]);
+    assert_eq!(
+        vat.printed(&["kv", "Cell", "x", "list"]),
+        format!("{escaped}\t\"{}\"\n", r"\u001b[2J\t\n\u009b2J")
+    );
+    let listed = vat.printed(&["kv", "Cell", "x", "list", "--output", "json"]);
+    assert_eq!(parse(&listed), json!([{"key": evil, "value": evil}]));
+    assert!(!listed.contains(['\u{1b}', '\u{9b}']));
+    // This one is as it is.
+    assert_eq!(
+        vat.printed(&["kv", "Cell", "x", "get", evil]),
+        format!("{evil}\n")
+    );
+
+    vat.call("Counter", evil, "increment", "{}");
+    let objects = vat.printed(&["objects", "list", "Counter"]);
+    assert!(objects.starts_with(&format!("{escaped}\t")), "{objects}");
+    assert_eq!(objects.lines().count(), 1);
+
+    let table = vat.printed(&["sql", "Cell", "x", &format!("SELECT 1 AS \"{evil}\"")]);
+    assert!(table.contains(r"\u{1b}[2J"), "{table}");
+    assert!(!table.contains(['\u{1b}', '\u{9b}']), "{table}");
+    let error = vat
+        .run(&["sql", "Cell", "x", &format!("SELECT * FROM \"{evil}\"")])
+        .failed(1);
+    assert!(error.contains(escaped), "{error}");
+    assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
+fn what_json_has_no_form_for() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let query = "SELECT 9e999 AS a, -9e999 AS b";
+    let rows = vat.printed(&["sql", "Cell", "x", query, "--output", "json"]);
+    assert_eq!(parse(&rows), json!([{"a": "Infinity", "b": "-Infinity"}]));
+    let table = vat.printed(&["sql", "Cell", "x", query]);
+    assert!(table.contains("-Infinity"), "{table}");
+    // A simple value of CBOR, and a float that is not finite.
+    for (value, read) in [("4A==", r#"{"$bytes":"4A=="}"#), ("+fwA", r#""-Infinity""#)] {
+        let put = format!(r#"{{"key":"k","value":"{value}"}}"#);
+        vat.call("Cell", "x", "put", &put);
+        let got = vat.printed(&["kv", "Cell", "x", "get", "k"]);
+        assert_eq!(got, format!("{read}\n"));
+    }
+}
+
+#[test]
+fn a_file_may_be_as_large_as_help_says() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let put = ["kv", "Cell", "x", "put", "k", "--file", "file"];
+    let limit = vatwerk::limit_capnp::MAX_VALUE_BYTES as usize;
+    assert_eq!(limit, 2 << 20);
+    fs::write(folder.path().join("file"), vec![7; limit - 5]).unwrap();
+    vat.printed(&put);
+    fs::write(folder.path().join("file"), vec![7; limit - 4]).unwrap();
+    let error = vat.run(&put).failed(1);
+    assert!(error.starts_with("error: limit-exceeded: "), "{error}");
+}

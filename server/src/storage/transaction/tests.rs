@@ -7,7 +7,7 @@ use super::super::{Cursor, Range};
 use super::*;
 
 fn no() -> Error {
-    Error::ApplicationFailed("no".into())
+    Error::NotFound("no".into())
 }
 
 fn counted(storage: &Storage) -> Rc<Cell<u32>> {
