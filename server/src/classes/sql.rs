@@ -79,6 +79,7 @@ impl cursor::Server for CursorService {
             return Err(Error::InvalidArgument("maxRows must be positive".into()).into());
         }
         let mut cursor = self.open.borrow_mut();
+        let _deadline = cursor.deadline();
         let mut rows = Vec::new();
         let mut bytes = 0;
         let mut done = false;
@@ -105,6 +106,7 @@ impl cursor::Server for CursorService {
         mut results: cursor::OneResults,
     ) -> capnp::Result<()> {
         let mut cursor = self.open.borrow_mut();
+        let _deadline = cursor.deadline();
         match (cursor.next_row()?, cursor.next_row()?) {
             (Some(row), None) => write_row(results.get().init_row(), &row),
             (None, _) => {

@@ -8,7 +8,7 @@ use rusqlite::{CachedStatement, Connection, Statement, StatementStatus};
 use self_cell::self_cell;
 use serde::de::DeserializeOwned;
 
-use super::watch::Watch;
+use super::watch::{Deadline, Watch};
 use super::{Row, SqlValue, Storage};
 use crate::{Error, Result};
 
@@ -27,8 +27,8 @@ pub(super) struct Running<'c> {
     statement: Source<'c>,
     /// Whether it needs a transaction.
     pub(super) writes: bool,
-    /// Whether it is an `ALTER TABLE`.
-    pub(super) alters: bool,
+    /// Whether it may change the schema in a way that must be looked at afterwards.
+    pub(super) guarded: bool,
     /// Whether it may go back to the cache.
     pub(super) keep: bool,
 }
@@ -52,7 +52,7 @@ impl<'c> Running<'c> {
         let running = Running {
             statement,
             writes: false,
-            alters: false,
+            guarded: false,
             keep: true,
         };
         // A statement from the cache has counted before.
@@ -90,9 +90,10 @@ impl<'c> Running<'c> {
         let statement = self.statement_mut();
         let columns = statement.column_count();
         let mut rows = statement.raw_query();
-        watch.arm();
-        let step = rows.next();
-        watch.disarm();
+        let step = {
+            let _deadline = watch.start();
+            rows.next()
+        };
         let row = match step {
             Ok(Some(row)) => {
                 // The schema may have changed under a statement that was compiled before.
@@ -215,6 +216,11 @@ impl Cursor {
         Ok(values.map(|values| Row::new(self.columns.clone(), values)))
     }
 
+    /// While the result lives, all the rows that are read have together no more time than one.
+    pub fn deadline(&self) -> Deadline {
+        self.storage.0.watch.start()
+    }
+
     fn next_values(&mut self) -> Result<Option<Vec<SqlValue>>> {
         let inner = &self.storage.0;
         let connection = inner.live()?;
@@ -230,6 +236,10 @@ impl Cursor {
             return Ok(None);
         };
         inner.check_scope(self.scope)?;
+        if let Err(error) = inner.watch.check() {
+            state.source = Rows::Ended(error.clone());
+            return Err(error);
+        }
         let step = prepared.with_dependent_mut(|_, running| running.step(&inner.watch));
         self.rows_scanned = prepared.borrow_dependent().scanned();
         match step {

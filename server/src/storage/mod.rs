@@ -7,6 +7,7 @@
 mod authorizer;
 mod cursor;
 mod fault;
+mod functions;
 mod kv;
 mod meta;
 mod open;
@@ -31,6 +32,7 @@ pub use self::row::Row;
 pub use self::sql::Sql;
 pub use self::transaction::HeldTransaction;
 pub use self::value::{Bindings, SqlValue};
+pub use self::watch::Deadline;
 
 use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
@@ -359,9 +361,9 @@ impl Inner {
     fn judge(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
         let interrupted =
             error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
-        let answer = if interrupted && self.watch.fired() {
-            let limit_ms = u64::try_from(self.watch.limit.as_millis()).unwrap_or(u64::MAX);
-            Error::StatementTimeout { limit_ms }
+        let answer = if interrupted {
+            // Nothing else interrupts.
+            self.watch.error()
         } else {
             match (fault::convert(error), self.gate.take_hint()) {
                 // A function that is refused is a plain error to SQLite.
@@ -442,6 +444,16 @@ impl Inner {
             .map_err(judge)?;
         dropped?;
         self.kv_ready.set(false);
+        // Nobody can drop it; a table that was there keeps the next row number.
+        let counters = "SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'";
+        let _trusted = self.gate.trust();
+        let counts = connection
+            .prepare(counters)
+            .and_then(|mut statement| statement.exists([]))
+            .map_err(judge)?;
+        if counts {
+            self.run_once(connection, "DELETE FROM sqlite_sequence")?;
+        }
         Ok(())
     }
 

@@ -10,13 +10,17 @@ use rusqlite::{Connection, OpenFlags, ffi};
 use vatwerk::limit_capnp as limit;
 
 use super::authorizer::Gate;
+use super::functions;
 use super::watch::Watch;
 
 /// How an object's database is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long one step of a statement may run: up to its first row, or from one row to the next.
-    /// 5 s unless told otherwise.
+    /// How long SQL may run in one call: all statements of [`Sql::exec`](super::Sql::exec), the
+    /// last up to its first row; or from one row of a cursor to the next, unless [`Cursor::deadline`]
+    /// spans several. A single function is not stopped before it returns. 5 s unless told otherwise.
+    ///
+    /// [`Cursor::deadline`]: super::Cursor::deadline
     pub statement_time_limit: Duration,
     /// The most memory that cached pages of an open database take, in bytes, unless one transaction
     /// needs more; 256 KiB unless told otherwise. Pages are read as they are needed, so a small
@@ -77,8 +81,9 @@ pub(super) fn open(path: &Path, settings: &Settings) -> rusqlite::Result<Opened>
     connection.set_prepared_statement_cache_capacity(settings.cached_statements);
     set_limits(&connection)?;
     set_pragmas(&connection, settings)?;
-    let watch = Watch::install(&mut connection, settings.statement_time_limit)?;
+    functions::install(&connection)?;
     let gate = Gate::install(&mut connection)?;
+    let watch = Watch::install(&mut connection, &gate, settings.statement_time_limit)?;
     Ok(Opened {
         connection,
         gate,

@@ -346,6 +346,43 @@ fn a_statement_may_not_run_for_ever() -> TestResult {
 }
 
 #[test]
+fn the_time_limit_is_for_a_whole_call() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings {
+        statement_time_limit: Duration::from_millis(200),
+        ..Settings::default()
+    };
+    let storage = Storage::open(&path(&folder), &settings)?;
+    let slow = |most: u32| {
+        format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {most}) \
+             SELECT count(*) FROM n;"
+        )
+    };
+    // Many statements, each of which is fast enough; and so short that SQLite never looks.
+    for many in [
+        slow(20_000).repeat(300),
+        "SELECT hex(zeroblob(999999));".repeat(3000),
+    ] {
+        let started = std::time::Instant::now();
+        assert_eq!(code(exec(&storage, &many)), "timeout");
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+    // Many rows, each of which is fast enough.
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let mut cursor = exec(&storage, rows)?;
+    let endless = {
+        let _deadline = cursor.deadline();
+        cursor.to_vec()
+    };
+    assert_eq!(code(endless), "timeout");
+    // What one call used up is not missing from the next.
+    exec(&storage, &slow(1000))?;
+    assert_eq!(storage.broken(), None);
+    Ok(())
+}
+
+#[test]
 fn the_size_does_not_count_free_pages() -> TestResult {
     let (_folder, storage) = fresh();
     let sql = storage.sql();
