@@ -112,6 +112,11 @@ impl<'c> Running<'c> {
         row
     }
 
+    /// Ends it before its last row. What it has written stays.
+    pub(super) fn reset(&mut self) {
+        drop(self.statement_mut().raw_query());
+    }
+
     fn columns(&self) -> Rc<[String]> {
         self.statement().column_names().map(str::to_owned).collect()
     }
@@ -127,7 +132,7 @@ impl<'c> Running<'c> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         // Starts it over, for the cache does not.
-        drop(self.statement_mut().raw_query());
+        self.reset();
         if let Source::Cached(statement) = std::mem::replace(&mut self.statement, Source::Taken)
             && !self.keep
         {
@@ -214,6 +219,11 @@ impl Cursor {
     pub fn next_row(&mut self) -> Result<Option<Row>> {
         let values = self.next_values()?;
         Ok(values.map(|values| Row::new(self.columns.clone(), values)))
+    }
+
+    /// Ends it: from now on it answers `error`, unless it is at its end.
+    pub(crate) fn end(&mut self, error: Error) {
+        end_state(&mut self.state.borrow_mut(), error);
     }
 
     /// While the result lives, all the rows that are read have together no more time than one.
@@ -351,11 +361,25 @@ impl Cursors {
     fn end(&self, error: &Error, matches: impl Fn(Option<u64>) -> bool) {
         for cursor in self.0.borrow().iter().filter_map(Weak::upgrade) {
             let mut state = cursor.borrow_mut();
-            let done = matches!(state.source, Rows::Done) && state.ready.is_empty();
-            if !done && matches(state.scope) {
-                state.ready.clear();
-                state.source = Rows::Ended(error.clone());
+            if matches(state.scope) {
+                end_state(&mut state, error.clone());
             }
         }
+    }
+
+    /// How many cursors hold a statement that has not ended.
+    pub(super) fn open(&self) -> u64 {
+        let cursors = self.0.borrow();
+        let live = cursors.iter().filter_map(Weak::upgrade);
+        live.filter(|cursor| matches!(cursor.borrow().source, Rows::Open(_)))
+            .count() as u64
+    }
+}
+
+fn end_state(state: &mut State, error: Error) {
+    let done = matches!(state.source, Rows::Done) && state.ready.is_empty();
+    if !done {
+        state.ready.clear();
+        state.source = Rows::Ended(error);
     }
 }

@@ -53,6 +53,8 @@ struct Inner {
     watch: Watch,
     cursors: Cursors,
     broken: RefCell<Option<Error>>,
+    /// The error of the statement that broke it, if the call that ran it did wrong.
+    cause: RefCell<Option<Error>>,
     on_commit: RefCell<Option<Rc<dyn Fn()>>>,
     /// Whether the object's code is being polled.
     in_turn: Cell<bool>,
@@ -83,6 +85,7 @@ impl Storage {
             watch: opened.watch,
             cursors: Cursors::default(),
             broken: RefCell::default(),
+            cause: RefCell::default(),
             on_commit: RefCell::default(),
             in_turn: Cell::default(),
             open: Cell::default(),
@@ -209,6 +212,13 @@ impl Storage {
     /// before is kept; open the database anew.
     pub fn broken(&self) -> Option<Error> {
         self.0.broken.borrow().clone()
+    }
+
+    /// Why the turn that broke the storage failed, if it was its own doing: a statement that ran too
+    /// long, for one. For the caller of that turn; all others are told [`Storage::broken`]. Answers
+    /// once.
+    pub fn take_cause(&self) -> Option<Error> {
+        self.0.cause.take()
     }
 
     /// Removes every key, table, view, index and trigger in one step; what the vat itself
@@ -380,6 +390,9 @@ impl Inner {
             // SQLite rolled back everything, not only the statement.
             if self.dirty.get() || !self.levels.borrow().is_empty() {
                 let reset = format!("a failed statement undid the writes before it: {answer}");
+                if self.broken.borrow().is_none() {
+                    self.cause.replace(Some(answer.clone()));
+                }
                 self.latch(connection, Error::ObjectReset(reset));
             } else {
                 self.undo(connection);

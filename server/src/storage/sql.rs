@@ -89,6 +89,32 @@ fn check(query: &str, bindings: &[SqlValue]) -> Result<()> {
     })
 }
 
+/// What stands by while a statement runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Guard {
+    None,
+    /// If it fails after the fact, it is undone.
+    Undo,
+    /// What it did to the schema is looked at.
+    Look,
+}
+
+impl Running<'_> {
+    fn guard(&self) -> Guard {
+        if self.guarded {
+            Guard::Look
+        } else {
+            Guard::None
+        }
+    }
+}
+
+/// About how much memory a row takes.
+fn size(row: &[SqlValue]) -> u64 {
+    let values = std::mem::size_of_val(row) + row.iter().map(SqlValue::len).sum::<usize>();
+    (values + std::mem::size_of::<Vec<SqlValue>>()) as u64
+}
+
 impl Inner {
     fn prepare(
         &self,
@@ -145,13 +171,42 @@ impl Inner {
         let before = connection.total_changes();
         let mut rows = Vec::new();
         let mut more = true;
-        self.guarded(connection, prepared.borrow_dependent().guarded, || {
+        let mut bytes = 0;
+        let (guard, returns) = {
+            let running = prepared.borrow_dependent();
+            (running.guard(), running.statement().column_count() > 0)
+        };
+        let guard = if writes && returns {
+            guard.max(Guard::Undo)
+        } else {
+            guard
+        };
+        self.guarded(connection, guard, || {
             while more && (writes || rows.is_empty()) {
                 let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
                 match row.map_err(|error| self.judge(connection, &error))? {
-                    Some(row) => rows.push(row),
+                    Some(row) => {
+                        bytes += size(&row);
+                        rows.push(row);
+                    }
                     None => more = false,
                 }
+                let most = limit::MAX_RETURNED_BYTES.into();
+                let fits = if writes {
+                    Error::check_limit("the rows of a statement that writes (bytes)", most, bytes)
+                } else {
+                    Ok(())
+                };
+                // Savepoints cannot end while it runs.
+                fits.inspect_err(|_| prepared.with_dependent_mut(|_, running| running.reset()))?;
+            }
+            if more {
+                let most = limit::MAX_OPEN_CURSORS.into();
+                Error::check_limit(
+                    "the open cursors of an object",
+                    most,
+                    self.cursors.open() + 1,
+                )?;
             }
             Ok(())
         })?;
@@ -163,14 +218,14 @@ impl Inner {
     }
 
     fn run_to_end(&self, connection: &Connection, mut prepared: Prepared) -> Result<()> {
-        let (writes, guarded) = {
+        let (writes, guard) = {
             let running = prepared.borrow_dependent();
-            (running.writes, running.guarded)
+            (running.writes, running.guard())
         };
         if writes {
             self.begin(connection)?;
         }
-        self.guarded(connection, guarded, || {
+        self.guarded(connection, guard, || {
             loop {
                 let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
                 if row
@@ -187,22 +242,26 @@ impl Inner {
         Ok(())
     }
 
-    /// Runs a statement that changes the schema, and undoes it if it did what the authorizer is not
+    /// Runs a statement and undoes it if it fails; with [`Guard::Look`], also if it did what the authorizer is not
     /// shown: gave something a reserved name, or made a foreign key onto a table of ours, whose
     /// enforcement would be part of our own statements.
     fn guarded(
         &self,
         connection: &Connection,
-        guarded: bool,
+        guard: Guard,
         statement: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        if !guarded {
+        if guard == Guard::None {
             return statement();
         }
-        let before = self.reserved_names(connection)?;
+        let look = || match guard {
+            Guard::Look => self.reserved_names(connection),
+            _ => Ok(Vec::new()),
+        };
+        let before = look()?;
         self.run(connection, ours!("SAVEPOINT _vw_guard"))?;
         let result = statement().and_then(|()| {
-            if self.reserved_names(connection)? == before && !self.reaches_ours(connection)? {
+            if guard < Guard::Look || look()? == before && !self.reaches_ours(connection)? {
                 return Ok(());
             }
             Err(Error::SqlRefused(format!(
