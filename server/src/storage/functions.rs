@@ -208,21 +208,23 @@ fn trimmed<'a>(mut text: &'a [u8], set: &[u8], left: bool, right: bool) -> &'a [
     let lengths: Vec<usize> = (1..=4)
         .filter(|length| set.iter().any(|character| character.len() == *length))
         .collect();
-    while left {
-        let found = lengths.iter().find_map(|&length| {
-            text.split_at_checked(length)
-                .filter(|(head, _)| set.contains(head))
-        });
-        let Some((_, rest)) = found else { break };
-        text = rest;
+    let head = |text: &'a [u8], length: usize| {
+        let (head, rest) = text.split_at_checked(length)?;
+        set.contains(head).then_some(rest)
+    };
+    let tail = |text: &'a [u8], length: usize| {
+        let (rest, tail) = text.split_at(text.len().checked_sub(length)?);
+        set.contains(tail).then_some(rest)
+    };
+    if left {
+        while let Some(rest) = lengths.iter().find_map(|&length| head(text, length)) {
+            text = rest;
+        }
     }
-    while right {
-        let found = lengths.iter().find_map(|&length| {
-            let (rest, tail) = text.split_at_checked(text.len().checked_sub(length)?)?;
-            set.contains(tail).then_some(rest)
-        });
-        let Some(rest) = found else { break };
-        text = rest;
+    if right {
+        while let Some(rest) = lengths.iter().find_map(|&length| tail(text, length)) {
+            text = rest;
+        }
     }
     text
 }

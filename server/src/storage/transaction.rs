@@ -114,7 +114,8 @@ impl HeldTransaction {
         Sql::new(self.storage.clone(), Some(self.id))
     }
 
-    /// Begins a transaction inside this one. `limit-exceeded` beyond 64 levels.
+    /// Begins a transaction inside this one. `limit-exceeded` beyond
+    /// [`limit::MAX_TRANSACTION_DEPTH`] levels.
     pub fn begin_nested(&self) -> Result<HeldTransaction> {
         let inner = &self.storage.0;
         let connection = inner.live()?;
