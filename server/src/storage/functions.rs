@@ -1,22 +1,41 @@
-//! Functions of SQLite's whose time grows with the product of the sizes of their arguments, anew
-//! with the sum: the time limit cannot stop a function before it returns.
+//! Functions of SQLite's whose time grows with the product of the sizes of their arguments: anew,
+//! with the sum, or refused where that product is large. The time limit cannot stop a function
+//! before it returns.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, c_char, c_int};
 
 use memchr::memmem;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ffi};
 
 type Function =
     unsafe extern "C" fn(*mut ffi::sqlite3_context, c_int, *mut *mut ffi::sqlite3_value);
 
+/// The most that the sizes of the arguments of `json_patch` may be, multiplied. It takes some seconds.
+const MAX_PATCH_PRODUCT: u64 = 1 << 39;
+
+/// The most that the sizes of the arguments of `unhex` may be, multiplied. It takes some seconds.
+const MAX_UNHEX_PRODUCT: u64 = 1 << 31;
+
+/// SQLite's mark of text that is JSON.
+const JSON_SUBTYPE: u32 = 74;
+
+thread_local! {
+    /// Where SQLite's own functions are that ours stand before.
+    static ORIGINALS: rusqlite::Result<Connection> = Connection::open_in_memory();
+}
+
 pub(super) fn install(connection: &Connection) -> rusqlite::Result<()> {
-    let functions: [(&CStr, c_int, Function); 5] = [
+    let functions: [(&CStr, c_int, Function); 8] = [
         (c"instr", 2, instr),
         (c"replace", 3, replace),
         (c"trim", 2, trim),
         (c"ltrim", 2, ltrim),
         (c"rtrim", 2, rtrim),
+        (c"unhex", 2, unhex),
+        (c"json_patch", 2, json_patch),
+        (c"jsonb_patch", 2, jsonb_patch),
     ];
     for (name, arguments, function) in functions {
         // SAFETY: the handle is that of a connection that is open, the name ends with a NUL, and
@@ -26,7 +45,10 @@ pub(super) fn install(connection: &Connection) -> rusqlite::Result<()> {
                 connection.handle(),
                 name.as_ptr(),
                 arguments,
-                ffi::SQLITE_UTF8 | ffi::SQLITE_DETERMINISTIC | ffi::SQLITE_INNOCUOUS,
+                ffi::SQLITE_UTF8
+                    | ffi::SQLITE_DETERMINISTIC
+                    | ffi::SQLITE_INNOCUOUS
+                    | ffi::SQLITE_RESULT_SUBTYPE,
                 std::ptr::null_mut(),
                 Some(function),
                 None,
@@ -229,6 +251,136 @@ fn trimmed<'a>(mut text: &'a [u8], set: &[u8], left: bool, right: bool) -> &'a [
     text
 }
 
+unsafe extern "C" fn unhex(
+    context: *mut ffi::sqlite3_context,
+    _: c_int,
+    arguments: *mut *mut ffi::sqlite3_value,
+) {
+    // SAFETY: SQLite calls this with two arguments.
+    unsafe {
+        bounded(
+            context,
+            arguments,
+            "SELECT unhex(?1, ?2)",
+            MAX_UNHEX_PRODUCT,
+        )
+    }
+}
+
+unsafe extern "C" fn json_patch(
+    context: *mut ffi::sqlite3_context,
+    _: c_int,
+    arguments: *mut *mut ffi::sqlite3_value,
+) {
+    // SAFETY: SQLite calls this with two arguments.
+    unsafe {
+        bounded(
+            context,
+            arguments,
+            "SELECT json_patch(?1, ?2)",
+            MAX_PATCH_PRODUCT,
+        )
+    }
+}
+
+unsafe extern "C" fn jsonb_patch(
+    context: *mut ffi::sqlite3_context,
+    _: c_int,
+    arguments: *mut *mut ffi::sqlite3_value,
+) {
+    // SAFETY: SQLite calls this with two arguments.
+    unsafe {
+        bounded(
+            context,
+            arguments,
+            "SELECT jsonb_patch(?1, ?2)",
+            MAX_PATCH_PRODUCT,
+        )
+    }
+}
+
+/// SQLite's own function, unless its arguments are too large. Text that it answers is JSON.
+///
+/// # Safety
+///
+/// The context is that of a function that is being called with at least two arguments, these.
+unsafe fn bounded(
+    context: *mut ffi::sqlite3_context,
+    arguments: *mut *mut ffi::sqlite3_value,
+    sql: &str,
+    most: u64,
+) {
+    // SAFETY: the caller vouches for them. Whatever is answered is copied.
+    unsafe {
+        let size = |at| argument(arguments, at).map_or(0, |bytes: &[u8]| bytes.len() as u64);
+        let result = if size(0).saturating_mul(size(1)) > most {
+            Err("the arguments of the function are too large together".to_owned())
+        } else {
+            original(
+                sql,
+                [value(arguments, 0), value(arguments, 1)],
+                |result| match result {
+                    ValueRef::Text(text) => {
+                        answer(context, text);
+                        ffi::sqlite3_result_subtype(context, JSON_SUBTYPE);
+                    }
+                    ValueRef::Blob(bytes) => ffi::sqlite3_result_blob64(
+                        context,
+                        bytes.as_ptr().cast(),
+                        bytes.len() as u64,
+                        ffi::SQLITE_TRANSIENT(),
+                    ),
+                    _ => ffi::sqlite3_result_null(context),
+                },
+            )
+        };
+        if let Err(error) = result {
+            let length = c_int::try_from(error.len()).unwrap_or(0);
+            ffi::sqlite3_result_error(context, error.as_ptr().cast::<c_char>(), length);
+        }
+    }
+}
+
+/// Hands on what SQLite's own function answers.
+fn original(
+    sql: &str,
+    arguments: [ValueRef<'_>; 2],
+    answer: impl FnOnce(ValueRef<'_>),
+) -> Result<(), String> {
+    ORIGINALS.with(|connection| {
+        let text = |error: &rusqlite::Error| match error {
+            rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+            other => other.to_string(),
+        };
+        let connection = connection.as_ref().map_err(text)?;
+        let run = || {
+            connection
+                .prepare_cached(sql)?
+                .query_row(arguments.map(ToSqlOutput::Borrowed), |row| {
+                    row.get_ref(0).map(answer)
+                })
+        };
+        run().map_err(|error| text(&error))
+    })
+}
+
+/// # Safety
+///
+/// As for [`argument`].
+unsafe fn value<'a>(arguments: *mut *mut ffi::sqlite3_value, at: usize) -> ValueRef<'a> {
+    // SAFETY: the caller vouches for the argument.
+    unsafe {
+        let raw = *arguments.add(at);
+        match ffi::sqlite3_value_type(raw) {
+            ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(raw)),
+            ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(raw)),
+            ffi::SQLITE_TEXT => ValueRef::Text(argument(arguments, at).unwrap_or_default()),
+            ffi::SQLITE_BLOB => ValueRef::Blob(argument(arguments, at).unwrap_or_default()),
+            _ => ValueRef::Null,
+        }
+    }
+}
+
 /// The characters of a text up to its first NUL.
 fn characters(text: &[u8]) -> HashSet<&[u8]> {
     let mut found = HashSet::new();
@@ -253,7 +405,7 @@ mod tests {
 
     use rusqlite::types::Value;
 
-    use super::super::testing::{TestResult, fresh};
+    use super::super::testing::{TestResult, code, fresh};
     use super::*;
 
     #[test]
@@ -308,6 +460,52 @@ mod tests {
                     assert_eq!(read(&ours, &sql)?, read(&theirs, &sql)?, "{call}");
                 }
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_bounded_is_as_sqlite_has_it() -> TestResult {
+        let theirs = Connection::open_in_memory()?;
+        let ours = Connection::open_in_memory()?;
+        install(&ours)?;
+        let read = |connection: &Connection, sql: &str| -> Result<Value, String> {
+            let result = connection.query_row(sql, [], |row| row.get(0));
+            result.map_err(|error| match error {
+                rusqlite::Error::SqliteFailure(_, Some(message)) => message,
+                other => other.to_string(),
+            })
+        };
+        let values = [
+            "NULL",
+            "1",
+            "2.5",
+            "''",
+            "'{'",
+            "'[1,2]'",
+            r#"'{"a":1,"b":{"c":2}}'"#,
+            r#"'{"a":null,"b":{"d":[3.0]}}'"#,
+            r#"jsonb('{"b":1e400}')"#,
+            "x'00'",
+        ];
+        for a in values {
+            for b in values {
+                for call in [
+                    format!("json_patch({a}, {b})"),
+                    format!("hex(jsonb_patch({a}, {b}))"),
+                    format!("hex(unhex({a}, {b}))"),
+                    format!("json_array(json_patch({a}, {b}))"),
+                ] {
+                    let sql = format!("SELECT {call}");
+                    assert_eq!(read(&ours, &sql), read(&theirs, &sql), "{call}");
+                }
+            }
+        }
+        let (_folder, storage) = fresh();
+        let long = "'\"' || printf('%.*c', 2000000, 'a') || '\"'";
+        for function in ["json_patch", "jsonb_patch", "unhex"] {
+            let large = storage.exec(&format!("SELECT {function}({long}, {long})"));
+            assert_eq!(code(large), "sql-failed");
         }
         Ok(())
     }

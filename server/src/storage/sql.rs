@@ -18,7 +18,8 @@ const MAX_CACHED_BYTES: usize = 4096;
 
 /// SQL on the database of an object, in SQLite's dialect.
 ///
-/// The functions `instr`, `replace` and `trim` are ours, with SQLite's results. Refused are names that start with `_vw_`, transaction statements, attached and temporary
+/// The functions `instr`, `replace` and `trim` are ours, with SQLite's results; `unhex` and
+/// `json_patch` refuse large arguments. Refused are names that start with `_vw_`, transaction statements, attached and temporary
 /// databases, and functions, pragmas and virtual tables that are not on a list.
 pub struct Sql {
     storage: Storage,
