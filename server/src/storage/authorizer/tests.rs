@@ -366,3 +366,28 @@ fn statistics_show_no_keys() -> TestResult {
     exec(&storage, "CREATE TABLE t (a); ANALYZE; PRAGMA optimize")?;
     Ok(())
 }
+
+#[test]
+fn the_script_that_stole_keys_is_refused() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.meta().mark_created(Some("good"), 1)?;
+    storage.kv().put("secret", &"value")?;
+    let script = "create table loot(k,v); \
+        create table c(k text references _vw_kv(key) on delete cascade); \
+        pragma foreign_keys=off; insert into c values('secret'); pragma foreign_keys=on; \
+        create trigger steal after delete on c begin \
+        insert into loot select key,value from _vw_kv; \
+        insert or replace into _vw_meta values('name', 'evil'); end";
+    assert_eq!(code(exec(&storage, script)), "sql-refused");
+    // Statement by statement, as one who does not stop at an error.
+    let mut rest = script;
+    while !rest.is_empty() {
+        let (statement, tail) = super::super::text::split(rest);
+        let _ = exec(&storage, statement);
+        rest = tail.trim_start();
+    }
+    assert!(storage.kv().delete("secret")?);
+    assert_eq!(storage.integers("SELECT count(*) FROM loot")?, [0]);
+    assert_eq!(storage.meta().name()?.as_deref(), Some("good"));
+    Ok(())
+}
