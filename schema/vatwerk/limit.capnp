@@ -112,5 +112,21 @@ const maxTransactionMs :UInt32 = 30000;
 # How long a transaction capability may stay open. It holds back every other call on its object;
 # after this time it is rolled back.
 
+const maxTransactionDepth :UInt32 = 64;
+# How deep transactions nest.
+
+const maxOpenCursors :UInt32 = 64;
+# The most cursors of one object that are open: neither read to the end nor dropped.
+
+const maxCursorIdleMs :UInt32 = 30000;
+# How long a cursor capability stays open without a call. What it reads cannot be cleaned up in the
+# meantime; after this time it answers `closed`.
+
+const maxReturnedBytes :UInt32 = 16777216;
+# The most that the rows of a statement that writes (RETURNING) hold together, 16 MiB.
+
+const maxDatabaseBytes :UInt64 = 10737418240;
+# The largest database of an object, 10 GiB. A write that does not fit is `storage-failed`.
+
 const maxListedObjects :UInt32 = 1000;
 # The most objects in one page of Namespace.list.

@@ -148,12 +148,22 @@ interface EntrySink @0xcdf86e1315f9153c {
 
 interface Sql @0x9a2a273dd872ac60 {
   # SQL on an object's own database. SQLite's dialect; tables whose name starts with `_vw_` are the
-  # vat's own and hidden.
+  # vat's own and cannot be read or changed, nor can foreign keys refer to them. The tables that
+  # ANALYZE writes are for SQLite alone.
+  #
+  # Besides the limits in `limit.capnp`: the statements of one exec, or the rows of one call of a
+  # cursor, take at most 5 s together (the vat may be configured otherwise; a single function is not
+  # stopped before it returns), or are `limit-exceeded`. What SQLite itself limits is `sql-failed`:
+  # 100 columns of a table or result, 5 terms of a compound SELECT, expressions 100 deep, LIKE and
+  # GLOB patterns of 50 bytes, 127 arguments of a function, triggers 10 deep, large arguments of
+  # `json_patch` and `unhex`. The functions for mathematics (`sin`, `pow`, ...) are not built in.
 
   exec @0 (query :Text, bindings :List(SqlValue)) -> (cursor :Cursor);
   # Runs every statement of `query` but the last to its end, and the last up to its first row.
   # Bindings belong to the last, by position; their number must fit it exactly. Several statements
   # are one commit. `sql-failed` and `sql-refused` leave nothing of the statement that failed.
+  # `limit-exceeded` stops a statement; if it was writing after other writes of the turn, all of them
+  # are undone and the object is reset. `limit-exceeded` too when `maxOpenCursors` are open.
 
   databaseSize @1 () -> (bytes :UInt64);
   # The size of the object's database, free pages not counted.
@@ -161,7 +171,7 @@ interface Sql @0x9a2a273dd872ac60 {
 
 interface Cursor @0xf5d2ce7409af81e0 {
   # The rows of one statement, read as they are asked for. An open cursor keeps its object awake:
-  # drop it, or read to the end.
+  # drop it, or read to the end. One that is not used for `maxCursorIdleMs` answers `closed`.
 
   columns @0 () -> (columnNames :List(Text));
   # The names of the columns as SQLite gives them; several may be equal. Valid after the end too.

@@ -48,7 +48,7 @@ pub struct Limits {
     pub idle_ms: u64,
     /// How long a class's `create` and `activate` may take together. Default 30,000.
     pub activation_ms: u64,
-    /// How long one SQL statement may run: it holds up every object of its thread. Default 5,000.
+    /// How long the SQL of one call may run: it holds up every object of its thread. Default 5,000.
     pub statement_ms: u64,
     /// How many objects may be awake; above it idle ones are put to sleep, and above twice as many
     /// no more are woken. Each uses two file descriptors and about 100 KiB. Default 10,000; lowered

@@ -29,8 +29,8 @@ pub enum Error {
         /// What was asked for.
         actual: u64,
     },
-    /// A statement ran for longer than it may; the limit in milliseconds.
-    #[error("a statement may run for {limit_ms} ms, and this one was stopped after that")]
+    /// The SQL of one call ran for longer than it may.
+    #[error("the SQL of one call may run for {limit_ms} ms, and this was stopped after that")]
     StatementTimeout {
         /// The limit, in milliseconds.
         limit_ms: u64,

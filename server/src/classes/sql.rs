@@ -1,7 +1,13 @@
 //! SQL as a capability.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::{Rc, Weak},
+    time::Duration,
+};
 
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use vatwerk::{
     limit_capnp,
     storage_capnp::{cursor, row, sql, sql_value},
@@ -33,11 +39,7 @@ impl<S: Scope> sql::Server for SqlService<S> {
             .0
             .sql()
             .exec(params.get_query()?.to_str()?, bindings)?;
-        let cursor = CursorService {
-            columns: cursor.columns().to_vec(),
-            open: RefCell::new(cursor),
-        };
-        results.get().set_cursor(capnp_rpc::new_client(cursor));
+        results.get().set_cursor(serve(cursor));
         Ok(())
     }
 
@@ -54,6 +56,37 @@ impl<S: Scope> sql::Server for SqlService<S> {
 struct CursorService {
     columns: Vec<String>,
     open: RefCell<Cursor>,
+    used: Cell<Instant>,
+    _idle: AbortOnDropHandle<()>,
+}
+
+const MAX_IDLE: Duration = Duration::from_millis(limit_capnp::MAX_CURSOR_IDLE_MS as u64);
+
+/// The cursor as a capability, until it has not been used for too long.
+fn serve(cursor: Cursor) -> cursor::Client {
+    let service = Rc::new_cyclic(|this: &Weak<CursorService>| {
+        let idle = tokio::task::spawn_local(end_when_idle(this.clone()));
+        CursorService {
+            columns: cursor.columns().to_vec(),
+            open: RefCell::new(cursor),
+            used: Cell::new(Instant::now()),
+            _idle: AbortOnDropHandle::new(idle),
+        }
+    });
+    capnp_rpc::new_client_from_rc(service)
+}
+
+async fn end_when_idle(service: Weak<CursorService>) {
+    while let Some(until) = service.upgrade().map(|cursor| cursor.used.get() + MAX_IDLE) {
+        if Instant::now() >= until {
+            if let Some(cursor) = service.upgrade() {
+                let reason = Error::Closed("the cursor was not used for too long");
+                cursor.open.borrow_mut().end(reason);
+            }
+            return;
+        }
+        tokio::time::sleep_until(until).await;
+    }
 }
 
 impl cursor::Server for CursorService {
@@ -79,6 +112,8 @@ impl cursor::Server for CursorService {
             return Err(Error::InvalidArgument("maxRows must be positive".into()).into());
         }
         let mut cursor = self.open.borrow_mut();
+        self.used.set(Instant::now());
+        let _deadline = cursor.deadline();
         let mut rows = Vec::new();
         let mut bytes = 0;
         let mut done = false;
@@ -105,6 +140,8 @@ impl cursor::Server for CursorService {
         mut results: cursor::OneResults,
     ) -> capnp::Result<()> {
         let mut cursor = self.open.borrow_mut();
+        self.used.set(Instant::now());
+        let _deadline = cursor.deadline();
         match (cursor.next_row()?, cursor.next_row()?) {
             (Some(row), None) => write_row(results.get().init_row(), &row),
             (None, _) => {
@@ -170,4 +207,49 @@ fn read_value(value: sql_value::Reader<'_>) -> capnp::Result<SqlValue> {
         sql_value::Text(text) => SqlValue::Text(text?.to_string()?),
         sql_value::Blob(blob) => SqlValue::Blob(blob?.to_vec()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Settings, Storage};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cursor_that_is_not_used_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("object.sqlite");
+        let storage = Storage::open(&path, &Settings::default()).unwrap();
+        let scenario = async {
+            let rows = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4";
+            let cursor = serve(storage.sql().exec(rows, ()).unwrap());
+            let finished = serve(storage.sql().exec("SELECT 1 WHERE 0", ()).unwrap());
+            let next = |cursor: &cursor::Client| {
+                let mut request = cursor.next_request();
+                request.get().set_max_rows(1);
+                request.send().promise
+            };
+            for _ in 0..2 {
+                tokio::time::sleep(MAX_IDLE * 2 / 3).await;
+                assert_eq!(
+                    next(&cursor)
+                        .await
+                        .unwrap()
+                        .get()
+                        .unwrap()
+                        .get_rows()
+                        .unwrap()
+                        .len(),
+                    1
+                );
+            }
+            tokio::time::sleep(MAX_IDLE + Duration::from_millis(10)).await;
+            // The log can be written back.
+            storage.checkpoint().unwrap();
+            let error = next(&cursor).await.err().unwrap();
+            assert!(error.extra.starts_with("closed: "), "{error}");
+            assert!(cursor.columns_request().send().promise.await.is_ok());
+            assert!(next(&finished).await.unwrap().get().unwrap().get_done());
+        };
+        tokio::task::LocalSet::new().run_until(scenario).await;
+    }
 }

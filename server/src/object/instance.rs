@@ -89,7 +89,8 @@ impl Instance {
             Ok(polled) => polled.map(Ok),
             Err(error) => {
                 self.break_off(error.clone());
-                Poll::Ready(Err(error))
+                // Whoever broke it need not try again; the others may.
+                Poll::Ready(Err(self.storage.take_cause().unwrap_or(error)))
             }
         }
     }

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{CachedStatement, Connection};
 
+use super::text::starts_with_word;
+
 /// The start of the names of the vat's own tables, in any case of letters.
 pub(super) const RESERVED: &str = "_vw_";
 
-const RESERVED_HINT: &str = "names that start with `_vw_` are the vat's own";
+pub(super) const RESERVED_HINT: &str = "names that start with `_vw_` are the vat's own";
 pub(super) const ONE_DATABASE: &str =
     "an object has one database, `main`: ATTACH, DETACH and VACUUM are not available";
 const TRANSACTION_HINT: &str = "use the transactions of the storage (`transaction`), not those of \
@@ -46,14 +48,25 @@ struct Shared {
     alters: AtomicBool,
     writes: AtomicBool,
     pragma: AtomicBool,
+    analyzes: AtomicBool,
 }
 
-/// While it lives, SQL is ours and may do anything.
+/// While it lives, SQL is ours and may do anything, except for what triggers and views do in it:
+/// these are the user's.
 pub(super) struct Trusted(Gate);
 
 impl Drop for Trusted {
     fn drop(&mut self) {
         self.0.0.trusted.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// While it lives, a statement may write the tables of statistics, if it is one that does.
+pub(super) struct Statistics(Gate);
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        self.0.0.analyzes.store(false, Ordering::Relaxed);
     }
 }
 
@@ -83,6 +96,18 @@ impl Gate {
         Trusted(self.clone())
     }
 
+    pub(super) fn is_trusted(&self) -> bool {
+        self.0.trusted.load(Ordering::Relaxed) > 0
+    }
+
+    /// While the result lives, the tables of statistics may be written: by a statement of SQLite's
+    /// that does so, if `sql` is one.
+    pub(super) fn statistics(&self, sql: &str) -> Statistics {
+        let analyzes = starts_with_word(sql, "analyze") || starts_with_word(sql, "pragma");
+        self.0.analyzes.store(analyzes, Ordering::Relaxed);
+        Statistics(self.clone())
+    }
+
     /// Forgets what was seen, before a statement is prepared.
     pub(super) fn begin(&self) {
         self.0.alters.store(false, Ordering::Relaxed);
@@ -110,7 +135,8 @@ impl Gate {
     }
 
     fn authorize(&self, context: &AuthContext<'_>) -> Authorization {
-        if self.0.trusted.load(Ordering::Relaxed) > 0 {
+        // The accessor is the trigger or view that the action is part of.
+        if self.is_trusted() && context.accessor.is_none() {
             return Authorization::Allow;
         }
         match context.action {
@@ -123,8 +149,13 @@ impl Gate {
             }
             _ => {}
         }
-        match decide(context) {
-            Ok(()) => Authorization::Allow,
+        let decided = if self.0.analyzes.load(Ordering::Relaxed) {
+            Ok(Authorization::Allow)
+        } else {
+            statistics(context)
+        };
+        match decided.and_then(|decided| decide(context).map(|()| decided)) {
+            Ok(decided) => decided,
             Err(hint) => {
                 *self.hint() = Some(hint);
                 Authorization::Deny
@@ -210,6 +241,29 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
             Err("this kind of statement is not available")
         }
         _ => Err("temporary tables, views, indexes and triggers are not available"),
+    }
+}
+
+/// The tables that ANALYZE writes hold samples of the keys of every index, those of the vat's own
+/// tables too.
+fn statistics(context: &AuthContext<'_>) -> Result<Authorization, &'static str> {
+    use AuthAction as A;
+    let (A::Read { table_name, .. }
+    | A::Insert { table_name }
+    | A::Update { table_name, .. }
+    | A::Delete { table_name }) = context.action
+    else {
+        return Ok(Authorization::Allow);
+    };
+    if strip_prefix(table_name, "sqlite_stat").is_none() {
+        return Ok(Authorization::Allow);
+    }
+    match context.action {
+        // An r-tree looks for its size there, and does not work when it is refused. It finds null.
+        A::Read { .. } if table_name.eq_ignore_ascii_case("sqlite_stat1") => {
+            Ok(Authorization::Ignore)
+        }
+        _ => Err("the statistics of ANALYZE are for SQLite alone"),
     }
 }
 

@@ -8,7 +8,7 @@ use rusqlite::{CachedStatement, Connection, Statement, StatementStatus};
 use self_cell::self_cell;
 use serde::de::DeserializeOwned;
 
-use super::watch::Watch;
+use super::watch::{Deadline, Watch};
 use super::{Row, SqlValue, Storage};
 use crate::{Error, Result};
 
@@ -27,8 +27,8 @@ pub(super) struct Running<'c> {
     statement: Source<'c>,
     /// Whether it needs a transaction.
     pub(super) writes: bool,
-    /// Whether it is an `ALTER TABLE`.
-    pub(super) alters: bool,
+    /// Whether it may change the schema in a way that must be looked at afterwards.
+    pub(super) guarded: bool,
     /// Whether it may go back to the cache.
     pub(super) keep: bool,
 }
@@ -52,7 +52,7 @@ impl<'c> Running<'c> {
         let running = Running {
             statement,
             writes: false,
-            alters: false,
+            guarded: false,
             keep: true,
         };
         // A statement from the cache has counted before.
@@ -90,9 +90,10 @@ impl<'c> Running<'c> {
         let statement = self.statement_mut();
         let columns = statement.column_count();
         let mut rows = statement.raw_query();
-        watch.arm();
-        let step = rows.next();
-        watch.disarm();
+        let step = {
+            let _deadline = watch.start();
+            rows.next()
+        };
         let row = match step {
             Ok(Some(row)) => {
                 // The schema may have changed under a statement that was compiled before.
@@ -111,6 +112,11 @@ impl<'c> Running<'c> {
         row
     }
 
+    /// Ends it before its last row. What it has written stays.
+    pub(super) fn reset(&mut self) {
+        drop(self.statement_mut().raw_query());
+    }
+
     fn columns(&self) -> Rc<[String]> {
         self.statement().column_names().map(str::to_owned).collect()
     }
@@ -126,7 +132,7 @@ impl<'c> Running<'c> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         // Starts it over, for the cache does not.
-        drop(self.statement_mut().raw_query());
+        self.reset();
         if let Source::Cached(statement) = std::mem::replace(&mut self.statement, Source::Taken)
             && !self.keep
         {
@@ -215,6 +221,16 @@ impl Cursor {
         Ok(values.map(|values| Row::new(self.columns.clone(), values)))
     }
 
+    /// Ends it: from now on it answers `error`, unless it is at its end.
+    pub(crate) fn end(&mut self, error: Error) {
+        end_state(&mut self.state.borrow_mut(), error);
+    }
+
+    /// While the result lives, all the rows that are read have together no more time than one.
+    pub fn deadline(&self) -> Deadline {
+        self.storage.0.watch.start()
+    }
+
     fn next_values(&mut self) -> Result<Option<Vec<SqlValue>>> {
         let inner = &self.storage.0;
         let connection = inner.live()?;
@@ -230,6 +246,10 @@ impl Cursor {
             return Ok(None);
         };
         inner.check_scope(self.scope)?;
+        if let Err(error) = inner.watch.check() {
+            state.source = Rows::Ended(error.clone());
+            return Err(error);
+        }
         let step = prepared.with_dependent_mut(|_, running| running.step(&inner.watch));
         self.rows_scanned = prepared.borrow_dependent().scanned();
         match step {
@@ -341,11 +361,25 @@ impl Cursors {
     fn end(&self, error: &Error, matches: impl Fn(Option<u64>) -> bool) {
         for cursor in self.0.borrow().iter().filter_map(Weak::upgrade) {
             let mut state = cursor.borrow_mut();
-            let done = matches!(state.source, Rows::Done) && state.ready.is_empty();
-            if !done && matches(state.scope) {
-                state.ready.clear();
-                state.source = Rows::Ended(error.clone());
+            if matches(state.scope) {
+                end_state(&mut state, error.clone());
             }
         }
+    }
+
+    /// How many cursors hold a statement that has not ended.
+    pub(super) fn open(&self) -> u64 {
+        let cursors = self.0.borrow();
+        let live = cursors.iter().filter_map(Weak::upgrade);
+        live.filter(|cursor| matches!(cursor.borrow().source, Rows::Open(_)))
+            .count() as u64
+    }
+}
+
+fn end_state(state: &mut State, error: Error) {
+    let done = matches!(state.source, Rows::Done) && state.ready.is_empty();
+    if !done {
+        state.ready.clear();
+        state.source = Rows::Ended(error);
     }
 }

@@ -7,6 +7,7 @@
 mod authorizer;
 mod cursor;
 mod fault;
+mod functions;
 mod kv;
 mod meta;
 mod open;
@@ -31,6 +32,7 @@ pub use self::row::Row;
 pub use self::sql::Sql;
 pub use self::transaction::HeldTransaction;
 pub use self::value::{Bindings, SqlValue};
+pub use self::watch::Deadline;
 
 use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
@@ -51,6 +53,8 @@ struct Inner {
     watch: Watch,
     cursors: Cursors,
     broken: RefCell<Option<Error>>,
+    /// The error of the statement that broke it, if the call that ran it did wrong.
+    cause: RefCell<Option<Error>>,
     on_commit: RefCell<Option<Rc<dyn Fn()>>>,
     /// Whether the object's code is being polled.
     in_turn: Cell<bool>,
@@ -81,6 +85,7 @@ impl Storage {
             watch: opened.watch,
             cursors: Cursors::default(),
             broken: RefCell::default(),
+            cause: RefCell::default(),
             on_commit: RefCell::default(),
             in_turn: Cell::default(),
             open: Cell::default(),
@@ -207,6 +212,13 @@ impl Storage {
     /// before is kept; open the database anew.
     pub fn broken(&self) -> Option<Error> {
         self.0.broken.borrow().clone()
+    }
+
+    /// Why the turn that broke the storage failed, if it was its own doing: a statement that ran too
+    /// long, for one. For the caller of that turn; all others are told [`Storage::broken`]. Answers
+    /// once.
+    pub fn take_cause(&self) -> Option<Error> {
+        self.0.cause.take()
     }
 
     /// Removes every key, table, view, index and trigger in one step; what the vat itself
@@ -359,9 +371,9 @@ impl Inner {
     fn judge(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
         let interrupted =
             error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
-        let answer = if interrupted && self.watch.fired() {
-            let limit_ms = u64::try_from(self.watch.limit.as_millis()).unwrap_or(u64::MAX);
-            Error::StatementTimeout { limit_ms }
+        let answer = if interrupted {
+            // Nothing else interrupts.
+            self.watch.error()
         } else {
             match (fault::convert(error), self.gate.take_hint()) {
                 // A function that is refused is a plain error to SQLite.
@@ -378,6 +390,9 @@ impl Inner {
             // SQLite rolled back everything, not only the statement.
             if self.dirty.get() || !self.levels.borrow().is_empty() {
                 let reset = format!("a failed statement undid the writes before it: {answer}");
+                if self.broken.borrow().is_none() {
+                    self.cause.replace(Some(answer.clone()));
+                }
                 self.latch(connection, Error::ObjectReset(reset));
             } else {
                 self.undo(connection);
@@ -442,6 +457,16 @@ impl Inner {
             .map_err(judge)?;
         dropped?;
         self.kv_ready.set(false);
+        // Nobody can drop it; a table that was there keeps the next row number.
+        let counters = "SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'";
+        let _trusted = self.gate.trust();
+        let counts = connection
+            .prepare(counters)
+            .and_then(|mut statement| statement.exists([]))
+            .map_err(judge)?;
+        if counts {
+            self.run_once(connection, "DELETE FROM sqlite_sequence")?;
+        }
         Ok(())
     }
 

@@ -10,13 +10,28 @@ use rusqlite::{Connection, OpenFlags, ffi};
 use vatwerk::limit_capnp as limit;
 
 use super::authorizer::Gate;
+use super::functions;
 use super::watch::Watch;
+
+/// Above this SQLite's caches stop growing, all databases of the process together. What objects that
+/// are awake need besides caches, 10,000 times some 60 KiB, fits below.
+const SOFT_HEAP_BYTES: i64 = 1 << 30;
+
+/// The most memory SQLite takes, all databases of the process together. Beyond it the statement that
+/// asks for more fails, and the object it belongs to is reset: `storage-failed`.
+const HARD_HEAP_BYTES: i64 = 2 << 30;
+
+/// The log is cut to this size, in bytes, once it has been written back.
+const KEPT_LOG_BYTES: u64 = 4 << 20;
 
 /// How an object's database is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long one step of a statement may run: up to its first row, or from one row to the next.
-    /// 5 s unless told otherwise.
+    /// How long SQL may run in one call: all statements of [`Sql::exec`](super::Sql::exec), the
+    /// last up to its first row; or from one row of a cursor to the next, unless [`Cursor::deadline`]
+    /// spans several. A single function is not stopped before it returns. 5 s unless told otherwise.
+    ///
+    /// [`Cursor::deadline`]: super::Cursor::deadline
     pub statement_time_limit: Duration,
     /// The most memory that cached pages of an open database take, in bytes, unless one transaction
     /// needs more; 256 KiB unless told otherwise. Pages are read as they are needed, so a small
@@ -29,6 +44,9 @@ pub struct Settings {
     /// The log is written back to the file when it is this many pages long; 1000 unless told
     /// otherwise. 0: only when asked.
     pub checkpoint_pages: u32,
+    /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
+    /// otherwise. A write that needs more is `storage-failed`, as on a full disk.
+    pub max_database_bytes: u64,
     /// The name of the SQLite file system to use; SQLite's own if none.
     pub vfs: Option<String>,
 }
@@ -41,6 +59,7 @@ impl Default for Settings {
             cached_statements: 24,
             synchronous: Synchronous::Full,
             checkpoint_pages: 1000,
+            max_database_bytes: limit::MAX_DATABASE_BYTES,
             vfs: None,
         }
     }
@@ -77,8 +96,9 @@ pub(super) fn open(path: &Path, settings: &Settings) -> rusqlite::Result<Opened>
     connection.set_prepared_statement_cache_capacity(settings.cached_statements);
     set_limits(&connection)?;
     set_pragmas(&connection, settings)?;
-    let watch = Watch::install(&mut connection, settings.statement_time_limit)?;
+    functions::install(&connection)?;
     let gate = Gate::install(&mut connection)?;
+    let watch = Watch::install(&mut connection, &gate, settings.statement_time_limit)?;
     Ok(Opened {
         connection,
         gate,
@@ -103,12 +123,15 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result
          PRAGMA cache_size = -{};",
         settings.cache_bytes / 1024
     ))?;
+    let page_bytes: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    let pages = (settings.max_database_bytes / u64::from(page_bytes.max(1))).max(1);
+    let setting = |name: &str, value: u64| {
+        connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()))
+    };
+    setting("max_page_count", pages)?;
+    setting("journal_size_limit", KEPT_LOG_BYTES)?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    connection.query_row(
-        &format!("PRAGMA wal_autocheckpoint = {}", settings.checkpoint_pages),
-        [],
-        |_| Ok(()),
-    )
+    setting("wal_autocheckpoint", settings.checkpoint_pages.into())
 }
 
 fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
@@ -134,7 +157,7 @@ fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
 
 /// SQLite otherwise sets memory aside for each connection: 48 KiB for small allocations and room
 /// for 20 pages, which is most of what an idle object would take. Only good before the process uses
-/// SQLite for anything.
+/// SQLite for anything. Also limits the memory of all databases together.
 pub fn configure_process() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -145,6 +168,11 @@ pub fn configure_process() {
         unsafe {
             ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, 0, 0);
             ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, none, 0, 0);
+        }
+        // SAFETY: these initialize SQLite and set a number.
+        unsafe {
+            ffi::sqlite3_hard_heap_limit64(HARD_HEAP_BYTES);
+            ffi::sqlite3_soft_heap_limit64(SOFT_HEAP_BYTES);
         }
     });
 }

@@ -81,6 +81,27 @@ impl Row {
     }
 }
 
+/// What a row and a value answer alike.
+macro_rules! tuple_and_newtype {
+    () => {
+        fn deserialize_tuple<V: Visitor<'de>>(
+            self,
+            _: usize,
+            visitor: V,
+        ) -> Result<V::Value, DecodeError> {
+            self.deserialize_seq(visitor)
+        }
+
+        fn deserialize_newtype_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            visitor: V,
+        ) -> Result<V::Value, DecodeError> {
+            visitor.visit_newtype_struct(self)
+        }
+    };
+}
+
 macro_rules! only_column {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -113,14 +134,6 @@ impl<'de> Deserializer<'de> for Row {
         self.seq(visitor)
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        _: usize,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
-        self.seq(visitor)
-    }
-
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -128,14 +141,6 @@ impl<'de> Deserializer<'de> for Row {
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         self.seq(visitor)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
-        visitor.visit_newtype_struct(self)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -146,6 +151,8 @@ impl<'de> Deserializer<'de> for Row {
     ) -> Result<V::Value, DecodeError> {
         self.only()?.deserialize_enum(name, variants, visitor)
     }
+
+    tuple_and_newtype!();
 
     only_column! {
         deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
@@ -204,22 +211,6 @@ impl<'de> Deserializer<'de> for Decode {
         }
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        _: usize,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
-        self.deserialize_seq(visitor)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
-        visitor.visit_newtype_struct(self)
-    }
-
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -231,6 +222,8 @@ impl<'de> Deserializer<'de> for Decode {
             other => Decode(other).deserialize_any(visitor),
         }
     }
+
+    tuple_and_newtype!();
 
     forward_to_deserialize_any! {
         i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit

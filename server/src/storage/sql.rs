@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rusqlite::Connection;
 use vatwerk::limit_capnp as limit;
 
-use super::authorizer::{ONE_DATABASE, RESERVED, cached, ours};
+use super::authorizer::{ONE_DATABASE, RESERVED, RESERVED_HINT, cached, ours};
 use super::cursor::{Cursor, Prepared, Running};
 use super::text::{skip_blank, split, starts_with_word};
 use super::value::Bindings;
@@ -18,7 +18,8 @@ const MAX_CACHED_BYTES: usize = 4096;
 
 /// SQL on the database of an object, in SQLite's dialect.
 ///
-/// Refused are names that start with `_vw_`, transaction statements, attached and temporary
+/// The functions `instr`, `replace` and `trim` are ours, with SQLite's results; `unhex` and
+/// `json_patch` refuse large arguments. Refused are names that start with `_vw_`, transaction statements, attached and temporary
 /// databases, and functions, pragmas and virtual tables that are not on a list.
 pub struct Sql {
     storage: Storage,
@@ -38,13 +39,14 @@ impl Sql {
     ///
     /// `invalid-argument` for no statement at all or a wrong number of bindings; `limit-exceeded`
     /// for text over [`limit::MAX_SQL_BYTES`], more than [`limit::MAX_SQL_BINDINGS`] bindings, a
-    /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or a statement that runs too long;
+    /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or statements that run too long together;
     /// `sql-refused` and `sql-failed` where the authorizer or SQLite refuses.
     pub fn exec(&self, query: &str, bindings: impl Bindings) -> Result<Cursor> {
         let bindings = bindings.into_values();
         check(query, &bindings)?;
         let storage = &self.storage;
         storage.operate(self.scope, |connection| {
+            let _deadline = storage.0.watch.start();
             let mut rest = skip_blank(query);
             if rest.is_empty() {
                 return Err(Error::InvalidArgument(
@@ -52,8 +54,10 @@ impl Sql {
                 ));
             }
             loop {
+                storage.0.watch.check()?;
                 let (statement, tail) = split(rest);
                 rest = skip_blank(tail);
+                let _statistics = storage.0.gate.statistics(statement);
                 if rest.is_empty() {
                     let prepared = storage.0.prepare(connection, statement, &bindings)?;
                     return storage.0.start(connection, prepared, storage, self.scope);
@@ -86,6 +90,32 @@ fn check(query: &str, bindings: &[SqlValue]) -> Result<()> {
     })
 }
 
+/// What stands by while a statement runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Guard {
+    None,
+    /// If it fails after the fact, it is undone.
+    Undo,
+    /// What it did to the schema is looked at.
+    Look,
+}
+
+impl Running<'_> {
+    fn guard(&self) -> Guard {
+        if self.guarded {
+            Guard::Look
+        } else {
+            Guard::None
+        }
+    }
+}
+
+/// About how much memory a row takes.
+fn size(row: &[SqlValue]) -> u64 {
+    let values = std::mem::size_of_val(row) + row.iter().map(SqlValue::len).sum::<usize>();
+    (values + std::mem::size_of::<Vec<SqlValue>>()) as u64
+}
+
 impl Inner {
     fn prepare(
         &self,
@@ -108,7 +138,9 @@ impl Inner {
         .map_err(|error| self.judge(connection, &error))?;
         let seen = self.gate.seen();
         prepared.with_dependent_mut(|_, running| {
-            running.alters = seen.alters;
+            // A foreign key onto a table of ours has its name in the text.
+            running.guarded = seen.alters
+                || starts_with_word(sql, "create") && sql.to_ascii_lowercase().contains(RESERVED);
             running.writes = seen.writes || !running.statement().readonly();
             running.keep = !seen.once;
             let expected = running.statement().parameter_count();
@@ -140,13 +172,42 @@ impl Inner {
         let before = connection.total_changes();
         let mut rows = Vec::new();
         let mut more = true;
-        self.alter_guarded(connection, prepared.borrow_dependent().alters, || {
+        let mut bytes = 0;
+        let (guard, returns) = {
+            let running = prepared.borrow_dependent();
+            (running.guard(), running.statement().column_count() > 0)
+        };
+        let guard = if writes && returns {
+            guard.max(Guard::Undo)
+        } else {
+            guard
+        };
+        self.guarded(connection, guard, || {
             while more && (writes || rows.is_empty()) {
                 let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
                 match row.map_err(|error| self.judge(connection, &error))? {
-                    Some(row) => rows.push(row),
+                    Some(row) => {
+                        bytes += size(&row);
+                        rows.push(row);
+                    }
                     None => more = false,
                 }
+                let most = limit::MAX_RETURNED_BYTES.into();
+                let fits = if writes {
+                    Error::check_limit("the rows of a statement that writes (bytes)", most, bytes)
+                } else {
+                    Ok(())
+                };
+                // Savepoints cannot end while it runs.
+                fits.inspect_err(|_| prepared.with_dependent_mut(|_, running| running.reset()))?;
+            }
+            if more {
+                let most = limit::MAX_OPEN_CURSORS.into();
+                Error::check_limit(
+                    "the open cursors of an object",
+                    most,
+                    self.cursors.open() + 1,
+                )?;
             }
             Ok(())
         })?;
@@ -158,14 +219,14 @@ impl Inner {
     }
 
     fn run_to_end(&self, connection: &Connection, mut prepared: Prepared) -> Result<()> {
-        let (writes, alters) = {
+        let (writes, guard) = {
             let running = prepared.borrow_dependent();
-            (running.writes, running.alters)
+            (running.writes, running.guard())
         };
         if writes {
             self.begin(connection)?;
         }
-        self.alter_guarded(connection, alters, || {
+        self.guarded(connection, guard, || {
             loop {
                 let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
                 if row
@@ -182,32 +243,37 @@ impl Inner {
         Ok(())
     }
 
-    /// Runs an `ALTER TABLE`, and undoes it if it gave something a reserved name, which the
-    /// authorizer is not shown.
-    fn alter_guarded(
+    /// Runs a statement and undoes it if it fails; with [`Guard::Look`], also if it did what the authorizer is not
+    /// shown: gave something a reserved name, or made a foreign key onto a table of ours, whose
+    /// enforcement would be part of our own statements.
+    fn guarded(
         &self,
         connection: &Connection,
-        alters: bool,
+        guard: Guard,
         statement: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        if !alters {
+        if guard == Guard::None {
             return statement();
         }
-        let before = self.reserved_names(connection)?;
-        self.run(connection, ours!("SAVEPOINT _vw_alter"))?;
+        let look = || match guard {
+            Guard::Look => self.reserved_names(connection),
+            _ => Ok(Vec::new()),
+        };
+        let before = look()?;
+        self.run(connection, ours!("SAVEPOINT _vw_guard"))?;
         let result = statement().and_then(|()| {
-            if self.reserved_names(connection)? == before {
+            if guard < Guard::Look || look()? == before && !self.reaches_ours(connection)? {
                 return Ok(());
             }
-            Err(Error::SqlRefused(
-                "not authorized: names that start with `_vw_` are the vat's own".into(),
-            ))
+            Err(Error::SqlRefused(format!(
+                "not authorized: {RESERVED_HINT}"
+            )))
         });
         if self.open.get() {
             if result.is_err() {
-                self.run(connection, ours!("ROLLBACK TO _vw_alter"))?;
+                self.run(connection, ours!("ROLLBACK TO _vw_guard"))?;
             }
-            self.run(connection, ours!("RELEASE _vw_alter"))?;
+            self.run(connection, ours!("RELEASE _vw_guard"))?;
         }
         result
     }
@@ -224,6 +290,23 @@ impl Inner {
             )?
             .query_map((RESERVED.len() as i64, RESERVED), |row| row.get(0))?
             .collect::<rusqlite::Result<Vec<String>>>()
+        };
+        read().map_err(|error| self.judge(connection, &error))
+    }
+
+    /// Whether a foreign key of any table is onto one of ours.
+    fn reaches_ours(&self, connection: &Connection) -> Result<bool> {
+        let _trusted = self.gate.trust();
+        let read = || {
+            cached(
+                connection,
+                ours!(
+                    "SELECT 1 FROM sqlite_schema AS t, pragma_foreign_key_list(t.name) AS f \
+                     WHERE t.type = 'table' AND instr(lower(t.sql), ?2) \
+                     AND lower(substr(f.\"table\", 1, ?1)) = ?2"
+                ),
+            )?
+            .exists((RESERVED.len() as i64, RESERVED))
         };
         read().map_err(|error| self.judge(connection, &error))
     }

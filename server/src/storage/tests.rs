@@ -346,3 +346,19 @@ fn an_idle_object_takes_little_memory() -> TestResult {
     assert!(idle.iter().sum::<i32>() < 24 * 1024, "{idle:?}");
     Ok(())
 }
+
+#[test]
+fn delete_all_forgets_the_last_row_numbers() -> TestResult {
+    let (_folder, storage) = fresh();
+    let table = "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT); \
+                 INSERT INTO t VALUES (NULL), (NULL)";
+    storage.exec(table)?;
+    storage.delete_all()?;
+    assert_eq!(
+        storage.integers("SELECT count(*) FROM sqlite_sequence")?,
+        [0]
+    );
+    storage.exec(table)?;
+    assert_eq!(storage.integers("SELECT max(id) FROM t")?, [2]);
+    Ok(())
+}

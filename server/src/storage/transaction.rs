@@ -1,13 +1,11 @@
 //! Transactions that the caller ends: closures in Rust, and held ones that last over turns.
 
 use rusqlite::Connection;
+use vatwerk::limit_capnp as limit;
 
 use super::authorizer::ours;
 use super::{Inner, Kv, Sql, Storage, commit_error, fault};
 use crate::{Error, Result};
-
-/// How deep transactions nest.
-const MAX_NESTING: u64 = 64;
 
 const ENDED: Error = Error::Closed("the transaction has ended");
 
@@ -116,7 +114,8 @@ impl HeldTransaction {
         Sql::new(self.storage.clone(), Some(self.id))
     }
 
-    /// Begins a transaction inside this one. `limit-exceeded` beyond 64 levels.
+    /// Begins a transaction inside this one. `limit-exceeded` beyond
+    /// [`limit::MAX_TRANSACTION_DEPTH`] levels.
     pub fn begin_nested(&self) -> Result<HeldTransaction> {
         let inner = &self.storage.0;
         let connection = inner.live()?;
@@ -252,7 +251,7 @@ impl Inner {
         let depth = self.levels.borrow().len() as u64;
         Error::check_limit(
             "the nesting of transactions (levels)",
-            MAX_NESTING,
+            limit::MAX_TRANSACTION_DEPTH.into(),
             depth + 1,
         )?;
         // The depth names it, so that the same few statements stay prepared.

@@ -1,70 +1,94 @@
-//! The time limit of a statement, kept by SQLite's progress handler.
+//! The time limit of SQL, kept by SQLite's progress handler.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::authorizer::Gate;
+use crate::{Error, Result};
+
 /// Virtual machine instructions between two looks at the clock.
 const INSTRUCTIONS: i32 = 1000;
 
-/// Stops the statement that runs while it is armed for longer than the limit. A statement that ends
-/// within [`INSTRUCTIONS`] never reads the clock; the limit starts at the first look.
+/// Stops user SQL that runs past the deadline. SQL of our own is never stopped.
 pub(super) struct Watch {
     shared: Arc<Shared>,
-    pub(super) limit: Duration,
+    limit: Duration,
 }
 
 // SQLite's hooks must be `Send`, though everything here happens on one thread.
-#[derive(Default)]
 struct Shared {
-    armed: AtomicBool,
-    fresh: AtomicBool,
-    fired: AtomicBool,
+    start: Instant,
+    /// Nanoseconds after `start`; no deadline while `depth` is zero.
+    deadline: AtomicU64,
+    depth: AtomicU32,
+}
+
+impl Shared {
+    fn nanoseconds(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn is_late(&self) -> bool {
+        self.depth.load(Ordering::Relaxed) > 0
+            && self.nanoseconds() >= self.deadline.load(Ordering::Relaxed)
+    }
+}
+
+/// While it lives, SQL on one database has together no more time than the limit for one call.
+/// Nested in another it changes nothing. Not to be held while something else may run.
+#[must_use]
+pub struct Deadline(Arc<Shared>);
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.0.depth.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Watch {
-    pub(super) fn install(connection: &mut Connection, limit: Duration) -> rusqlite::Result<Watch> {
-        let shared = Arc::<Shared>::default();
-        let seen = shared.clone();
-        let mut started: Option<Instant> = None;
+    pub(super) fn install(
+        connection: &mut Connection,
+        gate: &Gate,
+        limit: Duration,
+    ) -> rusqlite::Result<Watch> {
+        let shared = Arc::new(Shared {
+            start: Instant::now(),
+            deadline: AtomicU64::default(),
+            depth: AtomicU32::default(),
+        });
+        let (seen, gate) = (shared.clone(), gate.clone());
         connection.progress_handler(
             INSTRUCTIONS,
-            Some(move || {
-                if !seen.armed.load(Ordering::Relaxed) {
-                    return false;
-                }
-                let start = match started {
-                    Some(start) if !seen.fresh.swap(false, Ordering::Relaxed) => start,
-                    _ => {
-                        seen.fresh.store(false, Ordering::Relaxed);
-                        *started.insert(Instant::now())
-                    }
-                };
-                let late = start.elapsed() >= limit;
-                if late {
-                    seen.fired.store(true, Ordering::Relaxed);
-                }
-                late
-            }),
+            Some(move || seen.is_late() && !gate.is_trusted()),
         )?;
         Ok(Watch { shared, limit })
     }
 
-    /// Starts the limit anew, until [`Watch::disarm`].
-    pub(super) fn arm(&self) {
-        self.shared.fired.store(false, Ordering::Relaxed);
-        self.shared.fresh.store(true, Ordering::Relaxed);
-        self.shared.armed.store(true, Ordering::Relaxed);
+    /// Starts the time limit, unless it runs already.
+    pub(super) fn start(&self) -> Deadline {
+        if self.shared.depth.fetch_add(1, Ordering::Relaxed) == 0 {
+            let limit = u64::try_from(self.limit.as_nanos()).unwrap_or(u64::MAX);
+            let deadline = self.shared.nanoseconds().saturating_add(limit);
+            self.shared.deadline.store(deadline, Ordering::Relaxed);
+        }
+        Deadline(self.shared.clone())
     }
 
-    pub(super) fn disarm(&self) {
-        self.shared.armed.store(false, Ordering::Relaxed);
+    /// Fails after the deadline.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.shared.is_late() {
+            return Err(self.error());
+        }
+        Ok(())
     }
 
-    /// Whether the statement that was last armed was stopped.
-    pub(super) fn fired(&self) -> bool {
-        self.shared.fired.load(Ordering::Relaxed)
+    /// The error of SQL that was stopped.
+    pub(super) fn error(&self) -> Error {
+        Error::StatementTimeout {
+            limit_ms: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX),
+        }
     }
 }

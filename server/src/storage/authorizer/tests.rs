@@ -284,3 +284,110 @@ fn statements_prepared_with_trust_are_not_lent_out() -> TestResult {
     assert!(storage.commit_turn()?);
     Ok(())
 }
+
+#[test]
+fn triggers_do_not_ride_on_statements_of_ours() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.meta().mark_created(Some("good"), 1)?;
+    storage.kv().put("secret", &"value")?;
+    exec(&storage, "CREATE TABLE loot (k, v)")?;
+    let child = "CREATE TABLE c (k TEXT REFERENCES _vw_kv (key) ON DELETE CASCADE)";
+    let steal = "CREATE TRIGGER steal AFTER DELETE ON c BEGIN \
+            INSERT INTO loot SELECT key, value FROM _vw_kv; \
+            INSERT OR REPLACE INTO _vw_meta VALUES ('name', 'evil'); \
+        END";
+    for sql in [
+        child,
+        "CREATE TABLE IF NOT EXISTS c (k REFERENCES [_VW_KV])",
+        "CREATE TABLE c (k, FOREIGN KEY (k) REFERENCES \"_vw_later\" (k))",
+        "ALTER TABLE loot ADD COLUMN w REFERENCES _vw_kv (key)",
+    ] {
+        assert_eq!(code(exec(&storage, sql)), "sql-refused", "{sql}");
+        assert_eq!(code(exec(&storage, sql)), "sql-refused", "{sql}, again");
+    }
+    assert_eq!(code(exec(&storage, "SELECT * FROM c")), "sql-failed");
+    assert_eq!(code(exec(&storage, "SELECT w FROM loot")), "sql-failed");
+    // What merely mentions the name may be.
+    exec(
+        &storage,
+        "CREATE TABLE d (k DEFAULT '_vw_kv' REFERENCES loot)",
+    )?;
+    assert!(storage.kv().delete("secret")?);
+
+    // Should there be such a key all the same, its triggers are the user's.
+    storage.kv().put("secret", &"value")?;
+    storage.trusted(child)?;
+    storage.trusted("INSERT INTO c VALUES ('secret')")?;
+    storage.trusted(steal)?;
+    assert_eq!(code(storage.kv().delete("secret")), "sql-refused");
+    assert_eq!(storage.integers("SELECT count(*) FROM loot")?, [0]);
+    assert_eq!(storage.meta().name()?.as_deref(), Some("good"));
+    Ok(())
+}
+
+#[test]
+fn statistics_show_no_keys() -> TestResult {
+    let (folder, storage) = fresh();
+    exec(
+        &storage,
+        "CREATE TABLE t (a); CREATE INDEX i ON t (a); INSERT INTO t VALUES (1), (2); \
+         CREATE VIRTUAL TABLE r USING rtree (id, a, b); INSERT INTO r VALUES (1, 2, 3)",
+    )?;
+    for at in 0..50 {
+        storage.kv().put(&format!("secret{at}"), &at)?;
+    }
+    exec(&storage, "PRAGMA optimize; ANALYZE; ANALYZE t; ANALYZE")?;
+    exec(&storage, "CREATE VIEW v AS SELECT * FROM sqlite_stat4")?;
+    for sql in [
+        "SELECT * FROM sqlite_stat4 WHERE tbl = '_vw_kv'",
+        "SELECT 1 FROM SQLITE_STAT4",
+        "SELECT sample FROM v",
+        "INSERT INTO sqlite_stat1 VALUES ('t', 'i', '1000 1')",
+        "UPDATE sqlite_stat1 SET stat = ''",
+        "DELETE FROM sqlite_stat1",
+        "DELETE FROM sqlite_stat4",
+    ] {
+        assert_eq!(code(exec(&storage, sql)), "sql-refused", "{sql}");
+    }
+    assert_eq!(
+        storage
+            .integers("SELECT count(*) FROM sqlite_stat1 WHERE tbl IS NOT NULL OR stat <> ''")?,
+        [0]
+    );
+    storage.close()?;
+    let storage = super::super::testing::open(&folder);
+    assert_eq!(storage.integers("SELECT id FROM r WHERE a > 1")?, [1]);
+    assert_eq!(storage.integers("SELECT a FROM t WHERE a > 1")?, [2]);
+    storage.enter_turn();
+    exec(&storage, "ALTER TABLE t ADD COLUMN b; ANALYZE")?;
+    storage.rollback_turn();
+    assert_eq!(storage.integers("SELECT a FROM t WHERE a > 1")?, [2]);
+    storage.delete_all()?;
+    exec(&storage, "CREATE TABLE t (a); ANALYZE; PRAGMA optimize")?;
+    Ok(())
+}
+
+#[test]
+fn the_script_that_stole_keys_is_refused() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.meta().mark_created(Some("good"), 1)?;
+    storage.kv().put("secret", &"value")?;
+    let script = "create table loot(k,v); \
+        create table c(k text references _vw_kv(key) on delete cascade); \
+        pragma foreign_keys=off; insert into c values('secret'); pragma foreign_keys=on; \
+        create trigger steal after delete on c begin \
+        insert into loot select key,value from _vw_kv; \
+        insert or replace into _vw_meta values('name', 'evil'); end";
+    assert_eq!(code(exec(&storage, script)), "sql-refused");
+    // Statement by statement, as one who does not stop at an error.
+    let mut rest = script;
+    while !rest.is_empty() {
+        let (statement, tail) = super::super::text::split(rest);
+        let _ = exec(&storage, statement);
+        rest = tail.trim_start();
+    }
+    assert!(storage.kv().delete("secret")?);
+    assert_eq!(storage.integers("SELECT count(*) FROM loot")?, [0]);
+    assert_eq!(storage.meta().name()?.as_deref(), Some("good"));
+    Ok(())
+}

@@ -342,6 +342,129 @@ fn a_statement_may_not_run_for_ever() -> TestResult {
     exec(&storage, "INSERT INTO t VALUES (3)")?;
     assert_eq!(code(exec(&storage, &inserting)), "timeout");
     assert_eq!(code(storage.commit_turn()), "object-reset");
+    let cause = storage.take_cause();
+    assert_eq!(cause, Some(Error::StatementTimeout { limit_ms: 5 }));
+    Ok(())
+}
+
+#[test]
+fn the_time_limit_is_for_a_whole_call() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings {
+        statement_time_limit: Duration::from_millis(200),
+        ..Settings::default()
+    };
+    let storage = Storage::open(&path(&folder), &settings)?;
+    let slow = |most: u32| {
+        format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {most}) \
+             SELECT count(*) FROM n;"
+        )
+    };
+    // Many statements, each of which is fast enough; and so short that SQLite never looks.
+    for many in [
+        slow(20_000).repeat(300),
+        "SELECT hex(zeroblob(999999));".repeat(3000),
+    ] {
+        let started = std::time::Instant::now();
+        assert_eq!(code(exec(&storage, &many)), "timeout");
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+    // Many rows, each of which is fast enough.
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let mut cursor = exec(&storage, rows)?;
+    let endless = {
+        let _deadline = cursor.deadline();
+        cursor.to_vec()
+    };
+    assert_eq!(code(endless), "timeout");
+    // What one call used up is not missing from the next.
+    exec(&storage, &slow(1000))?;
+    assert_eq!(storage.broken(), None);
+    Ok(())
+}
+
+#[test]
+fn what_a_write_returns_is_bounded() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.enter_turn();
+    exec(&storage, "CREATE TABLE t (a); INSERT INTO t VALUES (1)")?;
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 30) \
+                INSERT INTO t SELECT zeroblob(1000000) FROM n";
+    let returning = format!("{many} RETURNING a");
+    assert_eq!(code(exec(&storage, &returning)), "limit-exceeded");
+    assert_eq!(storage.integers("SELECT count(*) FROM t")?, [1]);
+    exec(&storage, many)?;
+    let mut some = exec(&storage, "UPDATE t SET a = 2 WHERE a = 1 RETURNING a")?;
+    assert_eq!(some.all::<i64>()?, [2]);
+    assert!(storage.commit_turn()?);
+    assert_eq!(storage.integers("SELECT count(*) FROM t")?, [31]);
+    Ok(())
+}
+
+#[test]
+fn open_cursors_are_bounded() -> TestResult {
+    let (_folder, storage) = fresh();
+    let rows = "SELECT 1 UNION ALL SELECT 2";
+    let mut cursors = Vec::new();
+    for _ in 0..64 {
+        cursors.push(exec(&storage, rows)?);
+    }
+    assert_eq!(code(exec(&storage, rows)), "limit-exceeded");
+    exec(&storage, "CREATE TABLE t (a); SELECT a FROM t")?;
+    cursors[7].to_vec()?;
+    cursors.push(exec(&storage, rows)?);
+    assert_eq!(code(exec(&storage, rows)), "limit-exceeded");
+    cursors.pop();
+    exec(&storage, rows)?;
+    Ok(())
+}
+
+#[test]
+fn a_database_has_a_largest_size() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings {
+        max_database_bytes: 100 * 4096,
+        ..Settings::default()
+    };
+    let storage = Storage::open(&path(&folder), &settings)?;
+    exec(
+        &storage,
+        "CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(200000))",
+    )?;
+    let more = "INSERT INTO t VALUES (zeroblob(300000))";
+    assert_eq!(code(exec(&storage, more)), "storage-failed");
+    storage.close()?;
+    let storage = Storage::open(&path(&folder), &settings)?;
+    assert_eq!(storage.integers("SELECT count(*) FROM t")?, [1]);
+    Ok(())
+}
+
+/// In a process of its own, for the limit is one of the process.
+#[test]
+fn memory_is_bounded() -> TestResult {
+    const CHILD: &str = "VATWERK_TEST_HEAP";
+    if std::env::var_os(CHILD).is_none() {
+        let child = std::process::Command::new(std::env::current_exe()?)
+            .args(["--exact", "storage::sql::tests::memory_is_bounded"])
+            .env(CHILD, "1")
+            .output()?;
+        assert!(child.status.success(), "{child:?}");
+        return Ok(());
+    }
+    let ((_folder, storage), (_other_folder, other)) = (fresh(), fresh());
+    // SAFETY: it sets a number.
+    let before = unsafe { rusqlite::ffi::sqlite3_hard_heap_limit64(32 << 20) };
+    assert!(before > 0, "there is a limit");
+    exec(&storage, "CREATE TABLE t (a); INSERT INTO t VALUES (1)")?;
+    let sorting = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100) \
+                   SELECT randomblob(1000000) AS b FROM n ORDER BY b";
+    assert_eq!(code(exec(&storage, sorting)), "storage-failed");
+    assert_eq!(code(exec(&storage, "SELECT 1")), "storage-failed");
+    other.kv().put("k", &1)?;
+    exec(&other, "CREATE TABLE t (a); INSERT INTO t VALUES (1)")?;
+    storage.close()?;
+    assert_eq!(other.broken(), None);
     Ok(())
 }
 
