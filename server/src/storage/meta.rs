@@ -27,14 +27,6 @@ impl Meta {
         Ok(self.get(CREATED)?.is_some())
     }
 
-    /// When the object's `create` succeeded, in milliseconds since 1970.
-    pub fn created_ms(&self) -> Result<Option<i64>> {
-        Ok(match self.get(CREATED)? {
-            Some(SqlValue::Integer(ms)) => Some(ms),
-            _ => None,
-        })
-    }
-
     /// Records that the object was created at `now_ms`, milliseconds since 1970, and its name if it
     /// has one.
     pub fn mark_created(&self, name: Option<&str>, now_ms: i64) -> Result<()> {
@@ -166,7 +158,7 @@ mod tests {
 
         let storage = open(&folder);
         assert!(storage.meta().created()?);
-        assert_eq!(storage.meta().created_ms()?, Some(17));
+        assert_eq!(storage.meta().get(super::CREATED)?, Some(17.into()));
         assert_eq!(storage.meta().name()?.as_deref(), Some("room"));
         storage.meta().set_name("other")?;
         assert_eq!(storage.meta().name()?.as_deref(), Some("other"));

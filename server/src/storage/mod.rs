@@ -1,8 +1,8 @@
 //! The storage of one object: key-value pairs, SQL and transactions on one SQLite database.
 //!
 //! Everything here is synchronous and belongs to one thread. The owner of the object brackets each
-//! poll of the object's code with [`Storage::enter_turn`] and [`Storage::commit_turn`], so that the
-//! writes between two awaits are one commit.
+//! poll of the object's code with `enter_turn` and `commit_turn`, so that the writes between two
+//! awaits are one commit.
 
 mod authorizer;
 mod cursor;
@@ -30,7 +30,7 @@ pub use self::meta::Meta;
 pub use self::open::{Settings, Synchronous, configure_process};
 pub use self::row::Row;
 pub use self::sql::Sql;
-pub use self::transaction::HeldTransaction;
+pub(crate) use self::transaction::HeldTransaction;
 pub use self::value::{Bindings, SqlValue};
 pub use self::watch::Deadline;
 
@@ -42,7 +42,7 @@ use crate::{Error, Result};
 
 /// The database of one object. Clones are handles to the same one.
 ///
-/// After [`Storage::close`], or once the storage is [broken](Storage::broken), every operation
+/// After the instance has ended, or once the storage is [broken](Storage::broken), every operation
 /// through any handle, transaction or cursor fails.
 #[derive(Clone)]
 pub struct Storage(Rc<Inner>);
@@ -115,7 +115,7 @@ impl Storage {
     /// Cursors, transactions and other handles answer `object-reset` from now on. Closing twice is
     /// harmless. `storage-failed` when the log could not be written back: it is closed all the
     /// same, and the log remains beside the file.
-    pub fn close(&self) -> Result<()> {
+    pub(crate) fn close(&self) -> Result<()> {
         let Some(connection) = self.0.connection.borrow_mut().take() else {
             return Ok(());
         };
@@ -157,25 +157,16 @@ impl Storage {
         })
     }
 
-    /// Gives memory back: cached pages and prepared statements. For an object that goes idle.
-    pub fn shrink(&self) {
-        if let Ok(connection) = self.0.live() {
-            connection.flush_prepared_statement_cache();
-            // Best effort: what cannot be released stays in use.
-            let _ = connection.release_memory();
-        }
-    }
-
     /// Begins a turn: from now until [`Storage::commit_turn`] or [`Storage::rollback_turn`] writes
     /// are one commit.
-    pub fn enter_turn(&self) {
+    pub(crate) fn enter_turn(&self) {
         self.0.in_turn.set(true);
     }
 
     /// Ends a turn and commits its writes; true if there were any. While a held transaction is open
     /// nothing is committed. An error means that the turn's writes are undone and the storage is
     /// [broken](Storage::broken).
-    pub fn commit_turn(&self) -> Result<bool> {
+    pub(crate) fn commit_turn(&self) -> Result<bool> {
         self.0.in_turn.set(false);
         let connection = self.0.live()?;
         if !self.0.levels.borrow().is_empty() {
@@ -186,12 +177,12 @@ impl Storage {
 
     /// Whether the turn has written what is not committed yet. What a held transaction has written
     /// does not count: its holder may see it.
-    pub fn is_dirty(&self) -> bool {
+    pub(crate) fn is_dirty(&self) -> bool {
         self.0.open.get() && !self.0.is_held()
     }
 
     /// Ends a turn and undoes its writes, and with them any transaction that is open.
-    pub fn rollback_turn(&self) {
+    pub(crate) fn rollback_turn(&self) {
         self.0.in_turn.set(false);
         if let Ok(connection) = self.0.live() {
             self.0.undo(&connection);
@@ -200,7 +191,7 @@ impl Storage {
 
     /// Calls `hook` after every commit that [`Storage::commit_turn`] does not report: of a write
     /// outside any turn, of a held transaction, and of what a turn had written before it began one.
-    pub fn on_commit(&self, hook: impl Fn() + 'static) {
+    pub(crate) fn on_commit(&self, hook: impl Fn() + 'static) {
         if self.0.connection.borrow().is_some() {
             self.0.on_commit.replace(Some(Rc::new(hook)));
         }
@@ -217,7 +208,7 @@ impl Storage {
     /// Why the turn that broke the storage failed, if it was its own doing: a statement that ran too
     /// long, for one. For the caller of that turn; all others are told [`Storage::broken`]. Answers
     /// once.
-    pub fn take_cause(&self) -> Option<Error> {
+    pub(crate) fn take_cause(&self) -> Option<Error> {
         self.0.cause.take()
     }
 

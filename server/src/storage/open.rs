@@ -35,7 +35,7 @@ pub struct Settings {
     pub statement_time_limit: Duration,
     /// The most memory that cached pages of an open database take, in bytes, unless one transaction
     /// needs more; 256 KiB unless told otherwise. Pages are read as they are needed, so a small
-    /// database takes less; [`Storage::shrink`](super::Storage::shrink) gives them back.
+    /// database takes less.
     pub cache_bytes: u32,
     /// The most prepared statements kept for reuse; 24 unless told otherwise.
     pub cached_statements: usize,

@@ -32,7 +32,7 @@ enum Kind {
 ///
 /// After it has ended every use answers `closed`. While a nested transaction is open it answers
 /// `invalid-argument` to everything but [`HeldTransaction::rollback`].
-pub struct HeldTransaction {
+pub(crate) struct HeldTransaction {
     storage: Storage,
     id: u64,
 }
@@ -68,7 +68,7 @@ impl Storage {
 
     /// Begins a held transaction; what this turn wrote before is committed first.
     /// `invalid-argument` while a transaction is open.
-    pub fn begin_held(&self) -> Result<HeldTransaction> {
+    pub(crate) fn begin_held(&self) -> Result<HeldTransaction> {
         let wrote = {
             let connection = self.0.live()?;
             if !self.0.levels.borrow().is_empty() {
