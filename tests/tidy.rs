@@ -45,6 +45,30 @@ fn modules_use_only_what_stands_below_them() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Documents name tests as `module::test`; a name that rots is worse than none.
+#[test]
+fn every_test_that_is_named_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut missing = Vec::new();
+    for document in ["tests/COVERAGE.md", "server/ARCHITECTURE.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        // Every second part of the text between backticks is code.
+        for name in text.split('`').skip(1).step_by(2) {
+            let Some((module, test)) = name.split_once("::") else {
+                continue;
+            };
+            let file = root.join("tests").join(format!("{module}.rs"));
+            let Ok(code) = fs::read_to_string(&file) else {
+                continue;
+            };
+            if !code.contains(&format!("fn {test}(")) {
+                missing.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 /// The modules at the root of the crate, as files or folders.
 fn modules(src: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(src)
