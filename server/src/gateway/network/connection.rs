@@ -180,7 +180,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
     fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
         let bytes = frame.len_bytes();
         let mut reader = Reader::new(frame, incoming.options);
-        let found = promises(reader.get_root()?)?;
+        let found = promises(reader.get_root()?, bytes)?;
         if !found.is_empty() {
             let mut frame = reader.into_segments();
             for address in found {
@@ -188,7 +188,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             }
             reader = Reader::new(frame, incoming.options);
             // A capability table that overlaps with what leads to it may have moved by that.
-            if !promises(reader.get_root()?)?.is_empty() {
+            if !promises(reader.get_root()?, bytes)?.is_empty() {
                 return Err(Refusal::new(
                     Code::InvalidArgument,
                     "the table of capabilities overlaps with the rest of the message",

@@ -14,7 +14,7 @@ use capnp_rpc::rpc_capnp::{
 };
 use vatwerk::Code;
 
-use super::promise::{imported, incoming_resolve};
+use super::promise::{imported, incoming_resolve, release_imports};
 use super::{Limits, Refusal, reply};
 
 /// The largest message, in words when copied, that is sent back as `unimplemented`.
@@ -208,11 +208,7 @@ impl Ledger {
             }
         };
         if let Some(why) = why {
-            for one in capabilities {
-                if let Some(import) = imported(one) {
-                    replies.push(reply::release(import));
-                }
-            }
+            release_imports(capabilities, replies);
             self.calls_refused += 1;
             return self.refuse(limits, id, &why, replies);
         }

@@ -46,8 +46,8 @@ impl Outbox {
 
     /// Says whether the reader has more messages at hand without waiting for the peer.
     pub(super) fn set_burst(&mut self, burst: bool) {
-        self.burst = burst;
-        if !burst && !self.queue.is_empty() {
+        self.burst = burst && !self.closing;
+        if !self.burst && !self.queue.is_empty() {
             self.wake();
         }
     }
@@ -67,7 +67,8 @@ impl Outbox {
 
     /// Ready when there is something to write (`true`) or nothing will ever follow (`false`).
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if !self.queue.is_empty() && (!self.burst || self.unwritten_bytes >= BURST_BYTES) {
+        let hold_back = self.burst && !self.closing && self.unwritten_bytes < BURST_BYTES;
+        if !self.queue.is_empty() && !hold_back {
             return Poll::Ready(true);
         }
         if self.closing {
@@ -174,4 +175,27 @@ async fn step_aside() {
         Poll::Pending
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::Outbox;
+    use crate::gateway::network::reply;
+
+    /// What is queued when everything ends is written, whatever the reader says after that.
+    #[test]
+    fn a_closing_outbox_holds_nothing_back() {
+        let mut outbox = Outbox::default();
+        outbox.set_burst(true);
+        outbox.push(std::rc::Rc::new(reply::finish(1, true)), 40);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(outbox.poll_work(&mut cx), Poll::Pending);
+        outbox.close();
+        outbox.set_burst(true);
+        assert_eq!(outbox.poll_work(&mut cx), Poll::Ready(true));
+        outbox.take_batch(&mut Vec::new());
+        assert_eq!(outbox.poll_work(&mut cx), Poll::Ready(false));
+    }
 }

@@ -27,12 +27,12 @@ pub(super) fn exception(question: u32, code: Code, why: &str) -> Builder<HeapAll
     builder
 }
 
-/// Gives back one reference to a capability of the peer.
-pub(super) fn release(import: u32) -> Builder<HeapAllocator> {
+/// Gives back references to a capability of the peer.
+pub(super) fn release(import: u32, references: u32) -> Builder<HeapAllocator> {
     let mut builder = small();
     let mut release = builder.init_root::<message::Builder<'_>>().init_release();
     release.set_id(import);
-    release.set_reference_count(1);
+    release.set_reference_count(references);
     builder
 }
 

@@ -436,3 +436,94 @@ fn unread_answers_stop_the_reading() {
         }
     });
 }
+
+/// Makes the last list pointer of the message that has `from` elements a list of `to` nothings.
+fn stretched(message: &Outgoing, from: u32, to: u32) -> Vec<u8> {
+    let mut bytes = serialized(std::slice::from_ref(message));
+    let mut places = Vec::new();
+    for place in (8..bytes.len()).step_by(8) {
+        let word = u64::from_le_bytes(bytes[place..place + 8].try_into().unwrap());
+        // An inline composite list says its length, in words, after 3 bits for the kind.
+        if word & 3 == 1 && (word >> 32) & 7 == 7 && (word >> 35) as u32 == from {
+            places.push(place);
+        }
+    }
+    let place = *places.last().expect("no such list");
+    let word = 1 | u64::from(to) << 35;
+    bytes[place..place + 8].copy_from_slice(&word.to_le_bytes());
+    bytes
+}
+
+/// Lists that take no room in a message and a lot in memory.
+#[test]
+fn long_lists_of_nothing_are_refused() {
+    // A table of one capability has two words; one step has one.
+    let table = |m: Outgoing, to| stretched(&m, 2, to);
+    let step = |fill: &dyn Fn(message::Builder<'_>)| stretched(&build(fill), 1, 65);
+    let target = |mut to: capnp_rpc::rpc_capnp::message_target::Builder<'_>| {
+        to.reborrow().init_promised_answer().init_transform(1);
+    };
+    let forward = || vec![call(1, BOOT, FORWARD, Cap::Hosted(5))];
+    for bytes in [
+        table(call(1, BOOT, NOTHING, Cap::None), 5_000_000),
+        table(call(1, BOOT, NOTHING, Cap::None), 20),
+        [
+            serialized(&forward()),
+            table(results(0, Cap::None), 5_000_000),
+        ]
+        .concat(),
+        step(&|m| target(m.init_call().init_target())),
+        step(&|m| target(m.init_disembargo().init_target())),
+        step(&|m| {
+            let mut call = m.init_call();
+            call.set_question_id(1);
+            call.reborrow().init_target().set_imported_cap(0);
+            let cap = call.init_params().init_cap_table(1).get(0);
+            cap.init_receiver_answer().init_transform(1);
+        }),
+        serialized(&[build(|m| {
+            let mut call = m.init_call();
+            call.set_question_id(1);
+            call.reborrow().init_target().set_imported_cap(0);
+            call.init_params().init_cap_table(4097);
+        })]),
+    ] {
+        watched(LIMIT, move || async move {
+            let mut peer = Peer::new(Limits::default());
+            peer.send(&[bootstrap(0)]).await;
+            peer.returned(0).await.unwrap();
+            peer.send_bytes(&bytes).await;
+            let (text, end) = peer.aborted().await;
+            assert!(text.starts_with("limit-exceeded: "), "{text}");
+            assert!(matches!(end, End::Refused(_)), "{end}");
+        });
+    }
+}
+
+/// What comes with a refused call is given back in one message for each capability.
+#[test]
+fn a_refused_call_is_released_at_once() {
+    watched(LIMIT, || async {
+        let limits = Limits {
+            max_imports: 1,
+            ..Limits::default()
+        };
+        let mut peer = Peer::new(limits);
+        peer.send(&[bootstrap(0)]).await;
+        peer.returned(0).await.unwrap();
+        let many = build(|m| {
+            let mut call = m.init_call();
+            call.set_question_id(1);
+            call.reborrow().init_target().set_imported_cap(0);
+            let mut table = call.init_params().init_cap_table(4000);
+            for n in 0..4000 {
+                table.reborrow().get(n).set_sender_hosted(n % 2);
+            }
+        });
+        peer.send(&[many]).await;
+        let refused = peer.returned(1).await.unwrap_err();
+        assert!(refused.starts_with("overloaded: "), "{refused}");
+        // The bootstrap's return, two releases, and this return.
+        assert_eq!(peer.handle.counters().messages_out, 4);
+    });
+}
