@@ -213,6 +213,10 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 Ok(Some(Message(reader)))
             }
             Verdict::Swallow => Ok(None),
+            Verdict::Instead(message) => {
+                let frame = Frame::copy_of(&message);
+                Ok(Some(Message(Reader::new(frame, incoming.options))))
+            }
             Verdict::Hold { question, release } => {
                 let mut held = self.shared.held.borrow_mut();
                 match held.insert(question, release) {

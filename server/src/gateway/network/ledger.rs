@@ -21,12 +21,13 @@ use super::{Limits, Refusal, reply};
 const MAX_UNIMPLEMENTED_WORDS: u64 = 1024;
 
 /// What to do with a message that came in.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// capnp-rpc gets it.
     Deliver,
     /// It has been dealt with.
     Swallow,
+    /// capnp-rpc gets this message in its place.
+    Instead(Builder<HeapAllocator>),
     /// It is the end of this question, and capnp-rpc gets it once it has answered.
     Hold { question: u32, release: bool },
 }
@@ -120,12 +121,13 @@ impl Ledger {
     ) -> Read<Verdict> {
         match message.which() {
             Ok(message::Call(call)) => self.incoming_call(limits, bytes, call?, replies),
-            Ok(message::Return(ret)) => self.incoming_return(limits, ret?),
+            Ok(message::Return(ret)) => self.incoming_return(limits, ret?, replies),
             Ok(message::Bootstrap(bootstrap)) => {
                 let id = bootstrap?.get_question_id();
                 self.check_unused(id)?;
                 if let Some(why) = self.overload(limits, 0, 0) {
-                    return self.refuse(limits, id, &why, replies);
+                    let reply = self.overloaded(id, &why);
+                    return self.refuse(limits, id, reply, replies);
                 }
                 self.answers.insert(id, Answer::pending(false));
                 Ok(Verdict::Deliver)
@@ -181,17 +183,25 @@ impl Ledger {
     ) -> Read<Verdict> {
         let id = call.get_question_id();
         self.check_unused(id)?;
+        let capabilities = call.get_params()?.get_cap_table()?;
         match call.get_send_results_to().which()? {
             call::send_results_to::Caller(()) => (),
-            // Such a call is never returned, and capnp-rpc never forgets it.
-            call::send_results_to::Yourself(()) | call::send_results_to::ThirdParty(_) => {
+            // A tail call: the peer passes on to us what we asked of it. capnp-rpc would never
+            // return or forget such a call. It does not run, and the question that its results are
+            // for is answered with an error (`incoming_return`).
+            call::send_results_to::Yourself(()) => {
+                release_imports(capabilities, replies);
+                self.calls += 1;
+                self.calls_refused += 1;
+                return self.refuse(limits, id, reply::results_sent_elsewhere(id), replies);
+            }
+            call::send_results_to::ThirdParty(_) => {
                 return Err(Refusal::new(
                     Code::Unimplemented,
                     "results of a call can only be sent to its caller",
                 ));
             }
         }
-        let capabilities = call.get_params()?.get_cap_table()?;
         let on_refused = match call.get_target()?.which()? {
             message_target::PromisedAnswer(answer) => {
                 self.refused.contains(&answer?.get_question_id())
@@ -210,7 +220,8 @@ impl Ledger {
         if let Some(why) = why {
             release_imports(capabilities, replies);
             self.calls_refused += 1;
-            return self.refuse(limits, id, &why, replies);
+            let reply = self.overloaded(id, &why);
+            return self.refuse(limits, id, reply, replies);
         }
         for one in capabilities {
             if let Some(import) = imported(one) {
@@ -231,7 +242,12 @@ impl Ledger {
         Ok(Verdict::Deliver)
     }
 
-    fn incoming_return(&mut self, limits: &Limits, ret: return_::Reader<'_>) -> Read<Verdict> {
+    fn incoming_return(
+        &mut self,
+        limits: &Limits,
+        ret: return_::Reader<'_>,
+        replies: &mut Vec<Builder<HeapAllocator>>,
+    ) -> Read<Verdict> {
         let Entry::Occupied(mut question) = self.questions.entry(ret.get_answer_id()) else {
             return Err(invalid("a return for a question that was not asked"));
         };
@@ -243,30 +259,62 @@ impl Ledger {
         if was_finished || ret.get_no_finish_needed() {
             question.remove();
         }
-        match ret.which()? {
+        // What cannot be followed fails the call that we made, and nothing else.
+        let (code, why) = match ret.which()? {
             return_::Results(results) if !was_finished => {
-                self.incoming_results(limits, results?)?
+                let results = results?;
+                match self.unsettled(results)? {
+                    None => {
+                        self.incoming_results(limits, results)?;
+                        return Ok(Verdict::Deliver);
+                    }
+                    Some(why) => {
+                        release_imports(results.get_cap_table()?, replies);
+                        (Code::InvalidArgument, why)
+                    }
+                }
             }
-            return_::Exception(_) => (),
-            _ if was_finished => (),
-            return_::Canceled(()) | return_::ResultsSentElsewhere(()) => {
-                return Err(invalid(
-                    "a return without results for a question still open",
-                ));
-            }
-            _ => {
-                return Err(Refusal::new(
-                    Code::Unimplemented,
-                    "results can only be taken from the return itself",
-                ));
-            }
-        }
-        Ok(Verdict::Deliver)
+            return_::Exception(_) => return Ok(Verdict::Deliver),
+            _ if was_finished => return Ok(Verdict::Deliver),
+            return_::Canceled(()) | return_::ResultsSentElsewhere(()) => (
+                Code::InvalidArgument,
+                "the answer has no results, and the question was open",
+            ),
+            _ => (
+                Code::Unimplemented,
+                "the results were to be taken from another question",
+            ),
+        };
+        let mut instead = reply::exception(ret.get_answer_id(), code, why);
+        reply::set_no_finish_needed(&mut instead, ret.get_no_finish_needed())?;
+        Ok(Verdict::Instead(instead))
     }
 
     /// What we asked for may have been handed to the peer before it was here. If its answer now
     /// leads back to something unsettled, that may be the question itself: following it would
-    /// never end.
+    /// never end. Says what is wrong, if anything.
+    fn unsettled(&self, results: payload::Reader<'_>) -> Read<Option<&'static str>> {
+        for one in results.get_cap_table()? {
+            match one.which()? {
+                cap_descriptor::ReceiverHosted(id)
+                    if self.exports.get(&id).is_some_and(|export| export.unsettled) =>
+                {
+                    return Ok(Some("a result that is an unresolved promise of this vat"));
+                }
+                cap_descriptor::ReceiverAnswer(answer) => {
+                    let id = answer?.get_question_id();
+                    if self.answers.get(&id).is_some_and(|answer| answer.unsettled) {
+                        return Ok(Some(
+                            "a result that is part of an answer this vat has not given",
+                        ));
+                    }
+                }
+                _ => (),
+            }
+        }
+        Ok(None)
+    }
+
     fn incoming_results(&mut self, limits: &Limits, results: payload::Reader<'_>) -> Read<()> {
         for one in results.get_cap_table()? {
             match one.which()? {
@@ -279,21 +327,6 @@ impl Ledger {
                                 "a connection holds at most {} capabilities of its peer",
                                 limits.max_imports
                             ),
-                        ));
-                    }
-                }
-                cap_descriptor::ReceiverHosted(id)
-                    if self.exports.get(&id).is_some_and(|export| export.unsettled) =>
-                {
-                    return Err(invalid(
-                        "a result that is an unresolved promise of this vat",
-                    ));
-                }
-                cap_descriptor::ReceiverAnswer(answer) => {
-                    let id = answer?.get_question_id();
-                    if self.answers.get(&id).is_some_and(|answer| answer.unsettled) {
-                        return Err(invalid(
-                            "a result that is part of an answer this vat has not given",
                         ));
                     }
                 }
@@ -470,12 +503,20 @@ impl Ledger {
         None
     }
 
-    /// Answers question `id` with an exception, without capnp-rpc.
+    /// The answer to a question that there is no room for.
+    fn overloaded(&self, id: u32, why: &str) -> Builder<HeapAllocator> {
+        match self.closed_for_calls {
+            true => reply::exception(id, Code::ShuttingDown, "the vat is shutting down"),
+            false => reply::exception(id, Code::Overloaded, why),
+        }
+    }
+
+    /// Answers question `id` without capnp-rpc.
     fn refuse(
         &mut self,
         limits: &Limits,
         id: u32,
-        why: &str,
+        reply: Builder<HeapAllocator>,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
         // A peer that is merely fast finishes what was refused.
@@ -489,10 +530,7 @@ impl Ledger {
             ));
         }
         self.refused.insert(id);
-        replies.push(match self.closed_for_calls {
-            true => reply::exception(id, Code::ShuttingDown, "the vat is shutting down"),
-            false => reply::exception(id, Code::Overloaded, why),
-        });
+        replies.push(reply);
         Ok(Verdict::Swallow)
     }
 }

@@ -8,8 +8,9 @@ use capnp::message::ReaderOptions;
 /// of segments has to fit a read buffer.
 const SEGMENTS_CEILING: u32 = 512;
 
-/// The limits of one connection. All of them hold at once, and nothing that a peer can make a
-/// connection remember is outside them.
+/// The limits of one connection. All of them hold at once. What a peer can make a connection remember
+/// is within them, but for the bytes of answers that hold capabilities and that the peer does not
+/// finish: only their number is limited.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The largest message, in bytes, without the table of segments. Default 32 MiB. A larger one is
@@ -24,8 +25,7 @@ pub struct Limits {
     /// How deep pointers may nest. Default 64.
     pub max_nesting: i32,
     /// The most calls of the peer that have not been answered, whether it has given them up or not.
-    /// Default 4096. A further call is
-    /// answered `overloaded`, and so are calls on its result.
+    /// Default 4096. A further call is answered `overloaded`, and so are calls on its result.
     pub max_calls_in_flight: usize,
     /// The most bytes that those calls may have together, unless there is only one of them. Default
     /// 64 MiB. A further call is answered `overloaded`.

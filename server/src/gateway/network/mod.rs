@@ -24,12 +24,14 @@
 //!   resolve their promises to anything. What it costs is a detour by the peer when a promise turns
 //!   out to stand for something that lives here.
 //! - What the peer returns to this side must not be an unresolved promise of this side, nor part of
-//!   an answer that this side has not given or that holds such a promise: the connection is ended
-//!   with `invalid-argument`.
+//!   an answer that this side has not given or that holds such a promise: the call that it was for
+//!   fails with `invalid-argument`.
 //! - If a call returns an unresolved promise after the peer has passed on the result of that call
 //!   as a capability (`receiverAnswer`), what was passed on becomes a broken capability; the return
 //!   itself is as usual.
-//! - Calls with `sendResultsTo` other than the caller end the connection.
+//! - A tail call of the peer (`sendResultsTo.yourself`, as C++ makes when a promise that it passed
+//!   turns out to live here) is not run, and the call that its results are for fails with
+//!   `unimplemented`. One for a third party ends the connection.
 //!
 //! A call that the peer has given up runs to its end, and only then is capnp-rpc told that it was:
 //! capnp-rpc never returns a cancelled call, so that neither side could use its number again. Such a

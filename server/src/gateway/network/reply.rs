@@ -27,6 +27,28 @@ pub(super) fn exception(question: u32, code: Code, why: &str) -> Builder<HeapAll
     builder
 }
 
+/// Says whether the answer ends the question by itself.
+pub(super) fn set_no_finish_needed(
+    answer: &mut Builder<HeapAllocator>,
+    no_finish_needed: bool,
+) -> capnp::Result<()> {
+    let root: message::Builder<'_> = answer.get_root()?;
+    if let Ok(message::Return(ret)) = root.which() {
+        ret?.set_no_finish_needed(no_finish_needed);
+    }
+    Ok(())
+}
+
+/// Answers a tail call, whose results are not for the peer.
+pub(super) fn results_sent_elsewhere(question: u32) -> Builder<HeapAllocator> {
+    let mut builder = small();
+    let mut ret = builder.init_root::<message::Builder<'_>>().init_return();
+    ret.set_answer_id(question);
+    ret.set_release_param_caps(false);
+    ret.set_results_sent_elsewhere(());
+    builder
+}
+
 /// Gives back references to a capability of the peer.
 pub(super) fn release(import: u32, references: u32) -> Builder<HeapAllocator> {
     let mut builder = small();

@@ -11,11 +11,22 @@ use crate::gateway::network::{End, Limits};
 /// answered or an abort with `reason`. After that come embargoes on every answer: whether they are
 /// in place or not, walking what they are for comes to an end.
 fn knots(messages: Vec<Outgoing>, reason: Option<&'static str>) {
+    knots_in_answers(Vec::new(), messages, reason);
+}
+
+/// The same, where `first` makes the other side ask the peer something, as question 0, before
+/// `messages` are sent.
+fn knots_in_answers(first: Vec<Outgoing>, messages: Vec<Outgoing>, reason: Option<&'static str>) {
+    let first = serialized(&first);
     let bytes: Vec<u8> = serialized(&messages);
     watched(LIMIT, move || async move {
         let mut peer = Peer::new(Limits::default());
         peer.send(&[bootstrap(0)]).await;
         peer.returned(0).await.unwrap();
+        if !first.is_empty() {
+            peer.send_bytes(&first).await;
+            assert_eq!(peer.asked().await, 0);
+        }
         peer.send_bytes(&bytes).await;
         peer.send(&[call(99, Target::Export(0), NOTHING, Cap::None)])
             .await;
@@ -128,29 +139,27 @@ fn finished_answers_may_not_become_each_other() {
 /// A question of ours whose answer is the capability that we gave out for its result.
 #[test]
 fn our_question_may_not_be_its_own_answer() {
-    knots(
-        vec![
-            call(1, BOOT, PIPELINE, Cap::Hosted(5)),
-            results(0, Cap::Answer(1)),
-        ],
-        Some("invalid-argument: "),
+    knots_in_answers(
+        vec![call(1, BOOT, PIPELINE, Cap::Hosted(5))],
+        vec![results(0, Cap::Answer(1))],
+        None,
     );
 }
 
 /// The peer's own object, called through us, decides what a pending answer becomes.
 #[test]
 fn a_forwarded_call_may_not_return_a_pending_answer() {
-    knots(
+    knots_in_answers(
+        vec![call(1, BOOT, FORWARD, Cap::Hosted(5))],
         vec![
-            call(1, BOOT, FORWARD, Cap::Hosted(5)),
             call(2, BOOT, ECHO, Cap::Answer(1)),
             results(0, Cap::Answer(2)),
         ],
-        Some("invalid-argument: "),
+        None,
     );
-    knots(
+    knots_in_answers(
+        vec![call(1, BOOT, FORWARD, Cap::Hosted(5))],
         vec![
-            call(1, BOOT, FORWARD, Cap::Hosted(5)),
             call(2, BOOT, ECHO, Cap::Answer(1)),
             results(0, Cap::Yours(1)),
         ],
@@ -210,8 +219,10 @@ fn broken_rules_are_answered_with_an_abort() {
             "third party",
             serialized(&[call(1, BOOT, ECHO, Cap::ThirdParty)]),
         ),
-        ("own abort", {
-            let m = build(|m| m.init_call().get_send_results_to().set_yourself(()));
+        ("results for a third party", {
+            let m = build(|m| {
+                m.init_call().get_send_results_to().init_third_party();
+            });
             serialized(&[m])
         }),
     ];
@@ -452,6 +463,55 @@ fn stretched(message: &Outgoing, from: u32, to: u32) -> Vec<u8> {
     let word = 1 | u64::from(to) << 35;
     bytes[place..place + 8].copy_from_slice(&word.to_le_bytes());
     bytes
+}
+
+/// What we ask of the peer, it asks of us, for our own use: what C++ does when a promise that it
+/// passed turns out to be ours. That call fails, and the connection goes on.
+#[test]
+fn a_tail_call_fails_the_call_and_not_the_connection() {
+    watched(LIMIT, || async {
+        let mut peer = Peer::new(Limits::default());
+        peer.send(&[bootstrap(0)]).await;
+        peer.returned(0).await.unwrap();
+        let tail = build(|m| {
+            let mut call = m.init_call();
+            call.set_question_id(7);
+            call.set_interface_id(INTERFACE);
+            call.reborrow().get_send_results_to().set_yourself(());
+            call.init_target().set_imported_cap(0);
+        });
+        let taken = build(|m| {
+            let mut ret = m.init_return();
+            ret.set_answer_id(0);
+            ret.set_take_from_other_question(7);
+        });
+        peer.send(&[call(1, BOOT, FORWARD, Cap::Hosted(5))]).await;
+        assert_eq!(peer.asked().await, 0);
+        peer.send(&[tail, taken, finish(7, true)]).await;
+        peer.returned(7).await.unwrap();
+        let failed = peer.returned(1).await.unwrap_err();
+        assert!(failed.contains("unimplemented: "), "{failed}");
+        peer.send(&[call(2, BOOT, NOTHING, Cap::None)]).await;
+        peer.returned(2).await.unwrap();
+    });
+}
+
+/// A result that cannot be followed yet fails the call that asked for it.
+#[test]
+fn a_result_that_is_not_there_yet_fails_the_call_and_not_the_connection() {
+    watched(LIMIT, || async {
+        let mut peer = Peer::new(Limits::default());
+        peer.send(&[bootstrap(0)]).await;
+        peer.returned(0).await.unwrap();
+        peer.send(&[call(1, BOOT, FORWARD, Cap::Hosted(5))]).await;
+        assert_eq!(peer.asked().await, 0);
+        peer.send(&[call(2, BOOT, TAKE, Cap::None), results(0, Cap::Answer(2))])
+            .await;
+        let failed = peer.returned(1).await.unwrap_err();
+        assert!(failed.contains("invalid-argument: "), "{failed}");
+        peer.send(&[call(3, BOOT, PUT, Cap::None)]).await;
+        peer.returned(3).await.unwrap();
+    });
 }
 
 /// Lists that take no room in a message and a lot in memory.

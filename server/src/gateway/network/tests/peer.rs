@@ -189,6 +189,17 @@ impl Peer {
         Some(capnp::serialize::read_message(&mut &bytes[..], options).unwrap())
     }
 
+    /// Reads until the other side calls, and says which question that is.
+    pub async fn asked(&mut self) -> u32 {
+        loop {
+            let message = self.receive().await.expect("no call before the end");
+            let root: message::Reader<'_> = message.get_root().unwrap();
+            if let message::Call(call) = root.which().unwrap() {
+                return call.unwrap().get_question_id();
+            }
+        }
+    }
+
     /// Reads until the return for `question`; the exception's text if it is one.
     pub async fn returned(&mut self, question: u32) -> Result<(), String> {
         loop {
