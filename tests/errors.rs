@@ -165,6 +165,33 @@ fn an_error_of_the_disk_goes_to_the_call_that_met_it_and_to_those_not_begun() {
 }
 
 #[test]
+fn a_database_that_cannot_be_read_is_an_error_and_is_kept() {
+    run_paused(async {
+        let mut vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        tell(&wire.probe("p"), &[Do::Put("k", "v")]).await.unwrap();
+        vat.stop().await;
+        let file = vat.object_files().remove(0);
+        let whole = std::fs::read(&file).unwrap();
+        let mut spoilt = whole.clone();
+        spoilt[4096..].fill(0xff);
+        std::fs::write(&file, &spoilt).unwrap();
+        vat.start_again().await;
+        let wire = vat.wire().await;
+        let failed = tell(&wire.probe("p"), &[Do::Get("k")]).await;
+        assert_eq!(code(failed), Code::StorageFailed);
+        settle().await;
+        assert_eq!(std::fs::read(&file).unwrap(), spoilt);
+        // Mended from a backup, it goes on.
+        std::fs::write(&file, &whole).unwrap();
+        assert_eq!(
+            tell(&wire.probe("p"), &[Do::Get("k")]).await.unwrap(),
+            ["v"]
+        );
+    });
+}
+
+#[test]
 fn a_destructor_that_panics_at_the_end_of_an_instance_leaves_nobody_without_an_answer() {
     run_paused(async {
         let vat = TestVat::start().await;

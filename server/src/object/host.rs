@@ -212,13 +212,17 @@ impl Host {
         path
     }
 
-    /// Removes the database of an object that did not come into being.
+    /// Removes the database of an object that did not come into being, and its log first, which is
+    /// there if it could not be closed well: a new database must not meet it.
     pub(super) fn discard_database(&self, interface_id: u64, id: ObjectId) {
-        let path = self.database_path(interface_id, id);
-        if let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%id, %error, "removing the database of an object that failed to be made");
+        let database = self.database_path(interface_id, id);
+        for file in [database.with_extension("sqlite-wal"), database] {
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%id, %error, "removing the database of an object that failed to be made");
+                return;
+            }
         }
     }
 

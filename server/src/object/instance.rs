@@ -24,7 +24,7 @@ pub(crate) struct Instance {
     pub(super) membrane: Membrane,
     pub(super) sections: Sections,
     broken: RefCell<Option<Error>>,
-    come_into_being: Cell<bool>,
+    unborn: Cell<bool>,
     current_section: Cell<Option<SectionId>>,
 }
 
@@ -39,7 +39,7 @@ impl Instance {
             membrane: Membrane::default(),
             sections: Sections::default(),
             broken: RefCell::default(),
-            come_into_being: Cell::default(),
+            unborn: Cell::default(),
             current_section: Cell::default(),
         });
         // A write outside any turn, by a task that the class spawned, is a commit of its own.
@@ -148,13 +148,14 @@ impl Instance {
         self.broken.borrow().clone()
     }
 
-    /// Whether the object's `create` is known to have succeeded, now or earlier.
-    pub fn has_come_into_being(&self) -> bool {
-        self.come_into_being.get()
+    /// Whether the object is known not to have come into being: then nothing of it is worth keeping.
+    /// Of an object whose database cannot be read, nothing is known.
+    pub fn is_unborn(&self) -> bool {
+        self.unborn.get()
     }
 
-    pub fn set_come_into_being(&self) {
-        self.come_into_being.set(true);
+    pub fn set_unborn(&self, unborn: bool) {
+        self.unborn.set(unborn);
     }
 
     /// The section that the event whose turn this is belongs to.

@@ -30,7 +30,7 @@ pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
         Some(Ok(instance)) => {
             let reason = AssertUnwindSafe(live(&instance)).catch_unwind().await;
             instance.end(reason.unwrap_or_else(|_| fault(&slot)));
-            if !instance.has_come_into_being() {
+            if instance.is_unborn() {
                 host.discard_database(slot.class.interface_id, slot.id);
             }
         }
@@ -71,7 +71,7 @@ async fn live(instance: &Rc<Instance>) -> Error {
         Ok(Ok(object)) => object,
         Ok(Err(error)) => return error,
         Err(_) => {
-            if !instance.has_come_into_being()
+            if instance.is_unborn()
                 && let Err(error) = forget(instance)
             {
                 return error;
@@ -91,9 +91,8 @@ async fn live(instance: &Rc<Instance>) -> Error {
 async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     let class = &instance.slot.class;
     let context = || Context::new(instance.clone());
-    if instance.storage.meta().created()? {
-        instance.set_come_into_being();
-    } else {
+    if !instance.storage.meta().created()? {
+        instance.set_unborn(true);
         let created = alone(instance, async {
             class.create(context()).await.map_err(activation_failed)?;
             come_into_being(instance)
@@ -102,7 +101,7 @@ async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
             forget(instance)?;
             return Err(error);
         }
-        instance.set_come_into_being();
+        instance.set_unborn(false);
     }
     learn_name(instance)?;
     let activated = alone(instance, async {
