@@ -1,4 +1,9 @@
-//! The edge of the world: nothing else in this crate reads the wall clock or draws a random bit.
+//! The edge of the world: nothing else in this crate reads the wall clock, draws a random bit or
+//! writes a file that must last.
+
+mod disk;
+
+pub use disk::{Disk, DiskFile, Open, RealDisk};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
