@@ -2,6 +2,8 @@
 //! writes a file that must last.
 
 mod disk;
+#[cfg(feature = "testing")]
+pub mod sim;
 
 pub use disk::{Disk, DiskFile, Open, RealDisk};
 

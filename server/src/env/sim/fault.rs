@@ -1,0 +1,142 @@
+//! Operations that fail.
+
+use std::{error, fmt, io, path::Path};
+
+use rustix::io::Errno;
+
+use super::survival::Survival;
+
+/// A kind of operation, as a [`Fault`] sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Opening a file that is there.
+    Open,
+    Read,
+    List,
+    Write,
+    SetLen,
+    Allocate,
+    /// Making a file or a folder.
+    Create,
+    Remove,
+    Sync,
+    SyncFolder,
+    /// Its path is that of the folder that was named.
+    SyncAll,
+}
+
+impl Operation {
+    /// Whether it changes the disk, and so is counted.
+    pub fn is_change(self) -> bool {
+        !matches!(self, Operation::Open | Operation::Read | Operation::List)
+    }
+
+    /// Whether it makes pending changes durable.
+    pub fn is_sync(self) -> bool {
+        matches!(
+            self,
+            Operation::Sync | Operation::SyncFolder | Operation::SyncAll
+        )
+    }
+}
+
+type Predicate = Box<dyn Fn(&Path, Operation) -> bool + Send>;
+
+/// A rule by which operations fail: all of them, for ever, unless it is narrowed.
+///
+/// An operation that fails does nothing, with two exceptions. A write may have written its beginning.
+/// And a sync that fails forgets what was pending, as Linux does: it stays visible until the crash,
+/// but only what the rule's survival keeps is on the disk, and a later sync succeeds without it.
+pub struct Fault {
+    errno: Errno,
+    predicate: Predicate,
+    left: Option<u64>,
+    survival: Survival,
+}
+
+impl Fault {
+    /// `ENOSPC`: the disk is full.
+    pub fn no_space() -> Fault {
+        Fault::new(Errno::NOSPC)
+    }
+
+    /// `EIO`: the device failed.
+    pub fn io_error() -> Fault {
+        Fault::new(Errno::IO)
+    }
+
+    fn new(errno: Errno) -> Fault {
+        Fault {
+            errno,
+            predicate: Box::new(|_, _| true),
+            left: None,
+            survival: Survival::Nothing,
+        }
+    }
+
+    /// Only operations for which this holds. It must not use the disk.
+    pub fn when(mut self, predicate: impl Fn(&Path, Operation) -> bool + Send + 'static) -> Fault {
+        self.predicate = Box::new(predicate);
+        self
+    }
+
+    /// Only the next `n` of them.
+    pub fn times(mut self, n: u64) -> Fault {
+        self.left = Some(n);
+        self
+    }
+
+    /// What of a sync or write that fails is done all the same; without this, nothing.
+    pub fn leaving(mut self, survival: impl Into<Survival>) -> Fault {
+        self.survival = survival.into();
+        self
+    }
+
+    /// Whether the operation, the `n`-th of the disk, fails by this rule.
+    pub(super) fn strikes(&mut self, path: &Path, operation: Operation, n: u64) -> Option<Failure> {
+        if self.left == Some(0) || !(self.predicate)(path, operation) {
+            return None;
+        }
+        self.left = self.left.map(|left| left - 1);
+        let survival = match self.survival {
+            Survival::Seeded(seed) => Survival::Seeded(seed ^ n.rotate_left(32)),
+            certain => certain,
+        };
+        Some(Failure::Fault(self.errno, survival))
+    }
+}
+
+/// Why an operation is not performed.
+#[derive(Clone, Copy)]
+pub(super) enum Failure {
+    /// The power went just now.
+    CrashPoint,
+    /// It has been gone for a while.
+    Crashed,
+    Fault(Errno, Survival),
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> io::Error {
+        match failure {
+            Failure::CrashPoint | Failure::Crashed => io::Error::other(Crash),
+            Failure::Fault(errno, _) => errno.into(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Crash;
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the simulated disk has lost power")
+    }
+}
+
+impl error::Error for Crash {}
+
+/// Whether an operation failed because the simulated disk has lost power.
+pub fn is_crash(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Crash>())
+}

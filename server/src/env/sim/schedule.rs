@@ -1,0 +1,67 @@
+//! When operations fail.
+
+use std::{io, path::Path};
+
+use super::fault::{Failure, Fault, Operation};
+
+/// Counts operations, and knows which of them meet a crash or a fault.
+#[derive(Default)]
+pub struct Schedule {
+    operations: u64,
+    crash_at: Option<u64>,
+    crashed: bool,
+    faults: Vec<Fault>,
+}
+
+impl Schedule {
+    /// Counts an operation, and says whether and how it fails.
+    pub fn begin(&mut self, path: &Path, operation: Operation) -> Result<(), Failure> {
+        if self.crashed {
+            return Err(Failure::Crashed);
+        }
+        if operation.is_change() {
+            self.operations += 1;
+            if self.crash_at.is_some_and(|n| n <= self.operations) {
+                self.crashed = true;
+                return Err(Failure::CrashPoint);
+            }
+        }
+        let n = self.operations;
+        let mut faults = self.faults.iter_mut();
+        match faults.find_map(|fault| fault.strikes(path, operation, n)) {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+
+    pub fn expect_power(&self) -> io::Result<()> {
+        match self.crashed {
+            true => Err(Failure::Crashed.into()),
+            false => Ok(()),
+        }
+    }
+
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
+    pub fn crash_at(&mut self, n: u64) {
+        self.crash_at = Some(n);
+    }
+
+    pub fn crash(&mut self) {
+        self.crashed = true;
+    }
+
+    pub fn has_crashed(&self) -> bool {
+        self.crashed
+    }
+
+    pub fn fail(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    pub fn heal(&mut self) {
+        self.faults.clear();
+    }
+}
