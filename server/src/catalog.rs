@@ -1,20 +1,28 @@
 //! What a vat knows without waking anything: which objects have come into being and what they are
 //! called, and which references were saved. `DATA/catalog.sqlite`.
 
-use std::{cell::RefCell, collections::HashMap, path::Path, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 use vatwerk::ObjectId;
 
-use crate::{Error, Result, env};
+use crate::{
+    Error, Result, env,
+    folder::DatabaseId,
+    journal::Lsn,
+    storage::{self, Attached, Backing, Vfs},
+};
 
-/// Cheap to clone; a vat has one. Every write is on disk when it returns.
+/// Cheap to clone; a vat has one. Its writes go to the journal like those of objects, in the same
+/// order: what is durable after one of them tells that it is durable too.
 #[derive(Clone)]
 pub struct Catalog(Rc<Inner>);
 
 struct Inner {
-    db: Connection,
+    vfs: Rc<Vfs>,
+    /// None: closed.
+    db: RefCell<Option<Attached>>,
     counts: RefCell<HashMap<u64, u64>>,
 }
 
@@ -76,38 +84,86 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;";
 
 impl Catalog {
-    /// Opens the catalog at `path`, making an empty one if there is none.
-    pub fn open(path: &Path) -> Result<Catalog> {
-        let open = || {
-            let db = Connection::open(path)?;
-            db.pragma_update(None, "journal_mode", "WAL")?;
-            db.pragma_update(None, "synchronous", "FULL")?;
-            db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-            db.execute_batch(SCHEMA)?;
-            let counts = db
-                .prepare("SELECT class, COUNT(*) FROM objects GROUP BY class")?
+    /// Opens the catalog, making an empty one if there is none.
+    pub fn open(vfs: &Rc<Vfs>) -> Result<Catalog> {
+        let db = connect(vfs)?;
+        db.execute_batch(SCHEMA).map_err(failed)?;
+        db.backing.commit()?;
+        let counts = || {
+            db.prepare("SELECT class, COUNT(*) FROM objects GROUP BY class")?
                 .query_map([], |row| {
                     let (class, count): (i64, i64) = (row.get(0)?, row.get(1)?);
                     Ok((class.cast_unsigned(), count.cast_unsigned()))
                 })?
-                .collect::<rusqlite::Result<_>>()?;
-            Ok(Catalog(Rc::new(Inner {
-                db,
-                counts: RefCell::new(counts),
-            })))
+                .collect::<rusqlite::Result<_>>()
         };
-        open().map_err(failed)
+        let counts = RefCell::new(counts().map_err(failed)?);
+        Ok(Catalog(Rc::new(Inner {
+            vfs: vfs.clone(),
+            db: RefCell::new(Some(db)),
+            counts,
+        })))
     }
 
-    /// Its statements have only one way to fail: the disk.
-    fn on_disk<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        work(&self.0.db).map_err(failed)
+    /// Writes back what is durable, and closes it. Afterwards everything fails.
+    pub fn close(&self) -> Result<()> {
+        let Some(db) = self.0.db.take() else {
+            return Ok(());
+        };
+        let written = db.checkpoint();
+        db.close().and(written).map(drop).map_err(failed)
+    }
+
+    /// The newest change. What depends on it must not be seen before that is durable.
+    pub fn newest(&self) -> Lsn {
+        let db = self.0.db.borrow();
+        db.as_ref().map_or(Lsn::default(), |db| db.backing.newest())
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.reopen_if_lost()?;
+        let db = self.0.db.borrow();
+        let db = db.as_ref().ok_or(Error::ShuttingDown)?;
+        work(db).map_err(failed)
+    }
+
+    /// One statement that writes, and the writing back of the log if it has become long.
+    fn write<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        /// How many pages are long.
+        const LONG: u64 = 256;
+        self.reopen_if_lost()?;
+        let db = self.0.db.borrow();
+        let db = db.as_ref().ok_or(Error::ShuttingDown)?;
+        db.backing.check_commit()?;
+        if db.backing.log_pages() > LONG
+            && let Err(error) = db.checkpoint()
+        {
+            tracing::warn!(%error, "writing back the log of the catalog");
+        }
+        let done = work(db).map_err(failed)?;
+        db.backing.commit()?;
+        Ok(done)
+    }
+
+    /// If a commit has not happened, the catalog goes back to what it was before.
+    fn reopen_if_lost(&self) -> Result<()> {
+        let lost = |db: &Attached| db.backing.is_durable().is_err() || db.backing.has_lost();
+        if !self.0.db.borrow().as_ref().is_some_and(lost) {
+            return Ok(());
+        }
+        if let Some(db) = self.0.db.take() {
+            db.close().map_err(failed)?;
+        }
+        let again = Catalog::open(&self.0.vfs)?;
+        self.0.db.replace(again.0.db.take());
+        self.0.counts.replace(again.0.counts.take());
+        Ok(())
     }
 
     /// Notes that an object has come into being. If it is there already, only a name that was not
     /// known before is taken.
     pub fn record(&self, class: u64, id: ObjectId, name: Option<&str>) -> Result<()> {
-        let inserted = self.on_disk(|db| {
+        let inserted = self.write(|db| {
             let (class, id) = (class.cast_signed(), id.as_bytes());
             let inserted = db
                 .prepare_cached(
@@ -130,7 +186,7 @@ impl Catalog {
 
     /// Takes the name of an object that has come into being and had none.
     pub fn learn_name(&self, class: u64, id: ObjectId, name: &str) -> Result<()> {
-        self.on_disk(|db| {
+        self.write(|db| {
             db.prepare_cached(
                 "UPDATE objects SET name = ?3 WHERE class = ?1 AND id = ?2 AND name IS NULL",
             )?
@@ -141,7 +197,7 @@ impl Catalog {
 
     /// The object's entry, if it has come into being.
     pub fn find(&self, class: u64, id: ObjectId) -> Result<Option<Listed>> {
-        self.on_disk(|db| {
+        self.read(|db| {
             db.prepare_cached(
                 "SELECT id, name, created_ms FROM objects WHERE class = ?1 AND id = ?2",
             )?
@@ -158,7 +214,7 @@ impl Catalog {
     /// At most `limit` objects whose name starts with `prefix`; objects without a name come last,
     /// and only if `prefix` is empty.
     pub fn list(&self, class: u64, prefix: &str, after: &After, limit: u32) -> Result<Vec<Listed>> {
-        self.on_disk(|db| {
+        self.read(|db| {
             let class = class.cast_signed();
             let mut page = Vec::new();
             if !matches!(after, After::Id(_)) {
@@ -201,7 +257,7 @@ impl Catalog {
         let reference = env::random::<SAVED_BYTES>();
         let Saved { class, id, name } = saved;
         let (class, id) = (class.cast_signed(), id.as_bytes());
-        self.on_disk(|db| {
+        self.write(|db| {
             db.prepare_cached("INSERT INTO saved VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
                 .execute(params![
                     hash(&reference),
@@ -217,7 +273,7 @@ impl Catalog {
 
     /// What a saved reference leads to.
     pub fn saved(&self, reference: &[u8]) -> Result<Option<Saved>> {
-        self.on_disk(|db| {
+        self.read(|db| {
             db.prepare_cached("SELECT class, id, name FROM saved WHERE hash = ?1")?
                 .query_row([hash(reference)], |row| {
                     let class: i64 = row.get(0)?;
@@ -233,11 +289,18 @@ impl Catalog {
 
     /// Makes a saved reference worthless; false if it was already.
     pub fn forget(&self, reference: &[u8]) -> Result<bool> {
-        self.on_disk(|db| {
+        self.write(|db| {
             let mut delete = db.prepare_cached("DELETE FROM saved WHERE hash = ?1")?;
             Ok(delete.execute([hash(reference)])? > 0)
         })
     }
+}
+
+fn connect(vfs: &Rc<Vfs>) -> Result<Attached> {
+    let backing = Backing::open(vfs, DatabaseId::CATALOG)?;
+    let connection = backing.connect().map_err(failed)?;
+    storage::prepare_log(&connection).map_err(failed)?;
+    Ok(Attached::new(connection, backing))
 }
 
 fn hash(reference: &[u8]) -> [u8; 32] {
@@ -278,7 +341,7 @@ mod tests {
     use super::*;
 
     fn catalog(folder: &tempfile::TempDir) -> Catalog {
-        Catalog::open(&folder.path().join("catalog.sqlite")).unwrap()
+        Catalog::open(&crate::storage::testing::vfs(folder.path())).unwrap()
     }
 
     fn id(n: u8) -> ObjectId {
@@ -344,8 +407,8 @@ mod tests {
         first.record(7, id(1), None).unwrap();
         first.record(7, id(1), Some("late")).unwrap();
         first.record(7, id(1), None).unwrap();
-        drop(first);
-        let again = catalog(&folder);
+        first.close().unwrap();
+        let again = Catalog::open(&first.0.vfs).unwrap();
         assert_eq!(
             again.find(7, id(1)).unwrap().unwrap().name.as_deref(),
             Some("late")

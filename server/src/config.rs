@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error};
 use vatwerk::Address;
 
-use crate::{gateway::network, object, storage};
+use crate::{gateway::network, journal, object, storage};
 
 /// How a vat is set up: what `--config FILE` may say, as TOML. Whatever is left out has its default;
 /// an unknown key is an error.
@@ -64,6 +64,10 @@ pub struct Limits {
     pub calls_per_connection: usize,
     /// The largest message, at most and by default 33,554,432.
     pub message_bytes: u64,
+    /// The most disk space that the journal takes, commits of more than a 32nd of it not counted; at
+    /// least 8,388,608. The longer it is, the less often objects' files are synced, and the longer
+    /// takes a start after a crash. Default 268,435,456.
+    pub journal_bytes: u64,
 }
 
 impl Default for Config {
@@ -90,6 +94,7 @@ impl Default for Limits {
             connections: 4096,
             calls_per_connection: 4096,
             message_bytes: vatwerk::limit_capnp::MAX_MESSAGE_BYTES,
+            journal_bytes: journal::Settings::default().bytes,
         }
     }
 }
@@ -125,6 +130,14 @@ impl Limits {
                 statement_time_limit: Duration::from_millis(self.statement_ms),
                 ..Default::default()
             },
+            ..Default::default()
+        }
+    }
+
+    /// How the journal is set up.
+    pub fn journal(&self) -> journal::Settings {
+        journal::Settings {
+            bytes: self.journal_bytes,
             ..Default::default()
         }
     }

@@ -1,24 +1,120 @@
-//! The data folder: whose it is, and what format it has.
+//! The data folder: whose it is, what format it has, and where everything is in it.
 //!
 //! ```text
-//! DATA/format              "vatwerk 1"
+//! DATA/format              "vatwerk 2"
 //! DATA/LOCK                locked while a vat uses the folder
 //! DATA/catalog.sqlite      names, saved references
+//! DATA/journal/<number>.segment, <number>.pages
 //! DATA/objects/<interface id>/<first two digits of id>/<id>.sqlite
 //! ```
 
 use std::{
+    fmt,
     fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
+use vatwerk::ObjectId;
+
 /// The format that this version reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The format before there was a journal: each database has a write-ahead log of its own beside it.
+const WITHOUT_JOURNAL: u32 = 1;
+
+/// Names one database of a vat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DatabaseId {
+    /// The interface id of the object's class; 0 for the catalog.
+    pub class: u64,
+    /// Which object.
+    pub object: ObjectId,
+}
+
+impl DatabaseId {
+    /// The catalog's.
+    pub const CATALOG: DatabaseId = DatabaseId {
+        class: 0,
+        object: ObjectId([0; ObjectId::LEN]),
+    };
+}
+
+/// `<interface id>-<object id>`, in hexadecimal digits.
+impl fmt::Display for DatabaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{}", self.class, self.object)
+    }
+}
+
+impl FromStr for DatabaseId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (class, object) = text.split_once('-').ok_or(())?;
+        Ok(DatabaseId {
+            class: u64::from_str_radix(class, 16).map_err(drop)?,
+            object: object.parse().map_err(drop)?,
+        })
+    }
+}
+
+/// Where everything is in a data folder.
+#[derive(Clone, Debug)]
+pub struct Layout(PathBuf);
+
+impl Layout {
+    /// The layout of the folder at `path`.
+    pub fn new(path: &Path) -> Layout {
+        Layout(path.to_owned())
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the journal is.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    /// Where objects' databases are.
+    pub fn objects(&self) -> PathBuf {
+        self.0.join("objects")
+    }
+
+    /// Where a database is, or would be.
+    pub fn database(&self, id: DatabaseId) -> PathBuf {
+        if id == DatabaseId::CATALOG {
+            return self.0.join("catalog.sqlite");
+        }
+        let object = id.object.to_string();
+        let mut path = self.objects();
+        path.push(format!("{:016x}", id.class));
+        path.push(&object[..2]);
+        path.push(format!("{object}.sqlite"));
+        path
+    }
+
+    /// The folders that lead to a database from the data folder, the outermost first.
+    pub fn folders_of(&self, id: DatabaseId) -> Vec<PathBuf> {
+        let database = self.database(id);
+        let mut folders: Vec<PathBuf> = database
+            .ancestors()
+            .skip(1)
+            .take_while(|folder| *folder != self.0)
+            .map(Path::to_owned)
+            .collect();
+        folders.reverse();
+        folders
+    }
+}
 
 /// A data folder that is ours until this is dropped.
 pub struct Folder {
-    path: PathBuf,
+    layout: Layout,
     _lock: File,
 }
 
@@ -56,8 +152,10 @@ impl Folder {
             path: path.to_owned(),
             source,
         };
+        let layout = Layout::new(path);
         create_durably(path).map_err(io)?;
-        create_durably(&path.join("objects")).map_err(io)?;
+        create_durably(&layout.objects()).map_err(io)?;
+        create_durably(&layout.journal()).map_err(io)?;
         let lock = File::create(path.join("LOCK")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -65,48 +163,65 @@ impl Folder {
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         let format = path.join("format");
-        match fs::read_to_string(&format) {
-            Ok(text) => check_format(path, &text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_durably(&format, &format!("vatwerk {FORMAT}\n")).map_err(io)?;
-            }
+        let found = match fs::read_to_string(&format) {
+            Ok(text) => Some(known_format(path, &text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(error)),
+        };
+        if found == Some(WITHOUT_JOURNAL) {
+            write_logs_back(path).map_err(io)?;
+        }
+        if found != Some(FORMAT) {
+            write_durably(&format, &format!("vatwerk {FORMAT}\n")).map_err(io)?;
         }
         Ok(Folder {
-            path: path.to_owned(),
+            layout,
             _lock: lock,
         })
     }
 
-    /// The folder.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Where the catalog is.
-    pub fn catalog(&self) -> PathBuf {
-        self.path.join("catalog.sqlite")
-    }
-
-    /// Where objects' databases are.
-    pub fn objects(&self) -> PathBuf {
-        self.path.join("objects")
+    /// Where everything is in it.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 }
 
-fn check_format(path: &Path, text: &str) -> Result<(), FolderError> {
+/// The number in a file `format`, if this version can do with it.
+fn known_format(path: &Path, text: &str) -> Result<u32, FolderError> {
     let number = text
         .trim_end()
         .strip_prefix("vatwerk ")
         .and_then(|number| number.parse().ok());
     match number {
-        Some(FORMAT) => Ok(()),
+        Some(found @ WITHOUT_JOURNAL..=FORMAT) => Ok(found),
         Some(found) if found > FORMAT => Err(FolderError::Newer {
             path: path.to_owned(),
             found,
         }),
         _ => Err(FolderError::Foreign(path.to_owned())),
     }
+}
+
+/// Brings every database of a folder from before the journal up to date with the log beside it, as
+/// SQLite would: a vat that crashed has left them.
+fn write_logs_back(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            write_logs_back(&path)?;
+        }
+        let name = path.to_string_lossy();
+        let Some(database) = name.strip_suffix("-wal") else {
+            continue;
+        };
+        let write_back = || {
+            let connection = rusqlite::Connection::open(database)?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            connection.close().map_err(|(_, error)| error)
+        };
+        write_back().map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 /// Makes a folder, and those it is in, that is still there after a loss of power.
@@ -151,14 +266,50 @@ mod tests {
     fn a_folder_of_another_format_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let format = folder.path().join("format");
-        fs::write(&format, "vatwerk 2\n").unwrap();
+        fs::write(&format, "vatwerk 3\n").unwrap();
         let newer = Folder::open(folder.path());
-        assert!(matches!(newer, Err(FolderError::Newer { found: 2, .. })));
+        assert!(matches!(newer, Err(FolderError::Newer { found: 3, .. })));
         fs::write(&format, "something else\n").unwrap();
         assert!(matches!(
             Folder::open(folder.path()),
             Err(FolderError::Foreign(_))
         ));
         assert_eq!(fs::read_to_string(&format).unwrap(), "something else\n");
+    }
+
+    #[test]
+    fn a_folder_from_before_the_journal_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        let objects = folder.path().join("objects/0000000000000001/ab");
+        fs::create_dir_all(&objects).unwrap();
+        let (live, database) = (objects.join("live"), objects.join("ab.sqlite"));
+        let connection = rusqlite::Connection::open(&live).unwrap();
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (5)")
+            .unwrap();
+        // As a crash leaves it: with its log.
+        fs::copy(&live, &database).unwrap();
+        fs::copy(objects.join("live-wal"), objects.join("ab.sqlite-wal")).unwrap();
+        drop(connection);
+        fs::remove_file(&live).unwrap();
+        fs::write(folder.path().join("format"), "vatwerk 1\n").unwrap();
+        drop(Folder::open(folder.path()).unwrap());
+        assert!(!objects.join("ab.sqlite-wal").exists());
+        let connection = rusqlite::Connection::open(&database).unwrap();
+        let value: i64 = connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(value, 5);
+        let format = fs::read_to_string(folder.path().join("format")).unwrap();
+        assert_eq!(format, "vatwerk 2\n");
+    }
+
+    #[test]
+    fn the_name_of_a_database_is_read_back() {
+        let id = DatabaseId {
+            class: u64::MAX - 1,
+            object: ObjectId([0xA5; 32]),
+        };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(DatabaseId::CATALOG.to_string().parse(), Ok(DatabaseId::CATALOG));
+        assert_eq!("x-y".parse::<DatabaseId>(), Err(()));
     }
 }

@@ -4,7 +4,8 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     rc::Rc,
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio::task::AbortHandle;
@@ -13,12 +14,12 @@ use vatwerk::{Address, json::SchemaError};
 use crate::{
     Config, Error, call,
     catalog::Catalog,
-    env,
-    folder::{Folder, FolderError},
+    env::{self, Disk, RealDisk},
+    folder::{Folder, FolderError, Layout},
     gateway::{BindError, Gateway, Listener},
-    journal::Journal,
+    journal::{self, Commits, Journal, JournalError},
     object::{Class, Host, Registry, StartError},
-    storage,
+    storage::{self, Vfs},
     vat::{self, Vat},
 };
 
@@ -43,8 +44,10 @@ pub struct Server {
     problem: Option<StartError>,
     bindings: HashMap<TypeId, Rc<dyn Any>>,
     config: Config,
-    #[cfg(feature = "testing")]
-    hold: crate::journal::testing::Hold,
+    #[cfg(any(test, feature = "testing"))]
+    hold: Option<journal::testing::Hold>,
+    #[cfg(any(test, feature = "testing"))]
+    disk: Option<Arc<dyn Disk>>,
 }
 
 /// Why a vat does not start.
@@ -59,6 +62,9 @@ pub enum ServeError {
     /// Its data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// Its journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Its catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] Error),
@@ -93,11 +99,33 @@ impl Server {
         self
     }
 
-    /// For tests: lets `hold` hold back the durability of commits.
-    #[cfg(feature = "testing")]
+    /// For tests: lets `hold` hold back the durability of commits. The journal has no threads of its
+    /// own then.
+    #[cfg(any(test, feature = "testing"))]
     pub fn hold(mut self, hold: crate::journal::testing::Hold) -> Server {
-        self.hold = hold;
+        self.hold = Some(hold);
         self
+    }
+
+    /// For tests: another disk than the machine's, for everything but the folder's lock and format.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Server {
+        self.disk = Some(disk);
+        self
+    }
+
+    fn open_journal(&self, layout: &Layout) -> Result<Journal, JournalError> {
+        let settings = self.config.limits.journal();
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(hold) = self.hold.clone() {
+            let settings = journal::Settings {
+                driver: journal::Driver::Caller,
+                ..settings
+            };
+            let disk = self.disk.clone().unwrap_or_else(|| Arc::new(RealDisk));
+            return Ok(Journal::open_held(disk, layout, &settings, hold)?.0);
+        }
+        recover(layout, &settings)
     }
 
     /// Starts the vat on the current thread, which must run a [`tokio::task::LocalSet`]. When this
@@ -107,21 +135,20 @@ impl Server {
             return Err(problem.into());
         }
         let description = vat::describe(&self.classes)?;
-        let folder = Folder::open(&self.config.data)?;
-        // The catalog would be the first to use SQLite, and memory is set aside then.
+        // Before anything uses SQLite: memory is set aside then.
         storage::configure_process();
-        let catalog = Catalog::open(&folder.catalog())?;
-        #[cfg(feature = "testing")]
-        let journal = Journal::held_by(self.hold);
-        #[cfg(not(feature = "testing"))]
-        let journal = Journal::new();
+        let folder = Folder::open(&self.config.data)?;
+        let layout = folder.layout().clone();
+        let journal = self.open_journal(&layout)?;
+        let vfs = Vfs::register(journal.clone());
+        let catalog = Catalog::open(&vfs)?;
         let mut limits = self.config.limits.objects();
         limits.resident_objects = limits.resident_objects.min(openable());
         let host = Host::new(
             self.classes,
             catalog,
-            journal,
-            folder.objects(),
+            Commits::new(journal),
+            vfs,
             limits,
             self.bindings,
         );
@@ -155,11 +182,32 @@ impl Server {
     }
 }
 
+/// Opens the journal, and says so if there is anything to recover or it takes its time.
+fn recover(layout: &Layout, settings: &journal::Settings) -> Result<Journal, JournalError> {
+    const OFTEN: Duration = Duration::from_secs(1);
+    let started = Instant::now();
+    let mut said = started;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let (journal, recovery) = Journal::open(disk, layout, settings, |progress| {
+        if said.elapsed() > OFTEN {
+            said = Instant::now();
+            let percent = 100 * progress.done / progress.total.max(1);
+            tracing::info!(percent, "recovering from the journal");
+        }
+    })?;
+    if recovery.commits > 0 {
+        let took_ms = started.elapsed().as_millis() as u64;
+        let (commits, bytes) = (recovery.commits, recovery.bytes);
+        tracing::info!(commits, bytes, took_ms, "recovered from the journal");
+    }
+    Ok(journal)
+}
+
 /// How many objects may be awake with the files that this process may open, if twice as many may be
 /// for a moment, and half of the files are for connections. Raises the process's limit as far as it
 /// goes.
 fn openable() -> usize {
-    /// A database and its write-ahead log.
+    /// A database, and a log that has become long.
     const FILES_PER_OBJECT: u64 = 2;
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     usize::try_from(files / (4 * FILES_PER_OBJECT)).unwrap_or(usize::MAX)
@@ -204,6 +252,23 @@ impl Running {
             );
             // Those that are still waking are left as a crash would leave them.
             let _ = tokio::time::timeout(CLOSING, self.host.abandon_all()).await;
+        }
+        self.close_journal().await;
+    }
+
+    /// Makes every database a plain file.
+    async fn close_journal(&self) {
+        if let Err(error) = self.host.catalog.close() {
+            tracing::error!(%error, "closing the catalog");
+        }
+        let journal = self.host.commits.journal().clone();
+        // It waits for the disk.
+        match tokio::task::spawn_blocking(move || journal.stop()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the journal is kept: it is recovered at the next start");
+            }
+            Err(error) => tracing::error!(%error, "a fault of the vat itself, in stopping"),
         }
     }
 }

@@ -212,13 +212,12 @@ fn read_value(value: sql_value::Reader<'_>) -> capnp::Result<SqlValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Settings, Storage};
+    use crate::storage::testing;
 
     #[tokio::test(start_paused = true)]
     async fn a_cursor_that_is_not_used_ends() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("object.sqlite");
-        let storage = Storage::open(&path, &Settings::default()).unwrap();
+        let storage = testing::open(&folder);
         let scenario = async {
             let rows = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4";
             let cursor = serve(storage.sql().exec(rows, ()).unwrap());

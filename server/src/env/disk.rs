@@ -53,7 +53,7 @@ pub trait DiskFile: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// How long it is, in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn bytes(&self) -> io::Result<u64>;
 
     /// Cuts it, or makes it longer by zeros.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
@@ -132,7 +132,7 @@ impl DiskFile for File {
         self.write_all_at(bytes, offset)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

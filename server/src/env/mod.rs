@@ -2,7 +2,7 @@
 //! writes a file that must last.
 
 mod disk;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod sim;
 
 pub use disk::{Disk, DiskFile, Open, RealDisk};

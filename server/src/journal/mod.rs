@@ -1,127 +1,249 @@
-//! When a commit is durable.
+//! The journal: one log for the commits of all objects, so that one sync makes many of them durable.
 //!
-//! The seam that everything above sees: a commit gets an [`Lsn`], and [`Journal::durable`] tells
-//! when that position, and every one before it, is on disk. SQLite runs with `synchronous=FULL`, so
-//! a commit is on disk when it has its number.
+//! A commit is queued with the pages that it changed, and gets an [`Lsn`]. The writer takes whatever
+//! has queued, writes it as one batch to the current segment, syncs once, and tells. When half of the
+//! segments count, the retirer brings the oldest to the databases' files and syncs those; then the
+//! segment is used again. So the journal is bounded, and with it the time that a recovery takes.
+//!
+//! Nothing is written to a database's file before the journal has made it durable.
 
-use std::rc::Rc;
+mod commits;
+mod database;
+mod empty;
+mod log;
+mod lsn;
+mod queue;
+mod record;
+mod recover;
+mod replay;
+mod retire;
+mod segment;
+mod segments;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod threads;
+mod writer;
 
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex};
 
-/// The position of a commit among all commits of a vat. Zero is before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Lsn(u64);
+pub use commits::Commits;
+pub(crate) use database::{Database, Databases};
+pub use lsn::Lsn;
+pub(crate) use log::Bytes;
+pub use record::AlarmChange;
+pub use recover::Progress;
+pub use segment::{Damage, JournalError};
 
-/// Numbers commits and tells when they are durable. Cheap to clone; a vat has one.
+use crate::{Error, Result, env::Disk, folder::Layout};
+use queue::{Fate, Queue};
+use retire::Retirer;
+use segments::Segments;
+use threads::Threads;
+use writer::Writer;
+
+/// How the journal is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The most disk space it takes, in bytes, large commits not counted; at least 8 MiB.
+    pub bytes: u64,
+    /// Who does its work.
+    pub driver: Driver,
+}
+
+/// Who does the work of a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Two threads: one writes, and one retires segments.
+    Threads,
+    /// Whoever commits, before the commit returns. It waits for the disk: for tests, in which nothing
+    /// is to happen by itself.
+    Caller,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            bytes: 256 << 20,
+            driver: Driver::Threads,
+        }
+    }
+}
+
+/// The journal of a vat. Clones are handles to the same one, from any thread.
 #[derive(Clone)]
-pub struct Journal(Rc<Inner>);
+pub struct Journal(Arc<Inner>);
 
 struct Inner {
-    newest: std::cell::Cell<Lsn>,
-    durable: watch::Sender<Lsn>,
-    #[cfg(feature = "testing")]
-    hold: testing::Hold,
+    queue: Arc<Queue>,
+    segments: Arc<Segments>,
+    databases: Arc<Databases>,
+    work: Work,
+}
+
+enum Work {
+    Threads(Threads),
+    Caller(Mutex<Writer>),
+}
+
+/// What a start found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// How many commits had not been brought to their databases' files, as far as anybody knew.
+    pub commits: u64,
+    /// How many bytes of the journal told of them.
+    pub bytes: u64,
 }
 
 impl Journal {
-    /// A journal without commits.
-    pub fn new() -> Journal {
-        Journal(Rc::new(Inner {
-            newest: Default::default(),
-            durable: watch::Sender::new(Lsn::default()),
-            #[cfg(feature = "testing")]
-            hold: Default::default(),
-        }))
+    /// How many segments there are when it is full.
+    const SEGMENTS: u64 = 8;
+
+    /// Recovers what the last journal in the folder has left, and starts an empty one. `progress` is
+    /// told how far it is.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        layout: &Layout,
+        settings: &Settings,
+        progress: impl FnMut(Progress),
+    ) -> Result<(Journal, Recovery), JournalError> {
+        Journal::start(disk, layout, settings, progress, |queue| queue)
     }
 
-    /// A journal whose durability `hold` can hold back.
-    #[cfg(feature = "testing")]
-    pub fn held_by(hold: testing::Hold) -> Journal {
-        let journal = Journal(Rc::new(Inner {
-            newest: Default::default(),
-            durable: watch::Sender::new(Lsn::default()),
-            hold: hold.clone(),
+    /// Likewise, and `hold` can hold back that commits become durable.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_held(
+        disk: Arc<dyn Disk>,
+        layout: &Layout,
+        settings: &Settings,
+        hold: testing::Hold,
+    ) -> Result<(Journal, Recovery), JournalError> {
+        Journal::start(disk, layout, settings, |_| {}, |queue| queue.held_by(hold))
+    }
+
+    fn start(
+        disk: Arc<dyn Disk>,
+        layout: &Layout,
+        settings: &Settings,
+        progress: impl FnMut(Progress),
+        prepare: impl FnOnce(Queue) -> Queue,
+    ) -> Result<(Journal, Recovery), JournalError> {
+        let recovered = recover::recover(&disk, layout, progress)?;
+        let segment_bytes = (settings.bytes / Journal::SEGMENTS).max(1 << 20);
+        // A batch is at most this and one record, and so fits into a segment.
+        let quarter = segment_bytes / 4;
+        let queue = Queue::new(recovered.newest, usize::try_from(quarter).unwrap_or(usize::MAX));
+        let queue = Arc::new(prepare(queue));
+        let databases = Arc::new(Databases::new(
+            disk.clone(),
+            layout.clone(),
+            queue.clone(),
+            quarter,
+        ));
+        let segments = Arc::new(Segments::new(
+            disk,
+            layout.journal(),
+            segment_bytes,
+            Journal::SEGMENTS as usize,
+            recovered.free,
+            recovered.next_number,
+            recovered.sequence,
+        ));
+        let retirer = Retirer::new(queue.clone(), segments.clone(), databases.clone());
+        let writer = |retirer| {
+            Writer::new(queue.clone(), segments.clone(), databases.clone(), retirer)
+        };
+        let work = match settings.driver {
+            Driver::Threads => Work::Threads(Threads::start(
+                queue.clone(),
+                segments.clone(),
+                writer(None),
+                retirer,
+            )?),
+            Driver::Caller => Work::Caller(Mutex::new(writer(Some(retirer)))),
+        };
+        let recovery = Recovery {
+            commits: recovered.commits,
+            bytes: recovered.bytes,
+        };
+        let journal = Journal(Arc::new(Inner {
+            queue,
+            segments,
+            databases,
+            work,
         }));
-        let (inner, mut released) = (Rc::downgrade(&journal.0), hold.released());
-        tokio::task::spawn_local(async move {
-            while released.changed().await.is_ok() {
-                let Some(inner) = inner.upgrade() else { return };
-                if !inner.hold.is_held() {
-                    inner.durable.send_replace(inner.newest.get());
-                }
-            }
-        });
-        journal
+        Ok((journal, recovery))
     }
 
-    /// Numbers what SQLite has just committed.
-    pub fn committed(&self) -> Lsn {
-        let lsn = Lsn(self.0.newest.get().0 + 1);
-        self.0.newest.set(lsn);
-        #[cfg(feature = "testing")]
-        if self.0.hold.is_held() {
-            return lsn;
-        }
-        self.0.durable.send_replace(lsn);
+    /// The databases.
+    pub(crate) fn databases(&self) -> &Databases {
+        &self.0.databases
+    }
+
+    /// Queues what SQLite has committed to a database since this was last asked; `None` if that is
+    /// nothing. `storage-failed` while the journal cannot be written: then the commit has not
+    /// happened, and the database must be opened anew.
+    pub(crate) fn commit(&self, database: &Database, alarm: AlarmChange) -> Result<Option<Lsn>> {
+        let lsn = self.0.databases.commit(database, alarm);
+        self.work();
         lsn
     }
 
-    /// The newest commit of all.
-    pub fn newest(&self) -> Lsn {
-        self.0.newest.get()
+    /// Queues the end of a database. When that is durable, [`Journal::forget`] makes it so.
+    pub(crate) fn delete(&self, database: &Database) -> Result<Lsn> {
+        let lsn = self.0.databases.delete(database);
+        self.work();
+        lsn
     }
 
-    /// Whether `lsn` and everything before it is on disk.
-    pub fn is_durable(&self, lsn: Lsn) -> bool {
-        *self.0.durable.borrow() >= lsn
+    /// Takes a database out of the world whose end is durable.
+    pub(crate) fn forget(&self, database: &Database, lsn: Lsn) -> Result<()> {
+        self.0.databases.forget(database, lsn).map_err(|error| {
+            Error::StorageFailed(format!("removing the database of an object: {error}"))
+        })
     }
 
-    /// Waits until `lsn` and everything before it is on disk.
-    pub async fn durable(&self, lsn: Lsn) {
-        let mut durable = self.0.durable.subscribe();
-        // The sender lives as long as `self`.
-        let _ = durable.wait_for(|durable| *durable >= lsn).await;
-    }
-}
-
-impl Default for Journal {
-    fn default() -> Self {
-        Journal::new()
-    }
-}
-
-/// For tests: a disk that takes its time.
-#[cfg(feature = "testing")]
-pub mod testing {
-    use tokio::sync::watch;
-
-    /// Holds back the durability of every commit made meanwhile. Cheap to clone, from any thread.
-    #[derive(Clone)]
-    pub struct Hold(watch::Sender<bool>);
-
-    impl Default for Hold {
-        fn default() -> Self {
-            Hold(watch::Sender::new(false))
+    /// Does what is queued, where no thread does.
+    pub(crate) fn work(&self) {
+        if let Work::Caller(writer) = &self.0.work {
+            // Nothing panics while it has the lock.
+            let mut writer = writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            while writer.step() {}
         }
     }
 
-    impl Hold {
-        /// From now on no commit becomes durable.
-        pub fn hold(&self) {
-            self.0.send_replace(true);
-        }
+    /// Why nothing can be committed at the moment, if so.
+    pub(crate) fn down(&self) -> Option<Error> {
+        let down = self.0.queue.down()?;
+        // It may be over.
+        self.work();
+        self.0.queue.down().and(Some(down))
+    }
 
-        /// Every commit made so far becomes durable, and later ones at once.
-        pub fn release(&self) {
-            self.0.send_replace(false);
+    /// Whether every commit of a database so far is durable. `storage-failed` if one of them never
+    /// happened.
+    pub(crate) fn is_durable(&self, lsn: Lsn) -> Result<bool> {
+        match self.0.queue.fate(lsn) {
+            Fate::Pending => Ok(false),
+            Fate::Durable => Ok(true),
+            Fate::Void => Err(Error::StorageFailed(
+                "the disk failed, and the write did not happen".into(),
+            )),
         }
+    }
 
-        pub(super) fn is_held(&self) -> bool {
-            *self.0.borrow()
+    /// Makes every database's file durable, and the journal empty. Nobody may commit any more. Takes
+    /// as long as the disk does.
+    pub fn stop(&self) -> Result<(), JournalError> {
+        match &self.0.work {
+            Work::Threads(threads) => threads.stop(),
+            Work::Caller(_) => self.work(),
         }
-
-        pub(super) fn released(&self) -> watch::Receiver<bool> {
-            self.0.subscribe()
-        }
+        let Inner {
+            queue,
+            segments,
+            databases,
+            ..
+        } = &*self.0;
+        Retirer::new(queue.clone(), segments.clone(), databases.clone()).retire_all()
     }
 }

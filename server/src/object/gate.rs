@@ -17,7 +17,7 @@ use futures::channel::oneshot;
 use super::{instance::Instance, membrane::InwardPipeline, results::Returning};
 use crate::{
     call::{Message, PipelineResolver, settled},
-    journal::{Journal, Lsn},
+    journal::{Commits, Lsn},
 };
 
 /// While a commit of the object, or the turn that is running, is not durable yet, whatever could
@@ -26,7 +26,7 @@ use crate::{
 /// A wait is for the newest commit at the time, so what only reads waits for the newest earlier
 /// write too.
 pub(super) struct OutputGate {
-    journal: Journal,
+    commits: Commits,
     newest: Cell<Lsn>,
     waiting: RefCell<VecDeque<(Release, Output)>>,
     /// What waits, or for what, is not what [`OutputGate::opened`] saw.
@@ -72,12 +72,12 @@ pub(super) enum Sent {
 }
 
 impl OutputGate {
-    /// The gate of a new instance. It cannot tell which commit of the object was the last, and an
-    /// earlier instance may have made one that is not durable yet: it starts with the newest of all.
-    pub fn new(journal: Journal) -> OutputGate {
+    /// The gate of a new instance. An earlier one may have made commits that are not durable yet:
+    /// `newest` is the last of them.
+    pub fn new(commits: Commits, newest: Lsn) -> OutputGate {
         OutputGate {
-            newest: Cell::new(journal.newest()),
-            journal,
+            newest: Cell::new(newest),
+            commits,
             waiting: RefCell::default(),
             changed: tokio::sync::Notify::new(),
         }
@@ -85,7 +85,9 @@ impl OutputGate {
 
     /// Whether something said now would leave at once. `dirty`: the turn has written.
     pub fn is_open(&self, dirty: bool) -> bool {
-        !dirty && self.waiting.borrow().is_empty() && self.journal.is_durable(self.newest.get())
+        !dirty
+            && self.waiting.borrow().is_empty()
+            && self.commits.is_durable(self.newest.get()) == Ok(true)
     }
 
     /// Lets `output` leave as soon as it may. `dirty`: the turn that makes it has written.
@@ -101,10 +103,15 @@ impl OutputGate {
         self.changed.notify_one();
     }
 
-    /// SQLite has committed: what the turn said may leave when that is durable.
-    pub fn committed(&self) {
-        self.newest.set(self.journal.committed());
+    /// There is a commit at `lsn`: what the turn said may leave when that is durable.
+    pub fn committed(&self, lsn: Lsn) {
+        self.newest.set(lsn);
         self.settled();
+    }
+
+    /// The newest commit.
+    pub fn newest(&self) -> Lsn {
+        self.newest.get()
     }
 
     /// Nothing is left uncommitted of what the turn has written so far, if anything: what it said
@@ -130,10 +137,11 @@ impl OutputGate {
         drop(said);
     }
 
-    /// Waits until everything that was said before may leave, and lets it.
-    pub async fn flush(&self) {
-        self.journal.durable(self.newest.get()).await;
-        self.release();
+    /// Waits until everything that was said before may leave, and lets it. `storage-failed` if some
+    /// of it must not, because a commit has not happened.
+    pub async fn flush(&self) -> Result<(), crate::Error> {
+        let durable = self.commits.durable(self.newest.get()).await;
+        self.release().and(durable)
     }
 
     /// Whether anything waits.
@@ -141,11 +149,14 @@ impl OutputGate {
         !self.waiting.borrow().is_empty()
     }
 
-    /// Lets out what waits, as it may, for as long as it is polled.
-    pub async fn drive(&self) -> ! {
+    /// Lets out what waits, as it may, for as long as it is polled. Returns when something must not
+    /// leave because a commit has not happened.
+    pub async fn drive(&self) -> crate::Error {
         loop {
             self.opened().await;
-            self.release();
+            if let Err(error) = self.release() {
+                return error;
+            }
         }
     }
 
@@ -158,7 +169,8 @@ impl OutputGate {
             };
             let durable = async {
                 match next {
-                    Some(lsn) => self.journal.durable(lsn).await,
+                    // Whether it is, `release` looks.
+                    Some(lsn) => _ = self.commits.durable(lsn).await,
                     None => std::future::pending().await,
                 }
             };
@@ -169,19 +181,30 @@ impl OutputGate {
         }
     }
 
-    /// Lets out whatever may leave by now.
-    pub fn release(&self) {
+    /// Lets out whatever may leave by now. `storage-failed` if a commit that something waits for has
+    /// not happened: whoever was to be told of it is told that instead.
+    pub fn release(&self) -> Result<(), crate::Error> {
+        let mut failed = Ok(());
         loop {
             let mut waiting = self.waiting.borrow_mut();
-            match waiting.front() {
-                Some((Release::Durable(lsn), _)) if self.journal.is_durable(*lsn) => {}
-                _ => return,
+            let durable = match waiting.front() {
+                Some((Release::Durable(lsn), _)) => self.commits.is_durable(*lsn),
+                _ => Ok(false),
+            };
+            if durable == Ok(false) {
+                return failed;
             }
             let Some((_, output)) = waiting.pop_front() else {
-                return;
+                return failed;
             };
             drop(waiting);
-            output.release();
+            match durable {
+                Ok(_) => output.release(),
+                Err(error) => {
+                    output.fail(&error);
+                    failed = Err(error);
+                }
+            }
         }
     }
 
@@ -197,6 +220,13 @@ impl Output {
             Output::Return(returning, outcome) => returning.finish(outcome),
             Output::Pipeline(returning, early) => returning.set_pipeline(early),
             Output::Send(outgoing) => outgoing.release(),
+        }
+    }
+
+    /// It must never leave.
+    fn fail(self, error: &crate::Error) {
+        if let Output::Return(returning, _) = self {
+            returning.finish(Err(error.clone().into()));
         }
     }
 }

@@ -5,7 +5,6 @@ use std::{
     any::{Any, TypeId},
     cell::{Cell, RefCell},
     collections::HashMap,
-    path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
@@ -17,7 +16,13 @@ use super::{
     serve::serve,
     slot::{EventTarget, Load, Slot},
 };
-use crate::{Error, Result, call::Call, catalog::Catalog, journal::Journal, storage};
+use crate::{
+    Error, Result,
+    call::Call,
+    catalog::Catalog,
+    journal::Commits,
+    storage::{self, Vfs},
+};
 
 /// How much objects may use.
 #[derive(Clone, Debug)]
@@ -59,10 +64,10 @@ pub struct Host {
     pub classes: Registry,
     /// The names.
     pub catalog: Catalog,
-    /// Durability.
-    pub journal: Journal,
+    /// What becomes of commits.
+    pub commits: Commits,
     /// Where objects' databases are.
-    pub folder: PathBuf,
+    pub vfs: Rc<Vfs>,
     /// How much objects may use.
     pub limits: Limits,
     /// Values that the embedding program gives to its classes.
@@ -78,16 +83,16 @@ impl Host {
     pub fn new(
         classes: Registry,
         catalog: Catalog,
-        journal: Journal,
-        folder: PathBuf,
+        commits: Commits,
+        vfs: Rc<Vfs>,
         limits: Limits,
         bindings: HashMap<TypeId, Rc<dyn Any>>,
     ) -> Rc<Host> {
         Rc::new(Host {
             classes,
             catalog,
-            journal,
-            folder,
+            commits,
+            vfs,
             limits,
             bindings,
             slots: RefCell::default(),
@@ -203,43 +208,9 @@ impl Host {
         }
     }
 
-    /// Where the database of an object is, or would be.
-    pub(super) fn database_path(&self, interface_id: u64, id: ObjectId) -> PathBuf {
-        let id = id.to_string();
-        let mut path = self.folder.join(format!("{interface_id:016x}"));
-        path.push(&id[..2]);
-        path.push(format!("{id}.sqlite"));
-        path
-    }
-
-    /// Removes the database of an object that did not come into being, and its log first, which is
-    /// there if it could not be closed well: a new database must not meet it.
-    pub(super) fn discard_database(&self, interface_id: u64, id: ObjectId) {
-        let database = self.database_path(interface_id, id);
-        for file in [database.with_extension("sqlite-wal"), database] {
-            if let Err(error) = std::fs::remove_file(&file)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(%id, %error, "removing the database of an object that failed to be made");
-                return;
-            }
-        }
-    }
-
-    /// Makes the folder that a new database goes to, durably.
-    pub(super) fn make_folder_of(&self, database: &Path) -> Result<()> {
-        let make = |folder: &Path| -> std::io::Result<()> {
-            match std::fs::create_dir(folder) {
-                Ok(()) => std::fs::File::open(folder.parent().unwrap_or(folder))?.sync_all(),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-                Err(e) => Err(e),
-            }
-        };
-        let folder = database.parent().unwrap_or(&self.folder);
-        let class = folder.parent().unwrap_or(&self.folder);
-        make(class)
-            .and_then(|()| make(folder))
-            .map_err(|e| Error::StorageFailed(format!("making a folder for a new object: {e}")))
+    /// Waits until everything that the catalog says is durable: before that nobody may be told.
+    pub async fn catalog_is_durable(&self) -> Result<()> {
+        self.commits.durable(self.catalog.newest()).await
     }
 
     /// Waits until no call is in flight.

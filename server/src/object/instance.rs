@@ -30,7 +30,7 @@ pub(crate) struct Instance {
 
 impl Instance {
     pub fn new(host: Rc<Host>, slot: Rc<Slot>, storage: Storage) -> Rc<Instance> {
-        let gate = OutputGate::new(host.journal.clone());
+        let gate = OutputGate::new(host.commits.clone(), storage.newest());
         let instance = Rc::new(Instance {
             host,
             slot,
@@ -44,9 +44,9 @@ impl Instance {
         });
         // A write outside any turn, by a task that the class spawned, is a commit of its own.
         let weak = Rc::downgrade(&instance);
-        instance.storage.on_commit(move || {
+        instance.storage.on_commit(move |lsn| {
             if let Some(instance) = weak.upgrade() {
-                instance.gate.committed();
+                instance.gate.committed(lsn);
             }
         });
         instance
@@ -68,6 +68,9 @@ impl Instance {
         }
         if let Some(error) = self.broken() {
             return Poll::Ready(Err(error));
+        }
+        if self.poll_journal(cx).is_pending() {
+            return Poll::Pending;
         }
         self.current_section.set(section.get());
         self.storage.enter_turn();
@@ -95,21 +98,27 @@ impl Instance {
         }
     }
 
+    /// Ready unless the journal should get on first: too much waits to be written, of this object or
+    /// of all.
+    fn poll_journal(&self, cx: &Context<'_>) -> Poll<()> {
+        if !self.storage.keep_log_short() {
+            return self.host.commits.poll_decided(self.gate.newest(), cx);
+        }
+        self.host.commits.poll_room(cx)
+    }
+
     /// Commits what the turn wrote.
     fn end_turn(&self) -> Result<()> {
         match self.storage.commit_turn() {
-            Ok(true) => self.gate.committed(),
-            Ok(false) => self.gate.settled(),
+            Ok(Some(lsn)) => self.gate.committed(lsn),
+            Ok(None) => self.gate.settled(),
             Err(error) => {
                 self.gate.undone();
                 return Err(error);
             }
         }
-        self.gate.release();
-        match self.storage.broken() {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        self.gate.release()?;
+        self.storage.broken().map_or(Ok(()), Err)
     }
 
     /// Undoes what the turn at hand has written and said so far.

@@ -18,7 +18,11 @@ use super::{
     results::Returning,
     slot::{Event, EventTarget, Slot, shielded},
 };
-use crate::{Error, Result, call, env, fault, storage::Storage};
+use crate::{
+    Error, Result, call, env, fault,
+    folder::DatabaseId,
+    storage::{Backing, Storage},
+};
 
 /// How long the end of an instance waits for its last commit to be durable.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
@@ -29,9 +33,15 @@ pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
     match shielded(&slot, || open(&host, &slot)) {
         Some(Ok(instance)) => {
             let reason = AssertUnwindSafe(live(&instance)).catch_unwind().await;
-            instance.end(reason.unwrap_or_else(|_| fault(&slot)));
+            let reason = reason.unwrap_or_else(|_| fault(&slot));
+            if !instance.is_unborn() && !slot.is_abandoned() {
+                // So that the log can be written back. If it cannot, it is kept.
+                let newest = instance.storage.newest();
+                let _ = timeout(COMMIT_LIMIT, host.commits.durable(newest)).await;
+            }
+            instance.end(reason);
             if instance.is_unborn() {
-                host.discard_database(slot.class.interface_id, slot.id);
+                discard(&host, &slot).await;
             }
         }
         Some(Err(error)) => slot.end(error),
@@ -48,14 +58,35 @@ fn fault(slot: &Slot) -> Error {
     }
 }
 
-/// Opens the object's database, and makes one for an object that has none.
+/// Opens the object's database.
 fn open(host: &Rc<Host>, slot: &Rc<Slot>) -> Result<Rc<Instance>> {
-    let path = host.database_path(slot.class.interface_id, slot.id);
-    if !path.exists() {
-        host.make_folder_of(&path)?;
-    }
-    let storage = Storage::open(&path, &host.limits.storage)?;
+    let storage = Storage::open(&host.vfs, database(slot), &host.limits.storage)?;
     Ok(Instance::new(host.clone(), slot.clone(), storage))
+}
+
+fn database(slot: &Slot) -> DatabaseId {
+    DatabaseId {
+        class: slot.class.interface_id,
+        object: slot.id,
+    }
+}
+
+/// Removes the database of an object that did not come into being. Earlier turns of its `create` may
+/// have written to it.
+async fn discard(host: &Host, slot: &Slot) {
+    let removed = async {
+        let backing = Backing::open(&host.vfs, database(slot))?;
+        if !backing.exists() {
+            return Ok(());
+        }
+        let lsn = backing.delete()?;
+        host.commits.durable(lsn).await?;
+        backing.forget(lsn)
+    };
+    if let Ok(Err(error)) = timeout(COMMIT_LIMIT, removed).await {
+        let id = slot.id;
+        tracing::warn!(%id, %error, "removing the database of an object that failed to be made");
+    }
 }
 
 /// Wakes the object and lets it work. Returns why it ended.
@@ -64,7 +95,7 @@ async fn live(instance: &Rc<Instance>) -> Error {
     let awake = async {
         tokio::select! {
             awake = timeout(limit, wake(instance)) => awake,
-            never = instance.gate.drive() => never,
+            failed = instance.gate.drive() => Ok(Err(failed)),
         }
     };
     let object = match awake.await {
@@ -194,7 +225,7 @@ async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> Error {
         if let Some(error) = instance.broken() {
             // What was said before the failure still leaves, if it becomes durable in time; the
             // reason itself may tell of what must not be known before.
-            let _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
+            _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
             // Set before what runs is dropped: it is what the callers are told.
             slot.end(error.clone());
             for call in running {
@@ -217,7 +248,11 @@ async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> Error {
         tokio::select! {
             Some(()) = running.next(), if !running.is_empty() => {}
             () = slot.stirred() => {}
-            () = instance.gate.opened() => instance.gate.release(),
+            () = instance.gate.opened() => {
+                if let Err(error) = instance.gate.release() {
+                    instance.break_off(error);
+                }
+            }
             () = &mut sleep, if idle => {}
         }
     }

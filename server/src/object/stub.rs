@@ -77,6 +77,7 @@ impl stub::Server for Stub {
                 .find(self.class.interface_id, self.id)?
                 .and_then(|listed| listed.name),
         };
+        self.host.catalog_is_durable().await?;
         let mut results = results.get();
         results.set_id(self.id.as_bytes());
         results.set_object_name(known.unwrap_or_default());
@@ -99,6 +100,7 @@ impl stub::Server for Stub {
             name: self.name.as_deref().map(str::to_owned),
         };
         let reference = self.host.catalog.save(&saved, label)?;
+        self.host.catalog_is_durable().await?;
         results.get().set_sturdy_ref(&reference);
         Ok(())
     }

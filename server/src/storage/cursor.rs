@@ -4,18 +4,18 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use rusqlite::{CachedStatement, Connection, Statement, StatementStatus};
+use rusqlite::{CachedStatement, Statement, StatementStatus};
 use self_cell::self_cell;
 use serde::de::DeserializeOwned;
 
 use super::watch::{Deadline, Watch};
-use super::{Row, SqlValue, Storage};
+use super::{Attached, Row, SqlValue, Storage};
 use crate::{Error, Result};
 
 self_cell!(
     /// A statement with the connection it needs.
     pub(super) struct Prepared {
-        owner: Rc<Connection>,
+        owner: Rc<Attached>,
 
         #[covariant]
         dependent: Running,

@@ -153,7 +153,7 @@ mod tests {
         storage.meta().mark_created(Some("room"), 17)?;
         storage.kv().put("k", &1)?;
         storage.delete_all()?;
-        assert!(storage.commit_turn()?);
+        assert!(storage.commit_turn()?.is_some());
         storage.close()?;
 
         let storage = open(&folder);

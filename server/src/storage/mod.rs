@@ -16,29 +16,32 @@ mod sql;
 mod text;
 mod transaction;
 mod value;
+mod vfs;
 mod watch;
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
 use std::rc::Rc;
 
-use rusqlite::{Connection, TransactionState};
+use rusqlite::Connection;
 
 pub use self::cursor::Cursor;
 pub use self::kv::{Entry, Kv, Lower, Range};
 pub use self::meta::Meta;
-pub use self::open::{Settings, Synchronous, configure_process};
+pub(crate) use self::open::prepare_log;
+pub use self::open::{Settings, configure_process};
 pub use self::row::Row;
 pub use self::sql::Sql;
 pub(crate) use self::transaction::HeldTransaction;
 pub use self::value::{Bindings, SqlValue};
+pub use self::vfs::Vfs;
+pub(crate) use self::vfs::{Attached, Backing};
 pub use self::watch::Deadline;
 
 use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
 use self::transaction::Level;
 use self::watch::Watch;
-use crate::{Error, Result};
+use crate::{Error, Result, folder::DatabaseId, journal::Lsn};
 
 /// The database of one object. Clones are handles to the same one.
 ///
@@ -48,14 +51,14 @@ use crate::{Error, Result};
 pub struct Storage(Rc<Inner>);
 
 struct Inner {
-    connection: RefCell<Option<Rc<Connection>>>,
+    connection: RefCell<Option<Rc<Attached>>>,
     gate: Gate,
     watch: Watch,
     cursors: Cursors,
     broken: RefCell<Option<Error>>,
     /// The error of the statement that broke it, if the call that ran it did wrong.
     cause: RefCell<Option<Error>>,
-    on_commit: RefCell<Option<Rc<dyn Fn()>>>,
+    on_commit: RefCell<Option<Rc<dyn Fn(Lsn)>>>,
     /// Whether the object's code is being polled.
     in_turn: Cell<bool>,
     /// Whether a transaction is open, implicit or held.
@@ -67,13 +70,18 @@ struct Inner {
     next_level: Cell<u64>,
     /// Whether `_vw_kv` is known to be there.
     kv_ready: Cell<bool>,
+    /// The log is written back when it is this many pages long.
+    checkpoint_pages: u64,
+    /// Likewise, and grows while that does not work.
+    checkpoint_at: Cell<u64>,
 }
 
 impl Storage {
-    /// Opens the database at `path`, creating it if there is none. `storage-failed` when it cannot
-    /// be read or another process has it open.
-    pub fn open(path: &Path, settings: &Settings) -> Result<Storage> {
-        let opened = open::open(path, settings).map_err(|error| {
+    /// Opens a database, which is made when something is written to it. `storage-failed` when it
+    /// cannot be read or another process has it open. Nobody else may have it open.
+    pub fn open(vfs: &Rc<Vfs>, id: DatabaseId, settings: &Settings) -> Result<Storage> {
+        let backing = Backing::open(vfs, id)?;
+        let opened = open::open(backing, settings).map_err(|error| {
             Error::StorageFailed(format!(
                 "the database of the object does not open: {}",
                 fault::text(&error)
@@ -93,6 +101,8 @@ impl Storage {
             levels: RefCell::default(),
             next_level: Cell::default(),
             kv_ready: Cell::default(),
+            checkpoint_pages: settings.checkpoint_pages,
+            checkpoint_at: Cell::new(settings.checkpoint_pages),
         })))
     }
 
@@ -111,10 +121,10 @@ impl Storage {
         Meta::new(self.clone())
     }
 
-    /// Undoes what is not committed, writes the log back into the database file and closes it.
-    /// Cursors, transactions and other handles answer `object-reset` from now on. Closing twice is
-    /// harmless. `storage-failed` when the log could not be written back: it is closed all the
-    /// same, and the log remains beside the file.
+    /// Undoes what is not committed, writes the log back into the database file, if what is in it is
+    /// durable, and closes it. Cursors, transactions and other handles answer `object-reset` from now
+    /// on. Closing twice is harmless. `storage-failed` when the log could not be written back: it is
+    /// closed all the same, and nothing is lost.
     pub(crate) fn close(&self) -> Result<()> {
         let Some(connection) = self.0.connection.borrow_mut().take() else {
             return Ok(());
@@ -126,35 +136,79 @@ impl Storage {
         self.0.undo(&connection);
         let checkpoint = {
             let _trusted = self.0.gate.trust();
-            checkpoint(&connection)
+            connection.checkpoint()
         };
         connection.flush_prepared_statement_cache();
         // The cursors were the only other owners.
         if let Some(connection) = Rc::into_inner(connection) {
-            connection.close().map_err(|(connection, error)| {
-                // To drop it now would panic.
-                std::mem::forget(connection);
-                Error::StorageFailed(fault::text(&error))
-            })?;
+            connection
+                .close()
+                .map_err(|error| Error::StorageFailed(fault::text(&error)))?;
         }
-        checkpoint.map_err(|error| Error::StorageFailed(fault::text(&error)))
+        checkpoint
+            .map(drop)
+            .map_err(|error| Error::StorageFailed(fault::text(&error)))
     }
 
-    /// Writes the log back into the database file and empties it. `invalid-argument` while a
-    /// transaction is open or a cursor is part of the way through its rows.
-    pub fn checkpoint(&self) -> Result<()> {
+    /// Writes the log back into the database file and empties it, if what is in it is durable: says
+    /// whether. `invalid-argument` while a transaction is open or a cursor is part of the way through
+    /// its rows.
+    pub fn checkpoint(&self) -> Result<bool> {
         self.operate(None, |connection| {
             if self.0.open.get() {
                 return Err(Error::InvalidArgument("a transaction is open".into()));
             }
             let _trusted = self.0.gate.trust();
-            checkpoint(connection).map_err(|error| match error.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::DatabaseLocked) => {
-                    Error::InvalidArgument("a cursor is open".into())
-                }
-                _ => self.0.judge(connection, &error),
-            })
+            connection
+                .checkpoint()
+                .map_err(|error| match error.sqlite_error_code() {
+                    Some(rusqlite::ErrorCode::DatabaseLocked) => {
+                        Error::InvalidArgument("a cursor is open".into())
+                    }
+                    // The log is still there.
+                    _ => fault::convert(&error),
+                })
         })
+    }
+
+    /// Between two turns: writes the log back if it has become long. `false`: it is so long that the
+    /// next turn should wait until the newest commit is durable.
+    pub(crate) fn keep_log_short(&self) -> bool {
+        /// A log that is not durable may be this many times as long.
+        const PATIENCE: u64 = 8;
+        let Ok(connection) = self.0.live() else {
+            return true;
+        };
+        let pages = connection.backing.log_pages();
+        if pages < self.0.checkpoint_at.get() || self.0.open.get() {
+            return true;
+        }
+        match connection.backing.is_durable() {
+            Ok(false) => return pages < PATIENCE * self.0.checkpoint_at.get(),
+            // The gate says what is to be done.
+            Err(_) => return true,
+            Ok(true) => {}
+        }
+        let _trusted = self.0.gate.trust();
+        let done = connection.checkpoint();
+        self.0.checkpoint_at.set(match done {
+            Ok(true) => self.0.checkpoint_pages,
+            // A cursor is open, or the disk is full: later.
+            _ => 2 * pages,
+        });
+        if let Err(error) = done
+            && error.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseLocked)
+        {
+            tracing::warn!(error = fault::text(&error), "writing back the log of an object");
+        }
+        true
+    }
+
+    /// The newest commit, of an earlier instance too unless it is long durable.
+    pub(crate) fn newest(&self) -> Lsn {
+        self.0
+            .live()
+            .map_or(Lsn::default(), |connection| connection.backing.newest())
     }
 
     /// Begins a turn: from now until [`Storage::commit_turn`] or [`Storage::rollback_turn`] writes
@@ -163,14 +217,14 @@ impl Storage {
         self.0.in_turn.set(true);
     }
 
-    /// Ends a turn and commits its writes; true if there were any. While a held transaction is open
-    /// nothing is committed. An error means that the turn's writes are undone and the storage is
-    /// [broken](Storage::broken).
-    pub(crate) fn commit_turn(&self) -> Result<bool> {
+    /// Ends a turn and commits its writes; the position of the commit if there were any. While a held
+    /// transaction is open nothing is committed. An error means that the turn's writes are undone and
+    /// the storage is [broken](Storage::broken).
+    pub(crate) fn commit_turn(&self) -> Result<Option<Lsn>> {
         self.0.in_turn.set(false);
         let connection = self.0.live()?;
         if !self.0.levels.borrow().is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
         self.0.commit(&connection)
     }
@@ -191,7 +245,7 @@ impl Storage {
 
     /// Calls `hook` after every commit that [`Storage::commit_turn`] does not report: of a write
     /// outside any turn, of a held transaction, and of what a turn had written before it began one.
-    pub(crate) fn on_commit(&self, hook: impl Fn() + 'static) {
+    pub(crate) fn on_commit(&self, hook: impl Fn(Lsn) + 'static) {
         if self.0.connection.borrow().is_some() {
             self.0.on_commit.replace(Some(Rc::new(hook)));
         }
@@ -249,7 +303,7 @@ impl Storage {
     fn operate<T>(
         &self,
         scope: Option<u64>,
-        operation: impl FnOnce(&Rc<Connection>) -> Result<T>,
+        operation: impl FnOnce(&Rc<Attached>) -> Result<T>,
     ) -> Result<T> {
         let (result, wrote) = {
             let connection = self.0.live()?;
@@ -262,8 +316,8 @@ impl Storage {
             (Err(error), Ok(_)) => Err(error.clone()),
             (_, result) => result,
         };
-        if let Ok(true) = wrote {
-            self.notify();
+        if let Ok(Some(lsn)) = wrote {
+            self.notify(lsn);
         }
         result
     }
@@ -282,17 +336,17 @@ impl Storage {
         })
     }
 
-    fn notify(&self) {
+    fn notify(&self, lsn: Lsn) {
         let hook = self.0.on_commit.borrow().clone();
         if let Some(hook) = hook {
-            hook();
+            hook(lsn);
         }
     }
 }
 
 impl Inner {
     /// The connection, if operations may still use it.
-    fn live(&self) -> Result<Rc<Connection>> {
+    fn live(&self) -> Result<Rc<Attached>> {
         match (&*self.connection.borrow(), &*self.broken.borrow()) {
             (None, _) => Err(Error::ObjectReset(fault::GONE.into())),
             (_, Some(broken)) => Err(broken.clone()),
@@ -311,32 +365,55 @@ impl Inner {
     }
 
     /// Commits the implicit transaction if no turn is going on.
-    fn settle(&self, connection: &Connection) -> Result<bool> {
+    fn settle(&self, connection: &Attached) -> Result<Option<Lsn>> {
         if self.in_turn.get() || !self.levels.borrow().is_empty() || !self.open.get() {
-            return Ok(false);
+            return Ok(None);
         }
         self.commit(connection)
     }
 
-    /// Commits what is open; true if it wrote. An error leaves nothing of it and breaks the
+    /// Commits what is open; where, if it wrote. An error leaves nothing of it and breaks the
     /// storage.
-    fn commit(&self, connection: &Connection) -> Result<bool> {
+    fn commit(&self, connection: &Attached) -> Result<Option<Lsn>> {
         if !self.open.get() {
-            return Ok(false);
+            return Ok(None);
         }
-        self.try_commit(connection)
-            .map_err(|error| self.latch(connection, commit_error("the object was reset", &error)))
+        let wrote = self.dirty.get();
+        self.check_journal(connection)?;
+        self.end_transaction(connection)
+            .map_err(|error| self.latch(connection, commit_error("the object was reset", &error)))?;
+        let lsn = self.give_to_journal(connection)?;
+        // What was undone before leaves pages that are as they were.
+        Ok(lsn.filter(|_| wrote))
     }
 
-    /// Commits what is open. After an error it is still open.
-    fn try_commit(&self, connection: &Connection) -> rusqlite::Result<bool> {
-        let state = connection.transaction_state(Some(rusqlite::MAIN_DB))?;
-        let wrote = self.dirty.get() && state == TransactionState::Write;
+    /// Refuses to commit what could not become durable, and breaks the storage.
+    fn check_journal(&self, connection: &Attached) -> Result<()> {
+        if !self.dirty.get() {
+            return Ok(());
+        }
+        connection
+            .backing
+            .check_commit()
+            .map_err(|error| self.latch(connection, error))
+    }
+
+    /// Has SQLite commit what is open. After an error it is still open.
+    fn end_transaction(&self, connection: &Connection) -> rusqlite::Result<()> {
         let _trusted = self.gate.trust();
         authorizer::cached(connection, ours!("COMMIT"))?.execute([])?;
         self.open.set(false);
         self.dirty.set(false);
-        Ok(wrote)
+        Ok(())
+    }
+
+    /// Gives the journal what SQLite has committed. An error means that it has not happened, and
+    /// breaks the storage.
+    fn give_to_journal(&self, connection: &Attached) -> Result<Option<Lsn>> {
+        connection
+            .backing
+            .commit()
+            .map_err(|error| self.latch(connection, error))
     }
 
     /// Rolls back whatever is open, explicit transactions included.
@@ -490,12 +567,8 @@ fn commit_error(what: &str, error: &rusqlite::Error) -> Error {
     }
 }
 
-fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-}
-
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests;

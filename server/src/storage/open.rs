@@ -1,16 +1,16 @@
 //! How an object's database is opened: pragmas, limits and memory.
 
-use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, ffi};
 use vatwerk::limit_capnp as limit;
 
 use super::authorizer::Gate;
 use super::functions;
+use super::vfs::{Attached, Backing};
 use super::watch::Watch;
 
 /// Above this SQLite's caches stop growing, all databases of the process together. What objects that
@@ -20,9 +20,6 @@ const SOFT_HEAP_BYTES: i64 = 1 << 30;
 /// The most memory SQLite takes, all databases of the process together. Beyond it the statement that
 /// asks for more fails, and the object it belongs to is reset: `storage-failed`.
 const HARD_HEAP_BYTES: i64 = 2 << 30;
-
-/// The log is cut to this size, in bytes, once it has been written back.
-const KEPT_LOG_BYTES: u64 = 4 << 20;
 
 /// How an object's database is opened.
 #[derive(Clone, Debug)]
@@ -39,16 +36,12 @@ pub struct Settings {
     pub cache_bytes: u32,
     /// The most prepared statements kept for reuse; 24 unless told otherwise.
     pub cached_statements: usize,
-    /// When a commit is on disk.
-    pub synchronous: Synchronous,
-    /// The log is written back to the file when it is this many pages long; 1000 unless told
-    /// otherwise. 0: only when asked.
-    pub checkpoint_pages: u32,
+    /// The log is written back to the file when it is this many pages long and durable; 32 unless
+    /// told otherwise. It is in memory, up to 1 MiB.
+    pub checkpoint_pages: u64,
     /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
     /// otherwise. A write that needs more is `storage-failed`, as on a full disk.
     pub max_database_bytes: u64,
-    /// The name of the SQLite file system to use; SQLite's own if none.
-    pub vfs: Option<String>,
 }
 
 impl Default for Settings {
@@ -57,42 +50,20 @@ impl Default for Settings {
             statement_time_limit: Duration::from_secs(5),
             cache_bytes: 256 * 1024,
             cached_statements: 24,
-            synchronous: Synchronous::Full,
-            checkpoint_pages: 1000,
+            checkpoint_pages: 32,
             max_database_bytes: limit::MAX_DATABASE_BYTES,
-            vfs: None,
         }
     }
 }
 
-/// When a commit is on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Synchronous {
-    /// When it returns.
-    Full,
-    /// When the operating system gets round to it: something else makes it durable.
-    Off,
-}
-
 pub(super) struct Opened {
-    pub(super) connection: Connection,
+    pub(super) connection: Attached,
     pub(super) gate: Gate,
     pub(super) watch: Watch,
 }
 
-pub(super) fn open(path: &Path, settings: &Settings) -> rusqlite::Result<Opened> {
-    configure_process();
-    // One thread, so no mutex; no URI, so that a path is only ever a path.
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    let mut connection = match &settings.vfs {
-        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs.as_str())?,
-        None => Connection::open_with_flags(path, flags)?,
-    };
-    // A database that is locked belongs to another process: waiting does not help.
-    connection.busy_timeout(Duration::ZERO)?;
+pub(super) fn open(backing: Backing, settings: &Settings) -> rusqlite::Result<Opened> {
+    let mut connection = backing.connect()?;
     connection.set_prepared_statement_cache_capacity(settings.cached_statements);
     set_limits(&connection)?;
     set_pragmas(&connection, settings)?;
@@ -100,7 +71,7 @@ pub(super) fn open(path: &Path, settings: &Settings) -> rusqlite::Result<Opened>
     let gate = Gate::install(&mut connection)?;
     let watch = Watch::install(&mut connection, &gate, settings.statement_time_limit)?;
     Ok(Opened {
-        connection,
+        connection: Attached::new(connection, backing),
         gate,
         watch,
     })
@@ -110,28 +81,25 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
-    let synchronous = match settings.synchronous {
-        Synchronous::Full => "FULL",
-        Synchronous::Off => "OFF",
-    };
-    // Exclusive before WAL: then the index of the log is in memory and there is no `-shm` file.
+    prepare_log(connection)?;
     connection.execute_batch(&format!(
-        "PRAGMA locking_mode = EXCLUSIVE;
-         PRAGMA mmap_size = 0;
-         PRAGMA temp_store = MEMORY;
-         PRAGMA synchronous = {synchronous};
-         PRAGMA cache_size = -{};",
+        "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{};",
         settings.cache_bytes / 1024
     ))?;
     let page_bytes: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     let pages = (settings.max_database_bytes / u64::from(page_bytes.max(1))).max(1);
-    let setting = |name: &str, value: u64| {
-        connection.query_row(&format!("PRAGMA {name} = {value}"), [], |_| Ok(()))
-    };
-    setting("max_page_count", pages)?;
-    setting("journal_size_limit", KEPT_LOG_BYTES)?;
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    setting("wal_autocheckpoint", settings.checkpoint_pages.into())
+    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+}
+
+/// Leaves durability, and the writing back of the log, to the journal.
+pub(crate) fn prepare_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    let answer = |sql: &str| connection.query_row(sql, [], |_| Ok(()));
+    // Exclusive before WAL: then the index of the log is in memory.
+    answer("PRAGMA locking_mode = EXCLUSIVE")?;
+    connection.execute_batch("PRAGMA synchronous = OFF")?;
+    answer("PRAGMA journal_mode = WAL")?;
+    answer("PRAGMA wal_autocheckpoint = 0")
 }
 
 fn set_limits(connection: &Connection) -> rusqlite::Result<()> {

@@ -9,7 +9,7 @@ use super::authorizer::{ONE_DATABASE, RESERVED, RESERVED_HINT, cached, ours};
 use super::cursor::{Cursor, Prepared, Running};
 use super::text::{skip_blank, split, starts_with_word};
 use super::value::Bindings;
-use super::{Inner, SqlValue, Storage};
+use super::{Attached, Inner, SqlValue, Storage};
 use crate::{Error, Result};
 
 /// A statement that is longer is compiled anew each time, in bytes: kept, it would take more memory
@@ -119,7 +119,7 @@ fn size(row: &[SqlValue]) -> u64 {
 impl Inner {
     fn prepare(
         &self,
-        connection: &Rc<Connection>,
+        connection: &Rc<Attached>,
         sql: &str,
         bindings: &[SqlValue],
     ) -> Result<Prepared> {

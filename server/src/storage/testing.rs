@@ -1,21 +1,50 @@
 //! What the tests of the storage share.
 
 use std::error::Error as StdError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use tempfile::TempDir;
+use vatwerk::ObjectId;
 
-use super::{Settings, Storage};
+use super::{Settings, Storage, Vfs};
+use crate::env::RealDisk;
+use crate::folder::{DatabaseId, Layout};
+use crate::journal::{self, Driver, Journal};
 use crate::{Error, Result};
 
 pub(super) type TestResult = std::result::Result<(), Box<dyn StdError>>;
 
-pub(super) fn path(folder: &TempDir) -> PathBuf {
-    folder.path().join("object.sqlite")
+/// The only database in the folders of these tests.
+const ID: DatabaseId = DatabaseId {
+    class: 1,
+    object: ObjectId([7; ObjectId::LEN]),
+};
+
+/// The databases of a data folder, as the last vat has left them.
+pub(crate) fn vfs(root: &Path) -> Rc<Vfs> {
+    let layout = Layout::new(root);
+    std::fs::create_dir_all(layout.journal()).expect("a folder");
+    let settings = journal::Settings {
+        bytes: 8 << 20,
+        driver: Driver::Caller,
+    };
+    let opened = Journal::open(Arc::new(RealDisk), &layout, &settings, |_| {});
+    Vfs::register(opened.expect("the journal opens").0)
 }
 
-pub(super) fn open(folder: &TempDir) -> Storage {
-    Storage::open(&path(folder), &Settings::default()).expect("the storage opens")
+pub(super) fn path(folder: &TempDir) -> PathBuf {
+    Layout::new(folder.path()).database(ID)
+}
+
+pub(super) fn try_open(folder: &TempDir, settings: &Settings) -> Result<Storage> {
+    Storage::open(&vfs(folder.path()), ID, settings)
+}
+
+/// What a vat finds that starts on the folder.
+pub(crate) fn open(folder: &TempDir) -> Storage {
+    try_open(folder, &Settings::default()).expect("the storage opens")
 }
 
 /// A storage of its own, with the folder that must outlive it.

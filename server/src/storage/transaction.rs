@@ -4,8 +4,8 @@ use rusqlite::Connection;
 use vatwerk::limit_capnp as limit;
 
 use super::authorizer::ours;
-use super::{Inner, Kv, Sql, Storage, commit_error, fault};
-use crate::{Error, Result};
+use super::{Attached, Inner, Kv, Sql, Storage, commit_error, fault};
+use crate::{Error, Result, journal::Lsn};
 
 const ENDED: Error = Error::Closed("the transaction has ended");
 
@@ -78,8 +78,8 @@ impl Storage {
             }
             self.0.commit(&connection)?
         };
-        if wrote {
-            self.notify();
+        if let Some(lsn) = wrote {
+            self.notify(lsn);
         }
         let connection = self.0.live()?;
         self.0.begin(&connection)?;
@@ -140,11 +140,11 @@ impl HeldTransaction {
                 inner.commit_root(&connection)?
             } else {
                 inner.release(&connection, self.id)?;
-                false
+                None
             }
         };
-        if wrote {
-            self.storage.notify();
+        if let Some(lsn) = wrote {
+            self.storage.notify(lsn);
         }
         Ok(())
     }
@@ -282,9 +282,10 @@ impl Inner {
         levels.iter().position(|level| level.id == id).ok_or(ENDED)
     }
 
-    fn commit_root(&self, connection: &Connection) -> Result<bool> {
+    fn commit_root(&self, connection: &Attached) -> Result<Option<Lsn>> {
         self.levels.borrow_mut().clear();
-        self.try_commit(connection).map_err(|error| {
+        self.check_journal(connection)?;
+        self.end_transaction(connection).map_err(|error| {
             if fault::is_critical(&error) {
                 return self.latch(connection, commit_error("", &error));
             }
@@ -293,7 +294,8 @@ impl Inner {
                 "the transaction was rolled back because constraints were violated: {}",
                 fault::text(&error)
             ))
-        })
+        })?;
+        self.give_to_journal(connection)
     }
 }
 

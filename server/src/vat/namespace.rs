@@ -95,6 +95,7 @@ impl namespace::Server for NamespaceService {
             .ok_or_else(|| {
                 Error::NotFound(format!("no object {id} of class {}", self.class.name))
             })?;
+        self.host.catalog_is_durable().await?;
         results
             .get()
             .set_object(self.stub(id, listed.name.as_deref()));
@@ -165,6 +166,7 @@ impl namespace::Server for NamespaceService {
             self.host
                 .catalog
                 .list(self.class.interface_id, prefix, &after, limit + 1)?;
+        self.host.catalog_is_durable().await?;
         let more = page.len() > limit as usize;
         page.truncate(limit as usize);
         let mut results = results.get();

@@ -42,6 +42,7 @@ impl session::Server for Session {
         _: session::ClassesParams,
         mut results: session::ClassesResults,
     ) -> capnp::Result<()> {
+        self.host.catalog_is_durable().await?;
         let mut classes: Vec<_> = self.host.classes.iter().collect();
         classes.sort_unstable_by_key(|class| class.name);
         let mut list = results.get().init_classes(classes.len() as u32);
@@ -66,6 +67,7 @@ impl session::Server for Session {
             .ok_or_else(|| {
                 Error::NotFound("no reference was saved as these bytes, or it was forgotten".into())
             })?;
+        self.host.catalog_is_durable().await?;
         let cap = Stub::restore(&self.host, &saved)?;
         results.get().init_cap().set_as_capability(cap);
         Ok(())
@@ -77,6 +79,7 @@ impl session::Server for Session {
         mut results: session::ForgetResults,
     ) -> capnp::Result<()> {
         let existed = self.host.catalog.forget(params.get()?.get_sturdy_ref()?)?;
+        self.host.catalog_is_durable().await?;
         results.get().set_existed(existed);
         Ok(())
     }

@@ -179,7 +179,7 @@ impl DiskFile for SimFile {
         lock(&self.volume).write_at(&self.handle, bytes, offset)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         lock(&self.volume).len(&self.handle)
     }
 
@@ -218,7 +218,7 @@ impl DiskFile for Scratch {
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(lock(&self.0).len())
     }
 

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::super::testing::{TestResult, code, fresh, path};
+use super::super::testing::{TestResult, code, fresh, try_open};
 use super::super::{Row, Settings};
 use super::*;
 
@@ -197,7 +197,7 @@ fn a_cursor_lives_through_commits_and_writes() -> TestResult {
     storage.enter_turn();
     let mut cursor = exec(&storage, "SELECT x FROM t ORDER BY rowid")?;
     storage.kv().put("k", &1)?;
-    assert!(storage.commit_turn()?);
+    assert!(storage.commit_turn()?.is_some());
     assert_eq!(
         cursor.next_row()?.map(Row::into_values),
         Some(vec![1.into()])
@@ -270,7 +270,7 @@ fn errors_say_what_sqlite_said_and_undo_one_statement() -> TestResult {
         assert!(matches!(error, Error::SqlFailed(_)), "{error:?}");
         assert!(error.to_string().contains(expected), "{error}");
     }
-    assert!(storage.commit_turn()?);
+    assert!(storage.commit_turn()?.is_some());
     assert_eq!(storage.integers("SELECT a FROM t")?, [1]);
     Ok(())
 }
@@ -289,7 +289,7 @@ fn a_statement_that_undoes_the_turn_breaks_it() -> TestResult {
         "sql-failed"
     );
     exec(&storage, "INSERT INTO t VALUES (2)")?;
-    assert!(storage.commit_turn()?);
+    assert!(storage.commit_turn()?.is_some());
     storage.enter_turn();
     exec(&storage, "INSERT INTO t VALUES (3)")?;
     assert_eq!(
@@ -308,7 +308,7 @@ fn a_statement_may_not_run_for_ever() -> TestResult {
         statement_time_limit: Duration::from_millis(5),
         ..Settings::default()
     };
-    let storage = Storage::open(&path(&folder), &settings)?;
+    let storage = try_open(&folder, &settings)?;
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) ";
     exec(&storage, "CREATE TABLE t (a)")?;
     storage.enter_turn();
@@ -327,7 +327,7 @@ fn a_statement_may_not_run_for_ever() -> TestResult {
         cursor.next_row()?.map(Row::into_values),
         Some(vec![1.into()])
     );
-    assert!(storage.commit_turn()?);
+    assert!(storage.commit_turn()?.is_some());
     assert_eq!(storage.integers("SELECT a FROM t")?, [1]);
 
     // A write that is stopped takes with it what SQLite rolls back: here only itself.
@@ -335,7 +335,7 @@ fn a_statement_may_not_run_for_ever() -> TestResult {
     storage.enter_turn();
     assert_eq!(code(exec(&storage, &inserting)), "timeout");
     exec(&storage, "INSERT INTO t VALUES (2)")?;
-    assert!(storage.commit_turn()?);
+    assert!(storage.commit_turn()?.is_some());
     assert_eq!(storage.integers("SELECT a FROM t")?, [1, 2]);
     // Here also the write before it, which was told that it succeeded.
     storage.enter_turn();
@@ -354,7 +354,7 @@ fn the_time_limit_is_for_a_whole_call() -> TestResult {
         statement_time_limit: Duration::from_millis(200),
         ..Settings::default()
     };
-    let storage = Storage::open(&path(&folder), &settings)?;
+    let storage = try_open(&folder, &settings)?;
     let slow = |most: u32| {
         format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {most}) \
@@ -397,7 +397,7 @@ fn what_a_write_returns_is_bounded() -> TestResult {
     exec(&storage, many)?;
     let mut some = exec(&storage, "UPDATE t SET a = 2 WHERE a = 1 RETURNING a")?;
     assert_eq!(some.all::<i64>()?, [2]);
-    assert!(storage.commit_turn()?);
+    assert!(storage.commit_turn()?.is_some());
     assert_eq!(storage.integers("SELECT count(*) FROM t")?, [31]);
     Ok(())
 }
@@ -427,7 +427,7 @@ fn a_database_has_a_largest_size() -> TestResult {
         max_database_bytes: 100 * 4096,
         ..Settings::default()
     };
-    let storage = Storage::open(&path(&folder), &settings)?;
+    let storage = try_open(&folder, &settings)?;
     exec(
         &storage,
         "CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(200000))",
@@ -435,7 +435,7 @@ fn a_database_has_a_largest_size() -> TestResult {
     let more = "INSERT INTO t VALUES (zeroblob(300000))";
     assert_eq!(code(exec(&storage, more)), "storage-failed");
     storage.close()?;
-    let storage = Storage::open(&path(&folder), &settings)?;
+    let storage = try_open(&folder, &settings)?;
     assert_eq!(storage.integers("SELECT count(*) FROM t")?, [1]);
     Ok(())
 }

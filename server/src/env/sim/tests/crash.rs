@@ -293,7 +293,7 @@ fn handles_from_before_a_crash_are_dead_for_ever() -> io::Result<()> {
     let failures = [
         file.read_at(&mut buffer, 0).map(drop),
         file.write_at(b"x", 0),
-        file.len().map(drop),
+        file.bytes().map(drop),
         file.set_len(0),
         file.allocate(9),
         file.sync(),

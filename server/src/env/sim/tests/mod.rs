@@ -41,7 +41,7 @@ fn what_is_written_is_seen_at_once() -> io::Result<()> {
     let disk = disk();
     let file = open(&disk, "/data/a");
     file.write_at(b"hello", 6000)?;
-    assert_eq!(file.len()?, 6005);
+    assert_eq!(file.bytes()?, 6005);
 
     let mut buffer = [1; 10];
     assert_eq!(file.read_at(&mut buffer, 5998)?, 7);
@@ -51,7 +51,7 @@ fn what_is_written_is_seen_at_once() -> io::Result<()> {
     file.set_len(6002)?;
     file.allocate(6004)?;
     file.allocate(10)?;
-    assert_eq!(file.len()?, 6004);
+    assert_eq!(file.bytes()?, 6004);
     let again = disk.open(Path::new("/data/a"), Open::Existing)?;
     assert_eq!(again.read_at(&mut buffer, 6000)?, 4);
     assert_eq!(&buffer[..4], b"he\0\0");
@@ -97,7 +97,7 @@ fn a_removed_file_lives_on_in_its_handles() -> io::Result<()> {
     disk.remove(Path::new("/data/a"))?;
     sync_folder(&disk, "/data")?;
     let new = open(&disk, "/data/a");
-    assert_eq!(new.len()?, 0);
+    assert_eq!(new.bytes()?, 0);
     file.write_at(b"er", 3)?;
     file.sync()?;
     let mut buffer = [0; 5];

@@ -1,0 +1,158 @@
+//! What becomes of commits, for the objects of one thread.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    future::poll_fn,
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+};
+
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::{Journal, Lsn};
+use crate::Result;
+
+/// Tells when commits are durable. Cheap to clone; a thread that has objects has one.
+#[derive(Clone)]
+pub struct Commits(Rc<Inner>);
+
+struct Inner {
+    journal: Journal,
+    /// Who waits for which position. The number tells those apart that wait for the same.
+    waiting: RefCell<BTreeMap<(Lsn, u64), Waker>>,
+    waited: Cell<u64>,
+    held_back: RefCell<Vec<Waker>>,
+    tasks: RefCell<Vec<AbortHandle>>,
+}
+
+impl Commits {
+    /// Must be called inside a [`LocalSet`](tokio::task::LocalSet).
+    pub fn new(journal: Journal) -> Commits {
+        let commits = Commits(Rc::new(Inner {
+            journal,
+            waiting: RefCell::default(),
+            waited: Cell::default(),
+            held_back: RefCell::default(),
+            tasks: RefCell::default(),
+        }));
+        commits.spawn(follow(Rc::downgrade(&commits.0)));
+        #[cfg(any(test, feature = "testing"))]
+        commits.spawn(work_when_released(Rc::downgrade(&commits.0)));
+        commits
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.tasks.borrow_mut().push(spawn_local(task).abort_handle());
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
+    /// Whether `lsn` and everything before it is on disk. `storage-failed` if that commit never
+    /// happened.
+    pub fn is_durable(&self, lsn: Lsn) -> Result<bool> {
+        self.0.journal.is_durable(lsn)
+    }
+
+    /// Waits until `lsn` and everything before it is on disk; `storage-failed` if that commit never
+    /// happened.
+    pub async fn durable(&self, lsn: Lsn) -> Result<()> {
+        let mut wait = Wait {
+            inner: &self.0,
+            key: None,
+        };
+        poll_fn(|cx| wait.poll(lsn, cx)).await
+    }
+
+    /// Ready unless so much waits to be written that no more should be added.
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.0.journal.0.queue.has_room() {
+            return Poll::Ready(());
+        }
+        self.0.hold_back(cx.waker());
+        Poll::Pending
+    }
+
+    /// Ready once it is decided what becomes of the commit at `lsn`.
+    pub fn poll_decided(&self, lsn: Lsn, cx: &Context<'_>) -> Poll<()> {
+        if self.is_durable(lsn) != Ok(false) {
+            return Poll::Ready(());
+        }
+        self.0.hold_back(cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Inner {
+    /// Wakes `waker` when the journal has got on.
+    fn hold_back(&self, waker: &Waker) {
+        let mut held_back = self.held_back.borrow_mut();
+        if !held_back.iter().any(|held| held.will_wake(waker)) {
+            held_back.push(waker.clone());
+        }
+    }
+}
+
+/// One who waits for a position.
+struct Wait<'a> {
+    inner: &'a Inner,
+    key: Option<(Lsn, u64)>,
+}
+
+impl Wait<'_> {
+    fn poll(&mut self, lsn: Lsn, cx: &Context<'_>) -> Poll<Result<()>> {
+        match self.inner.journal.is_durable(lsn) {
+            Ok(false) => {}
+            Ok(true) => return Poll::Ready(Ok(())),
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        let waited = &self.inner.waited;
+        let key = *self.key.get_or_insert_with(|| (lsn, waited.replace(waited.get() + 1)));
+        self.inner.waiting.borrow_mut().insert(key, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.inner.waiting.borrow_mut().remove(&key);
+        }
+    }
+}
+
+/// Wakes those whose commits are decided.
+async fn follow(inner: Weak<Inner>) {
+    let Some(mut progress) = inner.upgrade().map(|inner| inner.journal.0.queue.progress()) else {
+        return;
+    };
+    while progress.changed().await.is_ok() {
+        let Some(inner) = inner.upgrade() else { return };
+        let decided = *progress.borrow_and_update();
+        let later = inner.waiting.borrow_mut().split_off(&(decided.next(), 0));
+        let ready = inner.waiting.replace(later);
+        ready.into_values().for_each(Waker::wake);
+        inner.held_back.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Where no thread does the journal's work, nobody else does what was held back.
+#[cfg(any(test, feature = "testing"))]
+async fn work_when_released(inner: Weak<Inner>) {
+    let Some(mut released) = inner.upgrade().map(|inner| inner.journal.0.queue.released()) else {
+        return;
+    };
+    while released.changed().await.is_ok() {
+        let Some(inner) = inner.upgrade() else { return };
+        inner.journal.work();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.tasks.take().iter().for_each(AbortHandle::abort);
+    }
+}

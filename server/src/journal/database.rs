@@ -1,0 +1,566 @@
+//! One database: its file, the log that SQLite writes for it, and which commits are where.
+//!
+//! A commit is first in the log, then in the journal, then in the file. SQLite reads what is in the
+//! log from there, so that what the file holds of the same pages does not matter to it; the file is
+//! brought up to date by SQLite's checkpoint, or behind SQLite's back from the journal.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    ops::Range,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    empty,
+    log::Log,
+    lsn::Lsn,
+    queue::{BesideFile, Fate, Queue},
+    record::{self, AlarmChange, Beside, PAGE_BYTES},
+    replay::Change,
+};
+use crate::{
+    Error, Result,
+    env::{Disk, DiskFile, Open},
+    folder::{DatabaseId, Layout},
+};
+
+/// What the files with the pages of large commits are called, behind their number.
+pub(super) const BESIDE_SUFFIX: &str = ".pages";
+
+/// The databases that are open, or whose files are not durable yet.
+pub(crate) struct Databases {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    queue: Arc<Queue>,
+    table: Mutex<HashMap<DatabaseId, Arc<Database>>>,
+    /// The most bytes of a record in the journal; the pages of a larger commit are put beside it.
+    largest_record: u64,
+    next_beside: AtomicU64,
+}
+
+/// One database.
+pub(crate) struct Database {
+    id: DatabaseId,
+    path: PathBuf,
+    state: Mutex<State>,
+    /// Held by whoever brings the file up to date.
+    applying: Mutex<()>,
+}
+
+struct State {
+    /// None: there is none, or nobody uses the database.
+    file: Option<Arc<dyn DiskFile>>,
+    log: Log,
+    /// Commits whose fate was not decided when somebody looked last, with how many frames the log
+    /// had after each.
+    undecided: VecDeque<(Lsn, u64)>,
+    /// The newest commit that is decided, and how many frames the log had after it.
+    decided: (Lsn, u64),
+    /// Every commit up to this one is in the file.
+    applied: Lsn,
+    /// Every commit up to this one is in the file durably.
+    synced: Lsn,
+    /// Whether the file, or its name, has changed since it was last synced.
+    dirty: bool,
+    /// Whether a sync failed: nobody knows what is on the disk of it.
+    is_suspect: bool,
+    is_open: bool,
+}
+
+impl State {
+    /// Whether there is nothing to remember about it.
+    fn is_spent(&self) -> bool {
+        !self.dirty && self.undecided.is_empty() && self.decided.0 <= self.synced
+    }
+
+    /// If the file is to be synced: what it will hold durably.
+    fn begin_sync(&mut self) -> Option<Lsn> {
+        std::mem::take(&mut self.dirty).then_some(self.applied)
+    }
+
+    fn newest(&self) -> Lsn {
+        self.undecided.back().map_or(self.decided.0, |(lsn, _)| *lsn)
+    }
+
+    /// Learns what became of commits. False if one of them never happened.
+    fn settle(&mut self, queue: &Queue) -> bool {
+        while let Some((lsn, frames)) = self.undecided.front() {
+            match queue.fate(*lsn) {
+                Fate::Pending => break,
+                Fate::Durable => self.decided = (*lsn, *frames),
+                Fate::Void => return false,
+            }
+            self.undecided.pop_front();
+        }
+        true
+    }
+
+    /// Forgets what the log has after the newest commit that is decided.
+    fn roll_back(&mut self) {
+        self.undecided.clear();
+        self.log.truncate(self.decided.1);
+    }
+}
+
+impl Databases {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        layout: Layout,
+        queue: Arc<Queue>,
+        largest_record: u64,
+    ) -> Databases {
+        Databases {
+            disk,
+            layout,
+            queue,
+            table: Mutex::default(),
+            largest_record,
+            next_beside: Default::default(),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<DatabaseId, Arc<Database>>> {
+        // Nothing panics while it has the lock.
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The database of that id, which nobody else has open.
+    pub fn open(&self, id: DatabaseId) -> Result<Arc<Database>> {
+        let mut table = self.table();
+        let database = table
+            .entry(id)
+            .or_insert_with(|| Arc::new(Database::new(id, &self.layout, self.queue.newest())));
+        database.open(self)?;
+        Ok(database.clone())
+    }
+
+    /// The database of that id, if it is open.
+    pub fn find(&self, id: DatabaseId) -> Option<Arc<Database>> {
+        self.table().get(&id).cloned()
+    }
+
+    /// The database of that id, of which nothing is in the file yet as far as anybody knows.
+    pub(super) fn recover(&self, id: DatabaseId) -> Arc<Database> {
+        let new = || Arc::new(Database::new(id, &self.layout, Lsn::default()));
+        self.table().entry(id).or_insert_with(new).clone()
+    }
+
+    /// Nobody has it open any more.
+    pub fn close(&self, database: &Database) {
+        let mut table = self.table();
+        let mut state = database.state();
+        state.settle(&self.queue);
+        state.is_open = false;
+        state.file = None;
+        if state.is_spent() {
+            drop(state);
+            table.remove(&database.id);
+        }
+    }
+
+    /// A file without a name.
+    pub fn scratch(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.scratch(&self.layout.journal())
+    }
+
+    /// Those of which nobody knows what their files hold on the disk.
+    pub(super) fn suspects(&self) -> Vec<DatabaseId> {
+        let table = self.table();
+        let suspects = table.values().filter(|database| database.is_suspect());
+        suspects.map(|database| database.id).collect()
+    }
+
+    /// How many there are to keep an eye on.
+    pub(super) fn len(&self) -> usize {
+        self.table().len()
+    }
+
+    /// Makes every file durable as it is now.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let dirty: Vec<_> = self
+            .table()
+            .values()
+            .filter_map(|database| Some((database.clone(), database.state().begin_sync()?)))
+            .collect();
+        if dirty.is_empty() {
+            return Ok(());
+        }
+        let synced = self.sync_files(dirty.iter().map(|(database, _)| database));
+        for (database, applied) in &dirty {
+            let mut state = database.state();
+            match synced {
+                Ok(()) => state.synced = state.synced.max(*applied),
+                Err(_) => {
+                    state.dirty = true;
+                    state.is_suspect = true;
+                }
+            }
+        }
+        synced?;
+        self.table().retain(|_, database| {
+            let state = database.state();
+            state.is_open || !state.is_spent()
+        });
+        Ok(())
+    }
+
+    fn sync_files<'a>(&self, databases: impl ExactSizeIterator<Item = &'a Arc<Database>>) -> io::Result<()> {
+        /// From this many files on, the whole file system is synced instead.
+        const MANY: usize = 8;
+        if databases.len() >= MANY {
+            return self.disk.sync_all(self.layout.root());
+        }
+        for database in databases {
+            match self.disk.open(&database.path, Open::Existing) {
+                Ok(file) => file.sync()?,
+                // It was deleted.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            self.disk.sync_folder(self.layout.root())?;
+            for folder in self.layout.folders_of(database.id) {
+                match self.disk.sync_folder(&folder) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the journal what SQLite has committed to a database since it was last asked; `None` if
+    /// that is nothing. `storage-failed` if it cannot be made durable: then the database must be
+    /// closed, and the commit has not happened.
+    pub(super) fn commit(&self, database: &Database, alarm: AlarmChange) -> Result<Option<Lsn>> {
+        let mut state = database.state();
+        let frames = state.log.uncaptured();
+        if frames.is_empty() {
+            return Ok(None);
+        }
+        let (id, pages, log) = (database.id, state.log.database_pages(), &state.log);
+        let lsn = if record::most_bytes(frames.end - frames.start) > self.largest_record {
+            let (beside, file) = self.write_beside(log, frames).map_err(unwritten)?;
+            self.queue.push(Some(file), |records, lsn| {
+                record::Writer::beside(records, lsn, id, pages, alarm, beside);
+                Ok(())
+            })?
+        } else {
+            self.queue.push(None, |records, lsn| {
+                let mut record = record::Writer::pages(records, lsn, id, pages, alarm);
+                let mut page = [0; PAGE_BYTES];
+                for frame in frames {
+                    let number = log.frame(frame, &mut page)?;
+                    record.page(number, &page);
+                }
+                record.finish();
+                Ok(())
+            })?
+        };
+        state.log.captured();
+        let frames = state.log.frames();
+        state.undecided.push_back((lsn, frames));
+        Ok(Some(lsn))
+    }
+
+    /// Writes the pages of a large commit to a file of their own.
+    fn write_beside(&self, log: &Log, frames: Range<u64>) -> io::Result<(Beside, BesideFile)> {
+        const ENTRIES: u64 = 256;
+        let number = self.next_beside.fetch_add(1, Ordering::Relaxed);
+        let file = self.open_beside(number, Open::OrCreate)?;
+        let written = || -> io::Result<Beside> {
+            file.set_len(0)?;
+            let (mut chunk, mut bytes, mut checksum) = (Vec::new(), 0, 0);
+            let mut page = [0; PAGE_BYTES];
+            for frame in frames.clone() {
+                let number = log.frame(frame, &mut page)?;
+                chunk.extend_from_slice(&number.to_le_bytes());
+                chunk.extend_from_slice(&page);
+                if (frame - frames.start) % ENTRIES == ENTRIES - 1 || frame + 1 == frames.end {
+                    file.write_at(&chunk, bytes)?;
+                    checksum = crc32c::crc32c_append(checksum, &chunk);
+                    bytes += chunk.len() as u64;
+                    chunk.clear();
+                }
+            }
+            Ok(Beside {
+                number,
+                bytes,
+                checksum,
+            })
+        };
+        match written() {
+            Ok(beside) => Ok((beside, BesideFile { number, file })),
+            Err(error) => {
+                self.remove_beside(number);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where the pages of a large commit are.
+    fn beside_path(&self, number: u64) -> PathBuf {
+        self.layout.journal().join(format!("{number}{BESIDE_SUFFIX}"))
+    }
+
+    /// The file with the pages of a large commit.
+    pub(super) fn open_beside(&self, number: u64, open: Open) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.beside_path(number), open)
+    }
+
+    /// Makes the names of the files with the pages of large commits durable.
+    pub(super) fn sync_beside(&self) -> io::Result<()> {
+        self.disk.sync_folder(&self.layout.journal())
+    }
+
+    /// Removes the pages of a large commit that nobody needs any more. If that fails, they are
+    /// removed at the next start.
+    pub(super) fn remove_beside(&self, number: u64) {
+        if let Err(error) = self.disk.remove(&self.beside_path(number)) {
+            tracing::warn!(number, %error, "removing the pages of a large commit");
+        }
+    }
+
+    /// Gives the journal the end of a database.
+    pub(super) fn delete(&self, database: &Database) -> Result<Lsn> {
+        let lsn = self.queue.push(None, |records, lsn| {
+            record::Writer::delete(records, lsn, database.id);
+            Ok(())
+        })?;
+        let mut state = database.state();
+        let frames = state.log.frames();
+        state.undecided.push_back((lsn, frames));
+        Ok(lsn)
+    }
+
+    /// Takes a database out of the world whose end, at `lsn`, is durable.
+    pub(super) fn forget(&self, database: &Database, lsn: Lsn) -> io::Result<()> {
+        let _applying = database.applying();
+        let mut state = database.state();
+        state.undecided.clear();
+        state.decided = (lsn, 0);
+        state.log.truncate(0);
+        state.file = None;
+        database.remove_file(self)?;
+        state.dirty = true;
+        state.applied = lsn;
+        Ok(())
+    }
+}
+
+impl Database {
+    fn new(id: DatabaseId, layout: &Layout, applied: Lsn) -> Database {
+        Database {
+            id,
+            path: layout.database(id),
+            state: Mutex::new(State {
+                file: None,
+                log: Log::default(),
+                undecided: VecDeque::new(),
+                decided: (Lsn::default(), 0),
+                applied,
+                synced: applied,
+                dirty: false,
+                is_suspect: false,
+                is_open: false,
+            }),
+            applying: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it has the lock.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// While this is held, nobody else brings the file up to date.
+    pub fn applying(&self) -> MutexGuard<'_, ()> {
+        self.applying.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Which database it is.
+    pub fn id(&self) -> DatabaseId {
+        self.id
+    }
+
+    fn open(&self, databases: &Databases) -> Result<()> {
+        let mut state = self.state();
+        if !state.settle(&databases.queue) {
+            // Until the journal says so, they may come back after a crash.
+            if let Some(error) = databases.queue.down() {
+                return Err(error);
+            }
+            state.roll_back();
+        }
+        let frames = state.log.frames();
+        state.log.truncate(frames);
+        let opened = match databases.disk.open(&self.path, Open::Existing) {
+            Ok(file) => file.lock().map(|()| Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        state.file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                Error::StorageFailed("another process has the database open".into())
+            }
+            _ => Error::StorageFailed(format!("the database does not open: {error}")),
+        })?;
+        state.is_open = true;
+        Ok(())
+    }
+
+    /// The newest commit of which anybody knows; zero if everything is durable anyway.
+    pub fn newest(&self) -> Lsn {
+        self.state().newest()
+    }
+
+    /// Whether SQLite has committed what the journal was not given.
+    pub fn has_uncaptured(&self) -> bool {
+        !self.state().log.uncaptured().is_empty()
+    }
+
+    /// Whether there is a file, or something in the log.
+    pub fn exists(&self) -> bool {
+        let state = self.state();
+        state.file.is_some() || state.log.frames() > 0
+    }
+
+    /// How many frames the log has.
+    pub fn log_frames(&self) -> u64 {
+        self.state().log.frames()
+    }
+
+    /// SQLite has moved everything from the log to the file, and the log is empty.
+    pub fn checkpointed(&self) {
+        let mut state = self.state();
+        state.applied = state.applied.max(state.newest());
+        let newest = state.newest();
+        state.undecided.clear();
+        state.decided = (newest, 0);
+    }
+
+    /// Every commit up to this one is in the file.
+    pub fn applied(&self) -> Lsn {
+        self.state().applied
+    }
+
+    /// Whether nobody knows what the file holds on the disk.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.state().is_suspect
+    }
+
+    /// Fills `buffer` from the file; returns how many bytes there were before the end.
+    pub fn read_file(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let file = self.state().file.clone();
+        let read = match file {
+            Some(file) => file.read_at(buffer, offset)?,
+            None => 0,
+        };
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        if read > 0 || at >= PAGE_BYTES {
+            return Ok(read);
+        }
+        // The database is empty.
+        let there = buffer.len().min(PAGE_BYTES - at);
+        buffer[..there].copy_from_slice(&empty::PAGE[at..at + there]);
+        Ok(there)
+    }
+
+    /// How long the file is; that of an empty database is one page.
+    pub fn file_bytes(&self) -> io::Result<u64> {
+        let file = self.state().file.clone();
+        let bytes = file.map_or(Ok(0), |file| file.bytes())?;
+        Ok(bytes.max(PAGE_BYTES as u64))
+    }
+
+    /// Writes to the file, which is made if need be.
+    pub fn write_file(&self, databases: &Databases, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file_to_write(databases)?.write_at(bytes, offset)
+    }
+
+    /// Cuts the file.
+    pub fn truncate_file(&self, databases: &Databases, bytes: u64) -> io::Result<()> {
+        self.file_to_write(databases)?.set_len(bytes)
+    }
+
+    fn file_to_write(&self, databases: &Databases) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state();
+        state.dirty = true;
+        if let Some(file) = &state.file {
+            return Ok(file.clone());
+        }
+        for folder in databases.layout.folders_of(self.id) {
+            databases.disk.create_folder(&folder)?;
+        }
+        let file = databases.disk.open(&self.path, Open::OrCreate)?;
+        if state.is_open {
+            file.lock()?;
+            state.file = Some(file.clone());
+        }
+        Ok(file)
+    }
+
+    fn remove_file(&self, databases: &Databases) -> io::Result<()> {
+        match databases.disk.remove(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings the file up to date behind SQLite's back. Nothing happens if it is already.
+    pub(super) fn apply(&self, databases: &Databases, change: &Change<'_>) -> io::Result<()> {
+        let _applying = self.applying();
+        {
+            let mut state = self.state();
+            if state.applied >= change.last && !state.is_suspect {
+                return Ok(());
+            }
+            if change.deleted {
+                state.file = None;
+                state.dirty = true;
+            }
+        }
+        if change.deleted {
+            self.remove_file(databases)?;
+        }
+        if !change.pages.is_empty() {
+            let file = self.file_to_write(databases)?;
+            let mut page = [0; PAGE_BYTES];
+            for (number, source) in &change.pages {
+                source.read(&mut page)?;
+                file.write_at(&page, u64::from(*number - 1) * PAGE_BYTES as u64)?;
+            }
+            file.set_len(u64::from(change.database_pages) * PAGE_BYTES as u64)?;
+        }
+        let mut state = self.state();
+        state.applied = state.applied.max(change.last);
+        state.is_suspect = false;
+        Ok(())
+    }
+
+    pub fn read_log(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.state().log.read(buffer, offset)
+    }
+
+    pub fn write_log(&self, databases: &Databases, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let scratch = || databases.scratch();
+        self.state().log.write(bytes, offset, scratch)
+    }
+
+    pub fn log_bytes(&self) -> u64 {
+        self.state().log.len()
+    }
+
+    /// SQLite empties the log.
+    pub fn truncate_log(&self) {
+        self.state().log.truncate(0);
+    }
+}
+
+fn unwritten(error: io::Error) -> Error {
+    Error::StorageFailed(format!("a large commit cannot be written: {error}"))
+}

@@ -1,0 +1,266 @@
+//! Commits on their way to the journal, and what became of them: what the threads of a vat share.
+
+use std::{
+    io,
+    mem,
+    ops::Range,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::lsn::Lsn;
+use crate::{Error, Result, env::DiskFile};
+
+/// Takes records in and tells when they are durable. One for a vat.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// Something is there to be written, or it is time to stop.
+    work: Condvar,
+    durable: AtomicU64,
+    /// Whether any position is void.
+    voided: AtomicBool,
+    progress: watch::Sender<Lsn>,
+    /// The most bytes that may wait before turns are held back.
+    most_bytes: usize,
+    #[cfg(any(test, feature = "testing"))]
+    hold: super::testing::Hold,
+}
+
+#[derive(Default)]
+struct State {
+    batch: Batch,
+    /// The position of the newest record taken in.
+    newest: Lsn,
+    /// Why no record is taken in.
+    down: Option<String>,
+    /// Positions that will never be durable, oldest first.
+    void: Vec<Range<Lsn>>,
+    stopping: bool,
+}
+
+/// Records that are written and become durable together.
+#[derive(Default)]
+pub(super) struct Batch {
+    /// The records, one behind the other, not sealed.
+    pub records: Vec<u8>,
+    /// The positions of the first and the last record.
+    pub span: Option<(Lsn, Lsn)>,
+    /// Files with pages of records, which must be durable first.
+    pub beside: Vec<BesideFile>,
+}
+
+/// A file with the pages of a large commit.
+pub(super) struct BesideFile {
+    /// Its number.
+    pub number: u64,
+    /// The file.
+    pub file: Arc<dyn DiskFile>,
+}
+
+impl Batch {
+    /// Empties it, and keeps its memory.
+    pub fn clear(&mut self) {
+        self.records.clear();
+        self.span = None;
+        self.beside.clear();
+    }
+}
+
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is not decided yet.
+    Pending,
+    /// It is on disk, and so is every one before it that is not void.
+    Durable,
+    /// It never happened.
+    Void,
+}
+
+impl Queue {
+    /// An empty queue, `newest` being the last position that was ever used.
+    pub fn new(newest: Lsn, most_bytes: usize) -> Queue {
+        Queue {
+            state: Mutex::new(State {
+                newest,
+                ..State::default()
+            }),
+            work: Condvar::new(),
+            durable: AtomicU64::new(newest.0),
+            voided: AtomicBool::new(false),
+            progress: watch::Sender::new(newest),
+            most_bytes,
+            #[cfg(any(test, feature = "testing"))]
+            hold: Default::default(),
+        }
+    }
+
+    /// Lets `hold` hold back what is taken in.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn held_by(self, hold: super::testing::Hold) -> Queue {
+        Queue { hold, ..self }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it has the lock.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes in the record that `write` appends for the position it is given. `storage-failed` while
+    /// the journal cannot be written.
+    pub fn push(
+        &self,
+        beside: Option<BesideFile>,
+        write: impl FnOnce(&mut Vec<u8>, Lsn) -> io::Result<()>,
+    ) -> Result<Lsn> {
+        let mut state = self.state();
+        if let Some(reason) = &state.down {
+            return Err(failed(reason));
+        }
+        let lsn = state.newest.next();
+        let batch = &mut state.batch;
+        let before = batch.records.len();
+        if let Err(error) = write(&mut batch.records, lsn) {
+            batch.records.truncate(before);
+            return Err(failed(error));
+        }
+        state.newest = lsn;
+        let batch = &mut state.batch;
+        batch.beside.extend(beside);
+        batch.span = Some((batch.span.map_or(lsn, |(first, _)| first), lsn));
+        drop(state);
+        self.work.notify_one();
+        Ok(lsn)
+    }
+
+    /// Why records are not taken in at the moment, if so.
+    pub fn down(&self) -> Option<Error> {
+        self.state().down.as_deref().map(failed)
+    }
+
+    /// Whether no more than is good waits to be written.
+    pub fn has_room(&self) -> bool {
+        self.state().batch.records.len() < self.most_bytes
+    }
+
+    /// The position of the newest record.
+    pub fn newest(&self) -> Lsn {
+        self.state().newest
+    }
+
+    /// The newest position that is durable.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+
+    /// What became of the commit at `lsn`.
+    pub fn fate(&self, lsn: Lsn) -> Fate {
+        if self.durable() >= lsn && !self.voided.load(Ordering::Acquire) {
+            return Fate::Durable;
+        }
+        let state = self.state();
+        if state.void.iter().any(|void| void.contains(&lsn)) {
+            return Fate::Void;
+        }
+        if self.durable() >= lsn { Fate::Durable } else { Fate::Pending }
+    }
+
+    /// Changes to the newest position whose fate is decided.
+    pub fn progress(&self) -> watch::Receiver<Lsn> {
+        self.progress.subscribe()
+    }
+
+    /// Takes everything that waits; gives back `spent` for further records. `None`: nothing waits,
+    /// or it is held back.
+    pub fn take(&self, spent: Batch) -> Option<Batch> {
+        #[cfg(any(test, feature = "testing"))]
+        if self.hold.is_held() {
+            return None;
+        }
+        let mut state = self.state();
+        state.batch.span?;
+        Some(mem::replace(&mut state.batch, spent))
+    }
+
+    /// Waits until something may be there to take, or until it is time to stop: then `false`.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let state = self.state();
+        if state.stopping {
+            return false;
+        }
+        if state.batch.span.is_some() && !self.is_held() {
+            return true;
+        }
+        let waited = self.work.wait_timeout(state, at_most);
+        let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        !state.stopping
+    }
+
+    /// Ends [`Queue::wait`].
+    pub fn stop(&self) {
+        self.state().stopping = true;
+        self.work.notify_all();
+    }
+
+    /// Whether [`Queue::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.state().stopping
+    }
+
+    /// Changes when what is held back may go on.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn released(&self) -> watch::Receiver<bool> {
+        self.hold.released()
+    }
+
+    /// Everything up to `lsn` is on disk.
+    pub fn publish(&self, lsn: Lsn) {
+        self.durable.store(lsn.0, Ordering::Release);
+        self.progress.send_replace(lsn);
+    }
+
+    /// Nothing after the newest durable position can be made durable: those commits never happened.
+    /// Until [`Queue::revive`] no further ones are taken in. Returns what was still waiting.
+    pub fn fail(&self, reason: &io::Error) -> Batch {
+        let mut state = self.state();
+        let void = self.durable().next()..state.newest.next();
+        self.voided.store(true, Ordering::Release);
+        let waiting = mem::take(&mut state.batch);
+        state.down = Some(reason.to_string());
+        match state.void.last_mut() {
+            Some(last) if last.end == void.start => last.end = void.end,
+            _ if void.is_empty() => {}
+            _ => state.void.push(void),
+        }
+        let newest = state.newest;
+        drop(state);
+        self.progress.send_replace(newest);
+        waiting
+    }
+
+    /// Whether [`Queue::fail`] was last.
+    pub fn is_down(&self) -> bool {
+        self.state().down.is_some()
+    }
+
+    /// Records are taken in again. What is void stays so: the journal says it now.
+    pub fn revive(&self) {
+        self.state().down = None;
+    }
+
+    fn is_held(&self) -> bool {
+        #[cfg(any(test, feature = "testing"))]
+        return self.hold.is_held();
+        #[cfg(not(any(test, feature = "testing")))]
+        false
+    }
+}
+
+fn failed(reason: impl std::fmt::Display) -> Error {
+    Error::StorageFailed(format!("the journal cannot be written: {reason}"))
+}

@@ -1,0 +1,433 @@
+//! One record of the journal: what a commit did to one database.
+//!
+//! ```text
+//!  0  magic            u32   "VWR1"
+//!  4  checksum         u32   CRC-32C of all that follows, seeded with the segment's salt
+//!  8  length           u32   of the record in bytes, a multiple of 8
+//! 12  kind             u8    1 pages, 2 pages beside, 3 delete
+//! 13  alarm            u8    0 unchanged, 1 cleared, 2 set
+//! 14  -                u16
+//! 16  lsn              u64
+//! 24  durable          u64   the newest LSN that was durable when this was written
+//! 32  interface id     u64   of the object's class; 0 for the catalog
+//! 40  object id        [32]
+//! 72  database pages   u32   how many the database has after the commit
+//! 76  page count       u32   how many follow
+//! 80  alarm time       i64   milliseconds since 1970
+//! 88  pages
+//! ```
+//! A page is its number (u32), where its longest run of zeros starts and how long that is (u16 each),
+//! and the rest of its bytes: pages of small databases are mostly zeros. The pages of a large commit
+//! are in a file of their own, whose number (u64), length (u64) and CRC-32C (u32) follow instead.
+//!
+//! Numbers are little-endian. `durable` tells a torn tail from a damaged record: what some later
+//! record calls durable must be whole.
+
+use vatwerk::ObjectId;
+
+use super::lsn::Lsn;
+use crate::folder::DatabaseId;
+
+/// How large the pages of every database are, in bytes: SQLite's default.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
+/// One page, as it is in the database file.
+pub(crate) type Page = [u8; PAGE_BYTES];
+
+const MAGIC: u32 = u32::from_le_bytes(*b"VWR1");
+const HEADER_BYTES: usize = 88;
+const PAGE_HEADER_BYTES: usize = 8;
+
+/// The most that a record with that many pages takes.
+pub(super) fn most_bytes(pages: u64) -> u64 {
+    HEADER_BYTES as u64 + pages * (PAGE_HEADER_BYTES + PAGE_BYTES) as u64
+}
+
+/// What a commit did to the alarm of its object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AlarmChange {
+    /// Nothing.
+    #[default]
+    Unchanged,
+    /// There is none any more.
+    Cleared,
+    /// It is due at this time, in milliseconds since 1970.
+    Set(i64),
+}
+
+/// The pages of a large commit, in a file of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Beside {
+    /// Which file.
+    pub number: u64,
+    /// How long it is, in bytes.
+    pub bytes: u64,
+    /// The CRC-32C of the whole.
+    pub checksum: u32,
+}
+
+/// Appends one record to a buffer.
+pub(super) struct Writer<'a> {
+    buffer: &'a mut Vec<u8>,
+    start: usize,
+    pages: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Pages = 1,
+    Beside = 2,
+    Delete = 3,
+}
+
+impl<'a> Writer<'a> {
+    /// A commit whose pages follow.
+    pub fn pages(
+        buffer: &'a mut Vec<u8>,
+        lsn: Lsn,
+        database: DatabaseId,
+        database_pages: u32,
+        alarm: AlarmChange,
+    ) -> Writer<'a> {
+        Writer::begin(buffer, Kind::Pages, lsn, database, database_pages, alarm)
+    }
+
+    /// A commit whose pages are in a file of their own.
+    pub fn beside(
+        buffer: &'a mut Vec<u8>,
+        lsn: Lsn,
+        database: DatabaseId,
+        database_pages: u32,
+        alarm: AlarmChange,
+        beside: Beside,
+    ) {
+        let record = Writer::begin(buffer, Kind::Beside, lsn, database, database_pages, alarm);
+        record.buffer.extend_from_slice(&beside.number.to_le_bytes());
+        record.buffer.extend_from_slice(&beside.bytes.to_le_bytes());
+        record.buffer.extend_from_slice(&beside.checksum.to_le_bytes());
+        record.finish();
+    }
+
+    /// The end of a database.
+    pub fn delete(buffer: &'a mut Vec<u8>, lsn: Lsn, database: DatabaseId) {
+        let alarm = AlarmChange::Cleared;
+        Writer::begin(buffer, Kind::Delete, lsn, database, 0, alarm).finish();
+    }
+
+    fn begin(
+        buffer: &'a mut Vec<u8>,
+        kind: Kind,
+        lsn: Lsn,
+        database: DatabaseId,
+        database_pages: u32,
+        alarm: AlarmChange,
+    ) -> Writer<'a> {
+        let start = buffer.len();
+        let (alarm_kind, alarm_time) = match alarm {
+            AlarmChange::Unchanged => (0, 0),
+            AlarmChange::Cleared => (1, 0),
+            AlarmChange::Set(time) => (2, time),
+        };
+        let mut header = [0; HEADER_BYTES];
+        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &MAGIC.to_le_bytes());
+        put(12, &[kind as u8, alarm_kind]);
+        put(16, &lsn.0.to_le_bytes());
+        put(32, &database.class.to_le_bytes());
+        put(40, database.object.as_bytes());
+        put(72, &database_pages.to_le_bytes());
+        put(80, &i64::to_le_bytes(alarm_time));
+        buffer.extend_from_slice(&header);
+        Writer {
+            buffer,
+            start,
+            pages: 0,
+        }
+    }
+
+    /// Adds a page.
+    pub fn page(&mut self, number: u32, page: &Page) {
+        let (hole, zeros) = longest_hole(page);
+        self.buffer.extend_from_slice(&number.to_le_bytes());
+        self.buffer.extend_from_slice(&(hole as u16).to_le_bytes());
+        self.buffer.extend_from_slice(&(zeros as u16).to_le_bytes());
+        self.buffer.extend_from_slice(&page[..hole]);
+        self.buffer.extend_from_slice(&page[hole + zeros..]);
+        self.pages += 1;
+    }
+
+    /// Ends the record.
+    pub fn finish(self) {
+        let end = self.buffer.len().next_multiple_of(8);
+        self.buffer.resize(end, 0);
+        let length = (end - self.start) as u32;
+        self.buffer[self.start + 8..][..4].copy_from_slice(&length.to_le_bytes());
+        self.buffer[self.start + 76..][..4].copy_from_slice(&self.pages.to_le_bytes());
+    }
+}
+
+/// Fills in what is known when the records of a batch are written, so that they can be read back.
+pub(super) fn seal(mut batch: &mut [u8], durable: Lsn, salt: u32) {
+    while !batch.is_empty() {
+        let length = u32_at(batch, 8) as usize;
+        let (record, rest) = batch.split_at_mut(length);
+        record[24..32].copy_from_slice(&durable.0.to_le_bytes());
+        let checksum = crc32c::crc32c_append(salt, &record[8..]);
+        record[4..8].copy_from_slice(&checksum.to_le_bytes());
+        batch = rest;
+    }
+}
+
+/// A record that is whole.
+#[derive(Clone, Copy)]
+pub(super) struct Record<'a>(&'a [u8]);
+
+/// What a record says.
+pub(super) enum Content<'a> {
+    /// These pages are as given.
+    Pages(Pages<'a>),
+    /// The pages in that file are as given there.
+    Beside(Beside),
+    /// The database is gone.
+    Delete,
+}
+
+impl<'a> Record<'a> {
+    /// The record that `bytes` start with, if there is a whole one.
+    pub fn read(bytes: &'a [u8], salt: u32) -> Option<Record<'a>> {
+        if bytes.len() < HEADER_BYTES || u32_at(bytes, 0) != MAGIC {
+            return None;
+        }
+        let length = u32_at(bytes, 8) as usize;
+        if length < HEADER_BYTES || !length.is_multiple_of(8) || length > bytes.len() {
+            return None;
+        }
+        let record = &bytes[..length];
+        let checksum = crc32c::crc32c_append(salt, &record[8..]);
+        (checksum == u32_at(record, 4)).then_some(Record(record))
+    }
+
+    /// How long it is, in bytes.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Its position.
+    pub fn lsn(&self) -> Lsn {
+        Lsn(u64_at(self.0, 16))
+    }
+
+    /// The newest position that was durable when it was written.
+    pub fn durable(&self) -> Lsn {
+        Lsn(u64_at(self.0, 24))
+    }
+
+    /// Which database it is about.
+    pub fn database(&self) -> DatabaseId {
+        DatabaseId {
+            class: u64_at(self.0, 32),
+            object: ObjectId(array_at(self.0, 40)),
+        }
+    }
+
+    /// How many pages the database has after the commit.
+    pub fn database_pages(&self) -> u32 {
+        u32_at(self.0, 72)
+    }
+
+    /// What it does to the object's alarm; `None` for what this version does not know.
+    pub fn alarm(&self) -> Option<AlarmChange> {
+        match self.0[13] {
+            0 => Some(AlarmChange::Unchanged),
+            1 => Some(AlarmChange::Cleared),
+            2 => Some(AlarmChange::Set(i64::from_le_bytes(array_at(self.0, 80)))),
+            _ => None,
+        }
+    }
+
+    /// What it says; `None` for what this version does not know.
+    pub fn content(&self) -> Option<Content<'a>> {
+        let body = &self.0[HEADER_BYTES..];
+        match self.0[12] {
+            1 => Some(Content::Pages(Pages {
+                left: u32_at(self.0, 76),
+                bytes: body,
+            })),
+            2 if body.len() >= 20 => Some(Content::Beside(Beside {
+                number: u64_at(body, 0),
+                bytes: u64_at(body, 8),
+                checksum: u32_at(body, 16),
+            })),
+            3 => Some(Content::Delete),
+            _ => None,
+        }
+    }
+}
+
+/// The pages of a record.
+#[derive(Clone)]
+pub(super) struct Pages<'a> {
+    left: u32,
+    bytes: &'a [u8],
+}
+
+/// A page in a record.
+#[derive(Clone, Copy)]
+pub(super) struct PackedPage<'a> {
+    /// Its number in the database, from 1.
+    pub number: u32,
+    before: &'a [u8],
+    after: &'a [u8],
+}
+
+impl<'a> Iterator for Pages<'a> {
+    type Item = PackedPage<'a>;
+
+    /// Ends early where the bytes make no sense: then the record was not written by this version.
+    fn next(&mut self) -> Option<PackedPage<'a>> {
+        if self.left == 0 || self.bytes.len() < PAGE_HEADER_BYTES {
+            return None;
+        }
+        let number = u32_at(self.bytes, 0);
+        let hole = usize::from(u16::from_le_bytes(array_at(self.bytes, 4)));
+        let zeros = usize::from(u16::from_le_bytes(array_at(self.bytes, 6)));
+        let rest = &self.bytes[PAGE_HEADER_BYTES..];
+        let kept = PAGE_BYTES.checked_sub(zeros)?;
+        if number == 0 || hole > kept || kept > rest.len() {
+            return None;
+        }
+        self.left -= 1;
+        self.bytes = &rest[kept..];
+        Some(PackedPage {
+            number,
+            before: &rest[..hole],
+            after: &rest[hole..kept],
+        })
+    }
+}
+
+impl Pages<'_> {
+    /// Whether every page has been read.
+    pub fn is_done(&self) -> bool {
+        self.left == 0
+    }
+}
+
+impl PackedPage<'_> {
+    /// The page as it is in the database file.
+    pub fn unpack(&self, page: &mut Page) {
+        let zeros = PAGE_BYTES - self.after.len();
+        page[..self.before.len()].copy_from_slice(self.before);
+        page[self.before.len()..zeros].fill(0);
+        page[zeros..].copy_from_slice(self.after);
+    }
+}
+
+/// Where the longest run of zeros starts, and how long it is, looking at whole words.
+fn longest_hole(page: &Page) -> (usize, usize) {
+    const WORD: usize = 8;
+    let (mut longest, mut start) = ((0, 0), None);
+    let (words, _) = page.as_chunks::<WORD>();
+    for (i, word) in words.iter().enumerate() {
+        if u64::from_ne_bytes(*word) != 0 {
+            start = None;
+            continue;
+        }
+        let first = *start.get_or_insert(i);
+        if i + 1 - first > longest.1 {
+            longest = (first, i + 1 - first);
+        }
+    }
+    (longest.0 * WORD, longest.1 * WORD)
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| bytes[at + i])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array_at(bytes, at))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array_at(bytes, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SALT: u32 = 77;
+
+    fn database() -> DatabaseId {
+        DatabaseId {
+            class: u64::MAX,
+            object: ObjectId([3; 32]),
+        }
+    }
+
+    fn pages() -> impl Strategy<Value = Vec<(u32, Vec<u8>)>> {
+        // Zeros in runs, as in a database.
+        let byte = prop_oneof![3 => Just(0u8), 1 => any::<u8>()];
+        let run = (byte, 1..900usize).prop_map(|(byte, count)| vec![byte; count]);
+        let page = proptest::collection::vec(run, 5..20).prop_map(|runs| {
+            let mut page = runs.concat();
+            page.resize(PAGE_BYTES, 0);
+            page
+        });
+        proptest::collection::vec((1..u32::MAX, page), 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(pages in pages(), alarm in any::<i64>()) {
+            let mut buffer = Vec::new();
+            let alarm = AlarmChange::Set(alarm);
+            let mut record = Writer::pages(&mut buffer, Lsn(9), database(), 5, alarm);
+            for (number, page) in &pages {
+                record.page(*number, page[..].try_into().unwrap());
+            }
+            record.finish();
+            prop_assert!(buffer.len() as u64 <= most_bytes(pages.len() as u64) + 7);
+            seal(&mut buffer, Lsn(8), SALT);
+            let record = Record::read(&buffer, SALT).unwrap();
+            prop_assert_eq!(record.length(), buffer.len());
+            prop_assert_eq!((record.lsn(), record.durable()), (Lsn(9), Lsn(8)));
+            prop_assert_eq!(record.database(), database());
+            prop_assert_eq!((record.database_pages(), record.alarm()), (5, Some(alarm)));
+            let Some(Content::Pages(mut read)) = record.content() else { panic!() };
+            for (number, page) in &pages {
+                let packed = read.next().unwrap();
+                let mut unpacked = [0xAA; PAGE_BYTES];
+                packed.unpack(&mut unpacked);
+                prop_assert_eq!((packed.number, &unpacked[..]), (*number, &page[..]));
+            }
+            prop_assert!(read.next().is_none() && read.is_done());
+        }
+
+        #[test]
+        fn a_changed_bit_is_noticed(bit in 0..8 * 88usize) {
+            let mut buffer = Vec::new();
+            Writer::delete(&mut buffer, Lsn(1), database());
+            seal(&mut buffer, Lsn(0), SALT);
+            prop_assert!(Record::read(&buffer, SALT + 1).is_none());
+            buffer[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Record::read(&buffer, SALT).is_none());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_harm(mut bytes in proptest::collection::vec(any::<u8>(), 88..300)) {
+            bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
+            let length = bytes.len() / 8 * 8;
+            bytes[8..12].copy_from_slice(&(length as u32).to_le_bytes());
+            let checksum = crc32c::crc32c_append(SALT, &bytes[8..length]);
+            bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+            let record = Record::read(&bytes, SALT).unwrap();
+            if let Some(Content::Pages(pages)) = record.content() {
+                pages.for_each(|page| page.unpack(&mut [0; PAGE_BYTES]));
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a start does with what the last one has left: everything the journal says is brought to the
+//! databases' files, and then the journal is empty. It can be interrupted at any point and done again.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+};
+
+use super::{
+    database::{BESIDE_SUFFIX, Databases},
+    lsn::Lsn,
+    queue::Queue,
+    replay::Changes,
+    segment::{Damage, Header, JournalError, Records, SegmentFile, State},
+    segments::SEGMENT_SUFFIX,
+};
+use crate::{
+    env::{Disk, Open},
+    folder::Layout,
+};
+
+/// A journal in which nothing counts any more.
+pub(super) struct Recovered {
+    /// Its files, to be used again.
+    pub free: Vec<SegmentFile>,
+    /// The number that the next new file gets.
+    pub next_number: u64,
+    /// The newest sequence that was ever used.
+    pub sequence: u64,
+    /// The newest position that was ever used, as far as anything still tells.
+    pub newest: Lsn,
+    /// How many commits were found.
+    pub commits: u64,
+    /// How many bytes were read for them.
+    pub bytes: u64,
+}
+
+/// How far a recovery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// How many bytes of the journal have been dealt with.
+    pub done: u64,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// A segment that counts.
+struct Segment<'a> {
+    file: &'a SegmentFile,
+    header: Header,
+    first: Lsn,
+    /// From this position on its records do not count; none for the last.
+    end: Option<Lsn>,
+}
+
+/// Recovers the data folder. Nothing is changed if the journal is damaged.
+pub(super) fn recover(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    mut progress: impl FnMut(Progress),
+) -> Result<Recovered, JournalError> {
+    let (files, next_number) = open_segments(disk, layout)?;
+    let mut headers = Vec::new();
+    for file in &files {
+        headers.extend(file.read_header()?.map(|header| (file, header)));
+    }
+    let sequence = headers.iter().map(|(_, header)| header.sequence).max();
+    let chain = chain(&headers)?;
+    // Nothing is queued here.
+    let queue = Arc::new(Queue::new(Lsn::default(), 0));
+    let databases = Databases::new(disk.clone(), layout.clone(), queue, 0);
+    let total = chain.iter().try_fold(0, |sum, segment| Ok::<_, io::Error>(sum + segment.file.file.bytes()?))?;
+    let mut newest = headers.iter().map(|(_, header)| newest_of(header)).max().unwrap_or_default();
+    let (mut done, mut commits) = (0, 0);
+    // First look, then touch.
+    for pass in [Pass::Verify, Pass::Apply] {
+        for segment in &chain {
+            let mut bytes = Vec::new();
+            segment.file.read(&mut bytes)?;
+            let mut changes = Changes::default();
+            let last = read(segment, &bytes, &databases, &mut changes)?;
+            if pass == Pass::Apply {
+                for (id, change) in changes.iter() {
+                    databases.recover(id).apply(&databases, change)?;
+                }
+                commits += last.0 + 1 - segment.first.0;
+            }
+            newest = newest.max(last);
+            done += bytes.len() as u64;
+            progress(Progress { done: done / 2, total });
+        }
+    }
+    databases.sync()?;
+    // The oldest first: what counts must always reach to the end.
+    let next = newest.next();
+    headers.sort_by_key(|(_, header)| header.sequence);
+    for (file, header) in &headers {
+        if let State::Live { .. } = header.state {
+            file.write_header(Header {
+                state: State::Free { next },
+                ..*header
+            })?;
+        }
+    }
+    remove_beside(disk, layout)?;
+    Ok(Recovered {
+        free: files,
+        next_number,
+        sequence: sequence.unwrap_or(0),
+        newest,
+        commits,
+        bytes: total,
+    })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    Verify,
+    Apply,
+}
+
+fn newest_of(header: &Header) -> Lsn {
+    match header.state {
+        State::Live { first, .. } => first.previous(),
+        State::Free { next } => next.previous(),
+    }
+}
+
+/// Every segment there is, and the number that the next one gets.
+fn open_segments(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+) -> Result<(Vec<SegmentFile>, u64), JournalError> {
+    let folder = layout.journal();
+    let mut names = disk.list(&folder)?;
+    names.sort();
+    let (mut files, mut next_number) = (Vec::new(), 0);
+    for name in names {
+        let number = name.strip_suffix(SEGMENT_SUFFIX).and_then(|number| number.parse::<u64>().ok());
+        let Some(number) = number else { continue };
+        next_number = next_number.max(number + 1);
+        let path = folder.join(name);
+        let file = disk.open(&path, Open::Existing)?;
+        files.push(SegmentFile { path, file });
+    }
+    Ok((files, next_number))
+}
+
+/// The segments that count, oldest first.
+fn chain<'a>(headers: &[(&'a SegmentFile, Header)]) -> Result<Vec<Segment<'a>>, JournalError> {
+    let by_sequence: BTreeMap<u64, _> = headers
+        .iter()
+        .map(|(file, header)| (header.sequence, (*file, *header)))
+        .collect();
+    let mut chain = Vec::new();
+    let newest = by_sequence.values().rfind(|(_, header)| matches!(header.state, State::Live { .. }));
+    let mut next = newest.copied();
+    let (mut end, mut oldest_needed) = (None, 0);
+    while let Some((file, header)) = next {
+        let State::Live {
+            first,
+            void_from,
+            previous,
+            oldest,
+        } = header.state
+        else {
+            break;
+        };
+        chain.push(Segment {
+            file,
+            header,
+            first,
+            end,
+        });
+        end = Some(void_from);
+        oldest_needed = oldest_needed.max(oldest);
+        next = by_sequence.get(&previous).copied();
+        // Retired segments are free or used again; what was used again is older than the newest knew.
+        if next.is_none() && previous > 0 && previous >= oldest_needed {
+            return Err(file.damaged(0, Damage::Missing { sequence: previous }));
+        }
+    }
+    chain.reverse();
+    Ok(chain)
+}
+
+/// Reads what a segment says. Returns the position of its last record that counts.
+fn read<'a>(
+    segment: &Segment<'_>,
+    bytes: &'a [u8],
+    databases: &Databases,
+    changes: &mut Changes<'a>,
+) -> Result<Lsn, JournalError> {
+    let mut records = Records::new(bytes, segment.header.salt, segment.first);
+    loop {
+        let (lsn, offset) = (records.next_lsn(), records.offset());
+        let damaged = |damage| segment.file.damaged(offset, damage);
+        if segment.end.is_some_and(|end| lsn >= end) {
+            return Ok(lsn.previous());
+        }
+        match records.next() {
+            Some(record) => changes
+                .add(databases, record)
+                .map_err(|failure| failure.at(damaged))?,
+            None if segment.end.is_some() || records.is_damaged() => {
+                return Err(damaged(Damage::Record(lsn)));
+            }
+            // The torn end of what was never acknowledged.
+            None => return Ok(lsn.previous()),
+        }
+    }
+}
+
+/// Removes the pages of large commits.
+fn remove_beside(disk: &Arc<dyn Disk>, layout: &Layout) -> io::Result<()> {
+    let folder = layout.journal();
+    for name in disk.list(&folder)? {
+        if name.ends_with(BESIDE_SUFFIX) {
+            disk.remove(&folder.join(name))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! What records say of databases, put together.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+};
+
+use super::{
+    database::Databases,
+    lsn::Lsn,
+    record::{Beside, Content, PAGE_BYTES, PackedPage, Page, Record},
+    segment::{Damage, JournalError},
+};
+use crate::{
+    env::{DiskFile, Open},
+    folder::DatabaseId,
+};
+
+/// What is to be done to the file of one database.
+#[derive(Default)]
+pub(super) struct Change<'a> {
+    /// The newest commit in it.
+    pub last: Lsn,
+    /// The file is to be removed first.
+    pub deleted: bool,
+    /// How many pages the database has afterwards.
+    pub database_pages: u32,
+    /// The newest image of each page.
+    pub pages: BTreeMap<u32, Source<'a>>,
+}
+
+/// Where the image of a page is.
+pub(super) enum Source<'a> {
+    /// In a record.
+    Packed(PackedPage<'a>),
+    /// In the file of a large commit, at this byte.
+    Beside(Arc<dyn DiskFile>, u64),
+}
+
+impl Source<'_> {
+    pub fn read(&self, page: &mut Page) -> io::Result<()> {
+        match self {
+            Source::Packed(packed) => packed.unpack(page),
+            Source::Beside(file, offset) => {
+                if file.read_at(page, *offset)? < PAGE_BYTES {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes to databases, from any number of records.
+#[derive(Default)]
+pub(super) struct Changes<'a> {
+    by_database: BTreeMap<DatabaseId, Change<'a>>,
+    /// The files with the pages of large commits.
+    pub beside: Vec<u64>,
+}
+
+/// Why a record cannot be replayed.
+pub(super) enum Failure {
+    Damage(Damage),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Io(error)
+    }
+}
+
+impl Failure {
+    /// As an error of the journal; `damaged` says where.
+    pub fn at(self, damaged: impl FnOnce(Damage) -> JournalError) -> JournalError {
+        match self {
+            Failure::Damage(damage) => damaged(damage),
+            Failure::Io(error) => error.into(),
+        }
+    }
+}
+
+impl<'a> Changes<'a> {
+    /// Adds a record, which is later than all before.
+    pub fn add(&mut self, databases: &Databases, record: Record<'a>) -> Result<(), Failure> {
+        let nonsense = || Failure::Damage(Damage::Nonsense(record.lsn()));
+        record.alarm().ok_or_else(nonsense)?;
+        let change = self.by_database.entry(record.database()).or_default();
+        change.last = record.lsn();
+        change.database_pages = record.database_pages();
+        match record.content().ok_or_else(nonsense)? {
+            Content::Pages(mut pages) => {
+                for page in pages.by_ref() {
+                    change.pages.insert(page.number, Source::Packed(page));
+                }
+                if !pages.is_done() {
+                    return Err(nonsense());
+                }
+            }
+            Content::Beside(beside) => {
+                self.beside.push(beside.number);
+                add_beside(change, databases, beside, record.lsn())?;
+            }
+            Content::Delete => {
+                *change = Change {
+                    last: record.lsn(),
+                    deleted: true,
+                    ..Change::default()
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes over a record.
+    pub fn skip(&mut self, record: Record<'_>) {
+        if let Some(Content::Beside(beside)) = record.content() {
+            self.beside.push(beside.number);
+        }
+    }
+
+    /// The changes, a database each.
+    pub fn iter(&self) -> impl Iterator<Item = (DatabaseId, &Change<'a>)> {
+        self.by_database.iter().map(|(id, change)| (*id, change))
+    }
+}
+
+/// Adds the pages of a large commit, if the file that has them is whole.
+fn add_beside(
+    change: &mut Change<'_>,
+    databases: &Databases,
+    beside: Beside,
+    lsn: Lsn,
+) -> Result<(), Failure> {
+    const ENTRY: usize = 4 + PAGE_BYTES;
+    let damaged = || Failure::Damage(Damage::Beside(lsn));
+    let file = match databases.open_beside(beside.number, Open::Existing) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged()),
+        opened => opened?,
+    };
+    let mut chunk = vec![0; 256 * ENTRY];
+    let (mut at, mut checksum) = (0, 0);
+    while at < beside.bytes {
+        let wanted = (beside.bytes - at).min(chunk.len() as u64) as usize;
+        let chunk = &mut chunk[..wanted];
+        if file.read_at(chunk, at)? < wanted {
+            return Err(damaged());
+        }
+        checksum = crc32c::crc32c_append(checksum, chunk);
+        for (i, entry) in chunk.chunks_exact(ENTRY).enumerate() {
+            let number = u32::from_le_bytes(std::array::from_fn(|i| entry[i]));
+            let offset = at + (i * ENTRY) as u64 + 4;
+            change
+                .pages
+                .insert(number, Source::Beside(file.clone(), offset));
+        }
+        at += wanted as u64;
+    }
+    if checksum != beside.checksum || change.pages.contains_key(&0) {
+        return Err(damaged());
+    }
+    Ok(())
+}

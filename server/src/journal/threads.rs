@@ -1,0 +1,80 @@
+//! The two threads of a journal.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::{queue::Queue, retire::Retirer, segments::Segments, writer::Writer};
+
+/// How often what failed is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// How often a thread looks whether it should stop, at least.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// They end when this is dropped, leaving everything as it is.
+pub(super) struct Threads {
+    queue: Arc<Queue>,
+    segments: Arc<Segments>,
+    running: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    pub fn start(
+        queue: Arc<Queue>,
+        segments: Arc<Segments>,
+        mut writer: Writer,
+        retirer: Retirer,
+    ) -> io::Result<Threads> {
+        let threads = Threads {
+            queue: queue.clone(),
+            segments: segments.clone(),
+            running: Mutex::default(),
+        };
+        let writing = queue.clone();
+        threads.spawn("journal", move || {
+            while writing.wait(RETRY) {
+                while writer.step() {}
+            }
+            while writer.step() {}
+        })?;
+        threads.spawn("retire", move || {
+            while !queue.is_stopping() {
+                segments.wait_half_full(LOOK);
+                if !retirer.work() {
+                    thread::sleep(RETRY);
+                }
+            }
+        })?;
+        Ok(threads)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name.into()).spawn(work)?;
+        self.running().push(thread);
+        Ok(())
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Ends both, and returns when they have and what was queued is written.
+    pub fn stop(&self) {
+        self.queue.stop();
+        self.segments.stop();
+        for thread in self.running().drain(..) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,137 @@
+//! Writes what is queued to the journal: one write and one sync for all of it.
+
+use std::{io, sync::Arc};
+
+use super::{
+    database::Databases,
+    lsn::Lsn,
+    queue::{Batch, Queue},
+    record,
+    retire::Retirer,
+    segment::BLOCK,
+    segments::{Live, Segments},
+};
+
+/// Writes the journal. There is one.
+pub(super) struct Writer {
+    queue: Arc<Queue>,
+    segments: Arc<Segments>,
+    databases: Arc<Databases>,
+    /// Retires segments where no thread does.
+    retirer: Option<Retirer>,
+    current: Option<Current>,
+    spent: Batch,
+}
+
+/// The segment that is being written.
+struct Current {
+    segment: Live,
+    /// Where the next batch goes.
+    position: u64,
+}
+
+impl Writer {
+    pub fn new(
+        queue: Arc<Queue>,
+        segments: Arc<Segments>,
+        databases: Arc<Databases>,
+        retirer: Option<Retirer>,
+    ) -> Writer {
+        Writer {
+            queue,
+            segments,
+            databases,
+            retirer,
+            current: None,
+            spent: Batch::default(),
+        }
+    }
+
+    /// Makes everything durable that is queued, or says that it never happened. Whether there was
+    /// anything.
+    pub fn step(&mut self) -> bool {
+        if self.queue.is_down() {
+            self.revive();
+            return false;
+        }
+        let Some(mut batch) = self.queue.take(std::mem::take(&mut self.spent)) else {
+            return false;
+        };
+        let Some((first, last)) = batch.span else {
+            return false;
+        };
+        match self.write(&mut batch, first) {
+            Ok(()) => self.queue.publish(last),
+            Err(error) => {
+                tracing::error!(%error, "the journal cannot be written");
+                let waiting = self.queue.fail(&error);
+                for beside in batch.beside.iter().chain(&waiting.beside) {
+                    self.databases.remove_beside(beside.number);
+                }
+            }
+        }
+        batch.clear();
+        self.spent = batch;
+        true
+    }
+
+    /// Tries whether the journal can be written again.
+    fn revive(&mut self) {
+        if self.rotate(self.queue.newest().next()).is_ok() {
+            tracing::info!("the journal can be written again");
+            self.queue.revive();
+        }
+    }
+
+    fn write(&mut self, batch: &mut Batch, first: Lsn) -> io::Result<()> {
+        let records = batch.records.len();
+        let padded = records.next_multiple_of(BLOCK);
+        batch.records.resize(padded, 0);
+        if !batch.beside.is_empty() {
+            batch.beside.iter().try_for_each(|beside| beside.file.sync())?;
+            self.databases.sync_beside()?;
+        }
+        // Once more in another segment, if the first is full or can no longer be written.
+        let (durable, room) = (self.queue.durable(), self.segments.bytes);
+        let mut attempts = 2;
+        loop {
+            let fits = |current: &Current| current.position + padded as u64 <= room;
+            let current = match self.current.take_if(|current| fits(current)) {
+                Some(current) => self.current.insert(current),
+                None => self.rotate(first)?,
+            };
+            let segment = &current.segment;
+            record::seal(&mut batch.records[..records], durable, segment.salt);
+            let file = &segment.file.file;
+            let written = file
+                .write_at(&batch.records, current.position)
+                .and_then(|()| file.sync());
+            match written {
+                Ok(()) => {
+                    current.position += padded as u64;
+                    return Ok(());
+                }
+                Err(error) => {
+                    // What it holds behind the last batch is not known: nothing is added to it.
+                    self.current = None;
+                    attempts -= 1;
+                    if attempts == 0 {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes on in another segment, whose first record will be at `first`.
+    fn rotate(&mut self, first: Lsn) -> io::Result<&mut Current> {
+        if let Some(retirer) = &self.retirer {
+            retirer.work();
+        }
+        let segment = self.segments.begin(first, self.queue.durable().next())?;
+        Ok(self.current.insert(Current {
+            segment,
+            position: BLOCK as u64,
+        }))
+    }
+}
