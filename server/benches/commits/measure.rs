@@ -53,6 +53,13 @@ impl Rounds {
         self.median_of(|round| round.calls_per_second)
     }
 
+    /// The slowest and the fastest round: how much else went on.
+    pub fn slowest_and_fastest(&self) -> (f64, f64) {
+        let speeds = || self.0.iter().map(|round| round.calls_per_second);
+        let slowest = speeds().fold(f64::INFINITY, f64::min);
+        (slowest, speeds().fold(0.0, f64::max))
+    }
+
     /// The median latency in microseconds.
     pub fn median(&self) -> f64 {
         self.median_of(|round| micros(round.median))

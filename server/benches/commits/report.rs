@@ -26,7 +26,14 @@ pub fn print(results: &Results, options: &Options) {
 }
 
 fn print_floors(floors: &[&Floor]) {
-    print_header(&["floor", "in flight", "calls/s", "median us", "p99 us"]);
+    print_header(&[
+        "floor",
+        "in flight",
+        "calls/s",
+        "rounds from-to",
+        "median us",
+        "p99 us",
+    ]);
     for floor in floors {
         let name = &floor.name;
         match floor.rows() {
@@ -35,7 +42,7 @@ fn print_floors(floors: &[&Floor]) {
                     println!("| {name} | {in_flight} | {} |", speed_and_latency(rounds));
                 }
             }
-            Err(reason) => println!("| {name} | | NOT RUN: {reason} | | |"),
+            Err(reason) => println!("| {name} | | NOT RUN: {reason} | | | |"),
         }
     }
 }
@@ -45,6 +52,7 @@ fn print_cells(results: &Results) {
         "objects of the vat",
         "in flight",
         "calls/s",
+        "rounds from-to",
         "median us",
         "p99 us",
         "bytes written/commit",
@@ -62,7 +70,7 @@ fn print_cells(results: &Results) {
     }
     let commits = results.commits as f64;
     println!(
-        "| all, and what the server did between rows | | | | | {:.0} | {:.1} |",
+        "| all, and what the server did between rows | | | | | | {:.0} | {:.1} |",
         results.overall.written_bytes as f64 / commits,
         micros(results.overall.cpu.total()) / commits,
     );
@@ -158,8 +166,9 @@ fn print_aims(results: &Results, options: &Options) {
 }
 
 fn speed_and_latency(rounds: &Rounds) -> String {
+    let (slowest, fastest) = rounds.slowest_and_fastest();
     format!(
-        "{:.0} | {:.0} | {:.0}",
+        "{:.0} | {slowest:.0}-{fastest:.0} | {:.0} | {:.0}",
         rounds.calls_per_second(),
         rounds.median(),
         rounds.p99()
