@@ -2,6 +2,7 @@
 
 mod crash;
 mod help;
+mod kills;
 mod readme;
 mod serve;
 mod vat;

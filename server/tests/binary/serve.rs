@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::tempdir;
 
-use crate::vat::{Vat, binary, run};
+use crate::vat::{Vat, binary, files, run};
 
 #[test]
 fn serve_says_where_it_listens_and_takes_calls_there() {
@@ -50,15 +50,8 @@ fn a_client_finds_the_vat_of_its_folder() {
 
 /// The write-ahead logs in a folder.
 fn logs(folder: &Path) -> Vec<PathBuf> {
-    let mut logs = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            logs.extend(self::logs(&path));
-        } else if path.to_string_lossy().ends_with("-wal") {
-            logs.push(path);
-        }
-    }
+    let mut logs = files(folder);
+    logs.retain(|path| path.to_string_lossy().ends_with("-wal"));
     logs
 }
 

@@ -71,26 +71,35 @@ impl Vat {
 
     /// Serves `folder/data` at these addresses, and returns when it takes connections.
     pub fn listening(folder: &Path, addresses: &[&str]) -> Vat {
-        let errors = File::create(folder.join("stderr")).unwrap();
         let listen = addresses.iter().flat_map(|address| ["--listen", address]);
-        let mut child = binary(folder)
+        Vat::spawn(folder, listen).ready(addresses.len())
+    }
+
+    /// Begins to serve `folder/data` with these arguments, and does not wait for anything.
+    pub fn spawn(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Vat {
+        let errors = File::create(folder.join("stderr")).unwrap();
+        let child = binary(folder)
             .args(["serve", "--data", "data"])
-            .args(listen)
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()
             .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let mut vat = Vat {
+        Vat {
             child,
             folder: folder.to_owned(),
             lines: Vec::new(),
-        };
-        for line in out.lines().take(addresses.len()) {
-            vat.lines.push(line.unwrap());
         }
-        assert_eq!(vat.lines.len(), addresses.len(), "{}", vat.errors());
-        vat
+    }
+
+    /// Waits until it takes connections at so many addresses.
+    pub fn ready(mut self, addresses: usize) -> Vat {
+        let out = BufReader::new(self.child.stdout.take().unwrap());
+        for line in out.lines().take(addresses) {
+            self.lines.push(line.unwrap());
+        }
+        assert_eq!(self.lines.len(), addresses, "{}", self.errors());
+        self
     }
 
     /// Its address of that order, as `--connect` takes it.
@@ -136,10 +145,11 @@ impl Vat {
         self.child.wait().unwrap().code()
     }
 
-    /// Ends it as a crash would.
-    pub fn kill(mut self) {
+    /// Ends it as a crash would, and returns what it had said on stderr.
+    pub fn kill(mut self) -> String {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.errors()
     }
 }
 
@@ -149,4 +159,18 @@ impl Drop for Vat {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// All files in a folder, and in those inside of it.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(self::files(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
 }
