@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capnp::capability::FromClientHook;
@@ -23,9 +24,12 @@ use vatwerk::{storage_capnp::operations, vat_capnp::vat};
 use vatwerk_server::{
     Class, Context,
     catalog::Catalog,
+    env::RealDisk,
+    folder::Folder,
     gateway::network,
-    journal::Journal,
+    journal::{self, Commits, Journal},
     object::{Host, Limits, Registry},
+    storage::Vfs,
     vat::Vat,
 };
 
@@ -121,20 +125,24 @@ impl Class for Echo {
 
 /// The bootstrap capability of a vat that serves it. Its folder is removed when the thread ends.
 async fn vat() -> capnp::capability::Client {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = tempfile::tempdir().expect("a temporary folder");
+    let folder = Folder::open(data.path()).expect("a data folder");
     let mut classes = Registry::default();
     classes.register::<Echo>().expect("one class");
-    let catalog = Catalog::open(&folder.path().join("catalog.sqlite")).expect("a catalog");
-    let objects = folder.path().to_owned();
+    let settings = journal::Settings::default();
+    let (journal, _) =
+        Journal::open(Arc::new(RealDisk), folder.layout(), &settings, |_| {}).expect("a journal");
+    let vfs = Vfs::register(journal.clone());
+    let catalog = Catalog::open(&vfs).expect("a catalog");
     let host = Host::new(
         classes,
         catalog,
-        Journal::new(),
-        objects,
+        Commits::new(journal),
+        vfs,
         Limits::default(),
         HashMap::new(),
     );
-    FOLDERS.with(|folders| folders.borrow_mut().push(folder));
+    FOLDERS.with(|folders| folders.borrow_mut().push(data));
     let vat: vat::Client = capnp_rpc::new_client(Vat::new(host, Vec::new(), 0));
     vat.client
 }

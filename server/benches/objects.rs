@@ -9,6 +9,7 @@ use std::{
     path::Path,
     process::Command,
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,10 +20,11 @@ use vatwerk::counter_capnp::counter;
 use vatwerk_server::{
     catalog::Catalog,
     classes::Counter,
+    env::RealDisk,
     folder::Folder,
-    journal::Journal,
+    journal::{self, Commits, Journal},
     object::{Host, Limits, Registry, Stub},
-    storage,
+    storage::{self, Vfs},
 };
 
 #[global_allocator]
@@ -90,6 +92,12 @@ async fn create(folder: &Path, objects: usize) -> Duration {
     let vat = vat(folder, objects);
     let median = call_each(&vat, objects, Work::Increment).await;
     vat.host.sleep_all().await;
+    vat.host.catalog.close().expect("the catalog is closed");
+    vat.host
+        .commits
+        .journal()
+        .stop()
+        .expect("everything is in its file");
     median
 }
 
@@ -102,18 +110,21 @@ fn vat(path: &Path, objects: usize) -> Vat {
     let folder = Folder::open(path).expect("a data folder");
     let mut classes = Registry::default();
     classes.register::<Counter>().expect("one class");
-    let catalog = Catalog::open(&folder.catalog()).expect("a catalog");
+    let disk = Arc::new(RealDisk);
+    let settings = journal::Settings::default();
+    let (journal, _) = Journal::open(disk, folder.layout(), &settings, |_| {}).expect("a journal");
+    let vfs = Vfs::register(journal.clone());
+    let catalog = Catalog::open(&vfs).expect("a catalog");
     let limits = Limits {
         resident_objects: objects + 1,
         idle: Duration::from_secs(600),
         ..Default::default()
     };
-    let journal = Journal::new();
     let host = Host::new(
         classes,
         catalog,
-        journal,
-        folder.objects(),
+        Commits::new(journal),
+        vfs,
         limits,
         HashMap::new(),
     );

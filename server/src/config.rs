@@ -51,8 +51,7 @@ pub struct Limits {
     /// How long the SQL of one call may run: it holds up every object of its thread. Default 5,000.
     pub statement_ms: u64,
     /// How many objects may be awake; above it idle ones are put to sleep, and above twice as many
-    /// no more are woken. Each uses two file descriptors and about 100 KiB. Default 10,000; lowered
-    /// to what the process may open.
+    /// no more are woken. Each uses about 100 KiB. Default 10,000.
     pub resident_objects: usize,
     /// How many calls may be queued or running in one object. Default 4,096.
     pub calls_per_object: u64,

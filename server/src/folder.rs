@@ -285,7 +285,9 @@ mod tests {
         let (live, database) = (objects.join("live"), objects.join("ab.sqlite"));
         let connection = rusqlite::Connection::open(&live).unwrap();
         connection
-            .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (5)")
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (5)",
+            )
             .unwrap();
         // As a crash leaves it: with its log.
         fs::copy(&live, &database).unwrap();
@@ -296,7 +298,9 @@ mod tests {
         drop(Folder::open(folder.path()).unwrap());
         assert!(!objects.join("ab.sqlite-wal").exists());
         let connection = rusqlite::Connection::open(&database).unwrap();
-        let value: i64 = connection.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
+        let value: i64 = connection
+            .query_row("SELECT a FROM t", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(value, 5);
         let format = fs::read_to_string(folder.path().join("format")).unwrap();
         assert_eq!(format, "vatwerk 2\n");
@@ -309,7 +313,10 @@ mod tests {
             object: ObjectId([0xA5; 32]),
         };
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(DatabaseId::CATALOG.to_string().parse(), Ok(DatabaseId::CATALOG));
+        assert_eq!(
+            DatabaseId::CATALOG.to_string().parse(),
+            Ok(DatabaseId::CATALOG)
+        );
         assert_eq!("x-y".parse::<DatabaseId>(), Err(()));
     }
 }

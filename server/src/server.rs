@@ -115,7 +115,10 @@ impl Server {
     }
 
     fn open_journal(&self, layout: &Layout) -> Result<Journal, JournalError> {
-        let settings = self.config.limits.journal();
+        let settings = journal::Settings {
+            open_files: openable(),
+            ..self.config.limits.journal()
+        };
         #[cfg(any(test, feature = "testing"))]
         if let Some(hold) = self.hold.clone() {
             let settings = journal::Settings {
@@ -142,14 +145,12 @@ impl Server {
         let journal = self.open_journal(&layout)?;
         let vfs = Vfs::register(journal.clone());
         let catalog = Catalog::open(&vfs)?;
-        let mut limits = self.config.limits.objects();
-        limits.resident_objects = limits.resident_objects.min(openable());
         let host = Host::new(
             self.classes,
             catalog,
             Commits::new(journal),
             vfs,
-            limits,
+            self.config.limits.objects(),
             self.bindings,
         );
         let vat = Vat::new(host.clone(), description, env::now_ms());
@@ -203,14 +204,11 @@ fn recover(layout: &Layout, settings: &journal::Settings) -> Result<Journal, Jou
     Ok(journal)
 }
 
-/// How many objects may be awake with the files that this process may open, if twice as many may be
-/// for a moment, and half of the files are for connections. Raises the process's limit as far as it
-/// goes.
+/// How many files of databases may be open: half of what this process may open, whose limit is
+/// raised as far as it goes. The others are for connections, and for logs that have become long.
 fn openable() -> usize {
-    /// A database, and a log that has become long.
-    const FILES_PER_OBJECT: u64 = 2;
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    usize::try_from(files / (4 * FILES_PER_OBJECT)).unwrap_or(usize::MAX)
+    usize::try_from(files / 2).unwrap_or(usize::MAX)
 }
 
 /// A vat that takes connections. Dropping it stops it where it stands, as a crash would.

@@ -43,7 +43,10 @@ impl Commits {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.0.tasks.borrow_mut().push(spawn_local(task).abort_handle());
+        self.0
+            .tasks
+            .borrow_mut()
+            .push(spawn_local(task).abort_handle());
     }
 
     /// The journal.
@@ -110,8 +113,13 @@ impl Wait<'_> {
             Err(error) => return Poll::Ready(Err(error)),
         }
         let waited = &self.inner.waited;
-        let key = *self.key.get_or_insert_with(|| (lsn, waited.replace(waited.get() + 1)));
-        self.inner.waiting.borrow_mut().insert(key, cx.waker().clone());
+        let key = *self
+            .key
+            .get_or_insert_with(|| (lsn, waited.replace(waited.get() + 1)));
+        self.inner
+            .waiting
+            .borrow_mut()
+            .insert(key, cx.waker().clone());
         Poll::Pending
     }
 }
@@ -126,7 +134,10 @@ impl Drop for Wait<'_> {
 
 /// Wakes those whose commits are decided.
 async fn follow(inner: Weak<Inner>) {
-    let Some(mut progress) = inner.upgrade().map(|inner| inner.journal.0.queue.progress()) else {
+    let Some(mut progress) = inner
+        .upgrade()
+        .map(|inner| inner.journal.0.queue.progress())
+    else {
         return;
     };
     while progress.changed().await.is_ok() {
@@ -142,7 +153,10 @@ async fn follow(inner: Weak<Inner>) {
 /// Where no thread does the journal's work, nobody else does what was held back.
 #[cfg(any(test, feature = "testing"))]
 async fn work_when_released(inner: Weak<Inner>) {
-    let Some(mut released) = inner.upgrade().map(|inner| inner.journal.0.queue.released()) else {
+    let Some(mut released) = inner
+        .upgrade()
+        .map(|inner| inner.journal.0.queue.released())
+    else {
         return;
     };
     while released.changed().await.is_ok() {

@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +19,7 @@ use super::{
     empty,
     log::Log,
     lsn::Lsn,
+    open_files::OpenFiles,
     queue::{BesideFile, Fate, Queue},
     record::{self, AlarmChange, Beside, PAGE_BYTES},
     replay::Change,
@@ -41,6 +42,7 @@ pub(crate) struct Databases {
     /// The most bytes of a record in the journal; the pages of a larger commit are put beside it.
     largest_record: u64,
     next_beside: AtomicU64,
+    open_files: OpenFiles,
 }
 
 /// One database.
@@ -53,8 +55,7 @@ pub(crate) struct Database {
 }
 
 struct State {
-    /// None: there is none, or nobody uses the database.
-    file: Option<Arc<dyn DiskFile>>,
+    file: DatabaseFile,
     log: Log,
     /// Commits whose fate was not decided when somebody looked last, with how many frames the log
     /// had after each.
@@ -72,7 +73,38 @@ struct State {
     is_open: bool,
 }
 
+/// The file of a database, as far as it is known.
+enum DatabaseFile {
+    /// Nobody has looked, or it was closed.
+    Closed,
+    /// There is none: the database has no content, or all of it is in the log.
+    Absent,
+    Open(Arc<dyn DiskFile>),
+}
+
 impl State {
+    /// Opens the file, if it is not open already, and keeps other processes away from it.
+    fn open_file(
+        &mut self,
+        databases: &Databases,
+        path: &Path,
+    ) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        if let DatabaseFile::Closed = self.file {
+            self.file = match databases.disk.open(path, Open::Existing) {
+                Ok(file) => {
+                    file.lock()?;
+                    DatabaseFile::Open(file)
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => DatabaseFile::Absent,
+                Err(error) => return Err(error),
+            };
+        }
+        match &self.file {
+            DatabaseFile::Open(file) => Ok(Some(file.clone())),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether there is nothing to remember about it.
     fn is_spent(&self) -> bool {
         !self.dirty && self.undecided.is_empty() && self.decided.0 <= self.synced
@@ -84,7 +116,9 @@ impl State {
     }
 
     fn newest(&self) -> Lsn {
-        self.undecided.back().map_or(self.decided.0, |(lsn, _)| *lsn)
+        self.undecided
+            .back()
+            .map_or(self.decided.0, |(lsn, _)| *lsn)
     }
 
     /// Learns what became of commits. False if one of them never happened.
@@ -113,6 +147,7 @@ impl Databases {
         layout: Layout,
         queue: Arc<Queue>,
         largest_record: u64,
+        most_open_files: usize,
     ) -> Databases {
         Databases {
             disk,
@@ -121,12 +156,15 @@ impl Databases {
             table: Mutex::default(),
             largest_record,
             next_beside: Default::default(),
+            open_files: OpenFiles::new(most_open_files),
         }
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<DatabaseId, Arc<Database>>> {
         // Nothing panics while it has the lock.
-        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.table
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The database of that id, which nobody else has open.
@@ -135,8 +173,11 @@ impl Databases {
         let database = table
             .entry(id)
             .or_insert_with(|| Arc::new(Database::new(id, &self.layout, self.queue.newest())));
+        let database = database.clone();
         database.open(self)?;
-        Ok(database.clone())
+        drop(table);
+        self.open_files.add(id, self);
+        Ok(database)
     }
 
     /// The database of that id, if it is open.
@@ -156,7 +197,7 @@ impl Databases {
         let mut state = database.state();
         state.settle(&self.queue);
         state.is_open = false;
-        state.file = None;
+        state.file = DatabaseFile::Closed;
         if state.is_spent() {
             drop(state);
             table.remove(&database.id);
@@ -209,7 +250,10 @@ impl Databases {
         Ok(())
     }
 
-    fn sync_files<'a>(&self, databases: impl ExactSizeIterator<Item = &'a Arc<Database>>) -> io::Result<()> {
+    fn sync_files<'a>(
+        &self,
+        databases: impl ExactSizeIterator<Item = &'a Arc<Database>>,
+    ) -> io::Result<()> {
         /// From this many files on, the whole file system is synced instead.
         const MANY: usize = 8;
         if databases.len() >= MANY {
@@ -304,7 +348,9 @@ impl Databases {
 
     /// Where the pages of a large commit are.
     fn beside_path(&self, number: u64) -> PathBuf {
-        self.layout.journal().join(format!("{number}{BESIDE_SUFFIX}"))
+        self.layout
+            .journal()
+            .join(format!("{number}{BESIDE_SUFFIX}"))
     }
 
     /// The file with the pages of a large commit.
@@ -344,7 +390,7 @@ impl Databases {
         state.undecided.clear();
         state.decided = (lsn, 0);
         state.log.truncate(0);
-        state.file = None;
+        state.file = DatabaseFile::Absent;
         database.remove_file(self)?;
         state.dirty = true;
         state.applied = lsn;
@@ -358,7 +404,7 @@ impl Database {
             id,
             path: layout.database(id),
             state: Mutex::new(State {
-                file: None,
+                file: DatabaseFile::Closed,
                 log: Log::default(),
                 undecided: VecDeque::new(),
                 decided: (Lsn::default(), 0),
@@ -374,12 +420,16 @@ impl Database {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it has the lock.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// While this is held, nobody else brings the file up to date.
     pub fn applying(&self) -> MutexGuard<'_, ()> {
-        self.applying.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.applying
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Which database it is.
@@ -398,12 +448,8 @@ impl Database {
         }
         let frames = state.log.frames();
         state.log.truncate(frames);
-        let opened = match databases.disk.open(&self.path, Open::Existing) {
-            Ok(file) => file.lock().map(|()| Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        };
-        state.file = opened.map_err(|error| match error.kind() {
+        let opened = state.open_file(databases, &self.path);
+        opened.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => {
                 Error::StorageFailed("another process has the database open".into())
             }
@@ -426,7 +472,7 @@ impl Database {
     /// Whether there is a file, or something in the log.
     pub fn exists(&self) -> bool {
         let state = self.state();
-        state.file.is_some() || state.log.frames() > 0
+        !matches!(state.file, DatabaseFile::Absent) || state.log.frames() > 0
     }
 
     /// How many frames the log has.
@@ -454,9 +500,13 @@ impl Database {
     }
 
     /// Fills `buffer` from the file; returns how many bytes there were before the end.
-    pub fn read_file(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let file = self.state().file.clone();
-        let read = match file {
+    pub fn read_file(
+        &self,
+        databases: &Databases,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let read = match self.file(databases)? {
             Some(file) => file.read_at(buffer, offset)?,
             None => 0,
         };
@@ -471,9 +521,8 @@ impl Database {
     }
 
     /// How long the file is; that of an empty database is one page.
-    pub fn file_bytes(&self) -> io::Result<u64> {
-        let file = self.state().file.clone();
-        let bytes = file.map_or(Ok(0), |file| file.bytes())?;
+    pub fn file_bytes(&self, databases: &Databases) -> io::Result<u64> {
+        let bytes = self.file(databases)?.map_or(Ok(0), |file| file.bytes())?;
         Ok(bytes.max(PAGE_BYTES as u64))
     }
 
@@ -487,10 +536,23 @@ impl Database {
         self.file_to_write(databases)?.set_len(bytes)
     }
 
+    /// The file, if there is one.
+    fn file(&self, databases: &Databases) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let mut state = self.state();
+        let was_closed = matches!(state.file, DatabaseFile::Closed);
+        let file = state.open_file(databases, &self.path)?;
+        drop(state);
+        if was_closed {
+            databases.open_files.add(self.id, databases);
+        }
+        Ok(file)
+    }
+
+    /// The file, which is made if there is none.
     fn file_to_write(&self, databases: &Databases) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         state.dirty = true;
-        if let Some(file) = &state.file {
+        if let DatabaseFile::Open(file) = &state.file {
             return Ok(file.clone());
         }
         for folder in databases.layout.folders_of(self.id) {
@@ -499,9 +561,19 @@ impl Database {
         let file = databases.disk.open(&self.path, Open::OrCreate)?;
         if state.is_open {
             file.lock()?;
-            state.file = Some(file.clone());
+            state.file = DatabaseFile::Open(file.clone());
+            drop(state);
+            databases.open_files.add(self.id, databases);
         }
         Ok(file)
+    }
+
+    /// Closes the file, until somebody needs it.
+    pub(super) fn close_file(&self) {
+        let mut state = self.state();
+        if let DatabaseFile::Open(_) = state.file {
+            state.file = DatabaseFile::Closed;
+        }
     }
 
     fn remove_file(&self, databases: &Databases) -> io::Result<()> {
@@ -520,7 +592,7 @@ impl Database {
                 return Ok(());
             }
             if change.deleted {
-                state.file = None;
+                state.file = DatabaseFile::Closed;
                 state.dirty = true;
             }
         }

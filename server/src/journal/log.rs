@@ -163,7 +163,9 @@ impl Bytes {
             self.len = self.len.max(end);
             return Ok(());
         }
-        let chunks = usize::try_from(end).map_err(io::Error::other)?.div_ceil(Bytes::CHUNK);
+        let chunks = usize::try_from(end)
+            .map_err(io::Error::other)?
+            .div_ceil(Bytes::CHUNK);
         while self.chunks.len() < chunks {
             self.chunks.push(Box::new([0; Bytes::CHUNK]));
         }
@@ -191,7 +193,8 @@ impl Bytes {
             // What is beyond the end would be read again; nobody reads there before it is written.
             let _ = file.set_len(len);
         } else {
-            self.chunks.truncate(len.div_ceil(Bytes::CHUNK as u64) as usize);
+            self.chunks
+                .truncate(len.div_ceil(Bytes::CHUNK as u64) as usize);
         }
     }
 }

@@ -12,6 +12,7 @@ mod database;
 mod empty;
 mod log;
 mod lsn;
+mod open_files;
 mod queue;
 mod record;
 mod recover;
@@ -28,8 +29,8 @@ use std::sync::{Arc, Mutex};
 
 pub use commits::Commits;
 pub(crate) use database::{Database, Databases};
-pub use lsn::Lsn;
 pub(crate) use log::Bytes;
+pub use lsn::Lsn;
 pub use record::AlarmChange;
 pub use recover::Progress;
 pub use segment::{Damage, JournalError};
@@ -46,6 +47,8 @@ use writer::Writer;
 pub struct Settings {
     /// The most disk space it takes, in bytes, large commits not counted; at least 8 MiB.
     pub bytes: u64,
+    /// The most files of databases that are open at a time, or one more for each thread.
+    pub open_files: usize,
     /// Who does its work.
     pub driver: Driver,
 }
@@ -64,6 +67,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             bytes: 256 << 20,
+            open_files: 1000,
             driver: Driver::Threads,
         }
     }
@@ -131,13 +135,17 @@ impl Journal {
         let segment_bytes = (settings.bytes / Journal::SEGMENTS).max(1 << 20);
         // A batch is at most this and one record, and so fits into a segment.
         let quarter = segment_bytes / 4;
-        let queue = Queue::new(recovered.newest, usize::try_from(quarter).unwrap_or(usize::MAX));
+        let queue = Queue::new(
+            recovered.newest,
+            usize::try_from(quarter).unwrap_or(usize::MAX),
+        );
         let queue = Arc::new(prepare(queue));
         let databases = Arc::new(Databases::new(
             disk.clone(),
             layout.clone(),
             queue.clone(),
             quarter,
+            settings.open_files,
         ));
         let segments = Arc::new(Segments::new(
             disk,
@@ -149,9 +157,8 @@ impl Journal {
             recovered.sequence,
         ));
         let retirer = Retirer::new(queue.clone(), segments.clone(), databases.clone());
-        let writer = |retirer| {
-            Writer::new(queue.clone(), segments.clone(), databases.clone(), retirer)
-        };
+        let writer =
+            |retirer| Writer::new(queue.clone(), segments.clone(), databases.clone(), retirer);
         let work = match settings.driver {
             Driver::Threads => Work::Threads(Threads::start(
                 queue.clone(),
@@ -206,7 +213,9 @@ impl Journal {
     pub(crate) fn work(&self) {
         if let Work::Caller(writer) = &self.0.work {
             // Nothing panics while it has the lock.
-            let mut writer = writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut writer = writer
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             while writer.step() {}
         }
     }

@@ -1,8 +1,7 @@
 //! Commits on their way to the journal, and what became of them: what the threads of a vat share.
 
 use std::{
-    io,
-    mem,
+    io, mem,
     ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
@@ -108,7 +107,9 @@ impl Queue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it has the lock.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Takes in the record that `write` appends for the position it is given. `storage-failed` while
@@ -167,7 +168,11 @@ impl Queue {
         if state.void.iter().any(|void| void.contains(&lsn)) {
             return Fate::Void;
         }
-        if self.durable() >= lsn { Fate::Durable } else { Fate::Pending }
+        if self.durable() >= lsn {
+            Fate::Durable
+        } else {
+            Fate::Pending
+        }
     }
 
     /// Changes to the newest position whose fate is decided.

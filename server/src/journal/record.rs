@@ -102,9 +102,13 @@ impl<'a> Writer<'a> {
         beside: Beside,
     ) {
         let record = Writer::begin(buffer, Kind::Beside, lsn, database, database_pages, alarm);
-        record.buffer.extend_from_slice(&beside.number.to_le_bytes());
+        record
+            .buffer
+            .extend_from_slice(&beside.number.to_le_bytes());
         record.buffer.extend_from_slice(&beside.bytes.to_le_bytes());
-        record.buffer.extend_from_slice(&beside.checksum.to_le_bytes());
+        record
+            .buffer
+            .extend_from_slice(&beside.checksum.to_le_bytes());
         record.finish();
     }
 

@@ -1,11 +1,7 @@
 //! What a start does with what the last one has left: everything the journal says is brought to the
 //! databases' files, and then the journal is empty. It can be interrupted at any point and done again.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
     database::{BESIDE_SUFFIX, Databases},
@@ -69,9 +65,15 @@ pub(super) fn recover(
     let chain = chain(&headers)?;
     // Nothing is queued here.
     let queue = Arc::new(Queue::new(Lsn::default(), 0));
-    let databases = Databases::new(disk.clone(), layout.clone(), queue, 0);
-    let total = chain.iter().try_fold(0, |sum, segment| Ok::<_, io::Error>(sum + segment.file.file.bytes()?))?;
-    let mut newest = headers.iter().map(|(_, header)| newest_of(header)).max().unwrap_or_default();
+    let databases = Databases::new(disk.clone(), layout.clone(), queue, 0, 0);
+    let total = chain.iter().try_fold(0, |sum, segment| {
+        Ok::<_, io::Error>(sum + segment.file.file.bytes()?)
+    })?;
+    let mut newest = headers
+        .iter()
+        .map(|(_, header)| newest_of(header))
+        .max()
+        .unwrap_or_default();
     let (mut done, mut commits) = (0, 0);
     // First look, then touch.
     for pass in [Pass::Verify, Pass::Apply] {
@@ -88,7 +90,10 @@ pub(super) fn recover(
             }
             newest = newest.max(last);
             done += bytes.len() as u64;
-            progress(Progress { done: done / 2, total });
+            progress(Progress {
+                done: done / 2,
+                total,
+            });
         }
     }
     databases.sync()?;
@@ -137,7 +142,9 @@ fn open_segments(
     names.sort();
     let (mut files, mut next_number) = (Vec::new(), 0);
     for name in names {
-        let number = name.strip_suffix(SEGMENT_SUFFIX).and_then(|number| number.parse::<u64>().ok());
+        let number = name
+            .strip_suffix(SEGMENT_SUFFIX)
+            .and_then(|number| number.parse::<u64>().ok());
         let Some(number) = number else { continue };
         next_number = next_number.max(number + 1);
         let path = folder.join(name);
@@ -154,7 +161,9 @@ fn chain<'a>(headers: &[(&'a SegmentFile, Header)]) -> Result<Vec<Segment<'a>>, 
         .map(|(file, header)| (header.sequence, (*file, *header)))
         .collect();
     let mut chain = Vec::new();
-    let newest = by_sequence.values().rfind(|(_, header)| matches!(header.state, State::Live { .. }));
+    let newest = by_sequence
+        .values()
+        .rfind(|(_, header)| matches!(header.state, State::Live { .. }));
     let mut next = newest.copied();
     let (mut end, mut oldest_needed) = (None, 0);
     while let Some((file, header)) = next {

@@ -1,10 +1,6 @@
 //! What records say of databases, put together.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
     database::Databases,

@@ -19,10 +19,7 @@
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use super::{
-    lsn::Lsn,
-    record::Record,
-};
+use super::{lsn::Lsn, record::Record};
 use crate::env::DiskFile;
 
 /// The version of segments and records.
@@ -113,7 +110,9 @@ impl fmt::Display for Damage {
         match self {
             Damage::Header => write!(f, "the header is not whole"),
             Damage::Missing { sequence } => write!(f, "segment {sequence} is missing"),
-            Damage::Record(lsn) => write!(f, "the record of LSN {lsn} was durable and is not whole"),
+            Damage::Record(lsn) => {
+                write!(f, "the record of LSN {lsn} was durable and is not whole")
+            }
             Damage::Beside(lsn) => write!(f, "the pages of LSN {lsn} are not whole"),
             Damage::Nonsense(lsn) => write!(f, "the record of LSN {lsn} cannot be understood"),
         }
@@ -199,7 +198,9 @@ impl Header {
     fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
         let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        if &bytes[..8] != MAGIC || u32_at(8) != VERSION || u32_at(12) != crc32c::crc32c(&bytes[16..])
+        if &bytes[..8] != MAGIC
+            || u32_at(8) != VERSION
+            || u32_at(12) != crc32c::crc32c(&bytes[16..])
         {
             return None;
         }

@@ -83,7 +83,9 @@ impl Segments {
 
     fn state(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it has the lock.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Begins the segment whose first record is at `first`. Records of earlier ones from `void_from`
@@ -95,7 +97,10 @@ impl Segments {
             let mut state = self.state();
             state.sequence += 1;
             let previous = state.live.back().map_or(0, |live| live.sequence);
-            let oldest = state.live.front().map_or(state.sequence, |live| live.sequence);
+            let oldest = state
+                .live
+                .front()
+                .map_or(state.sequence, |live| live.sequence);
             (state.sequence, previous, oldest)
         };
         let salt = u32::from_le_bytes(env::random());
@@ -210,11 +215,9 @@ impl Segments {
     /// Waits until the oldest segment should be retired, or for so long.
     pub fn wait_half_full(&self, at_most: Duration) {
         let state = self.state();
-        let waited = self
-            .changed
-            .wait_timeout_while(state, at_most, |state| {
-                !state.stopping && state.live.len() <= self.most / 2
-            });
+        let waited = self.changed.wait_timeout_while(state, at_most, |state| {
+            !state.stopping && state.live.len() <= self.most / 2
+        });
         drop(waited);
     }
 

@@ -59,7 +59,9 @@ impl Threads {
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
-        self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.running
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Ends both, and returns when they have and what was queued is written.

@@ -88,7 +88,10 @@ impl Writer {
         let padded = records.next_multiple_of(BLOCK);
         batch.records.resize(padded, 0);
         if !batch.beside.is_empty() {
-            batch.beside.iter().try_for_each(|beside| beside.file.sync())?;
+            batch
+                .beside
+                .iter()
+                .try_for_each(|beside| beside.file.sync())?;
             self.databases.sync_beside()?;
         }
         // Once more in another segment, if the first is full or can no longer be written.

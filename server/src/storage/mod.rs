@@ -50,6 +50,8 @@ use crate::{Error, Result, folder::DatabaseId, journal::Lsn};
 #[derive(Clone)]
 pub struct Storage(Rc<Inner>);
 
+type OnCommit = Rc<dyn Fn(Lsn)>;
+
 struct Inner {
     connection: RefCell<Option<Rc<Attached>>>,
     gate: Gate,
@@ -58,7 +60,7 @@ struct Inner {
     broken: RefCell<Option<Error>>,
     /// The error of the statement that broke it, if the call that ran it did wrong.
     cause: RefCell<Option<Error>>,
-    on_commit: RefCell<Option<Rc<dyn Fn(Lsn)>>>,
+    on_commit: RefCell<Option<OnCommit>>,
     /// Whether the object's code is being polled.
     in_turn: Cell<bool>,
     /// Whether a transaction is open, implicit or held.
@@ -199,7 +201,10 @@ impl Storage {
         if let Err(error) = done
             && error.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseLocked)
         {
-            tracing::warn!(error = fault::text(&error), "writing back the log of an object");
+            tracing::warn!(
+                error = fault::text(&error),
+                "writing back the log of an object"
+            );
         }
         true
     }
@@ -380,8 +385,9 @@ impl Inner {
         }
         let wrote = self.dirty.get();
         self.check_journal(connection)?;
-        self.end_transaction(connection)
-            .map_err(|error| self.latch(connection, commit_error("the object was reset", &error)))?;
+        self.end_transaction(connection).map_err(|error| {
+            self.latch(connection, commit_error("the object was reset", &error))
+        })?;
         let lsn = self.give_to_journal(connection)?;
         // What was undone before leaves pages that are as they were.
         Ok(lsn.filter(|_| wrote))

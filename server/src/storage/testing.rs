@@ -29,6 +29,7 @@ pub(crate) fn vfs(root: &Path) -> Rc<Vfs> {
     let settings = journal::Settings {
         bytes: 8 << 20,
         driver: Driver::Caller,
+        ..Default::default()
     };
     let opened = Journal::open(Arc::new(RealDisk), &layout, &settings, |_| {});
     Vfs::register(opened.expect("the journal opens").0)

@@ -134,7 +134,9 @@ impl Backing {
     /// Gives the journal what SQLite has committed since this was last called; `None` if that is
     /// nothing. After an error the database must be closed: what was committed has not happened.
     pub fn commit(&self) -> Result<Option<Lsn>> {
-        self.vfs.journal.commit(&self.database, AlarmChange::Unchanged)
+        self.vfs
+            .journal
+            .commit(&self.database, AlarmChange::Unchanged)
     }
 
     /// The newest commit, of an earlier opening too unless it is long durable.
@@ -208,7 +210,9 @@ impl Attached {
             return Ok(true);
         }
         let _applying = database.applying();
-        let mut checkpoint = self.connection.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        let mut checkpoint = self
+            .connection
+            .prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;
         let busy: bool = checkpoint.query_row([], |row| row.get(0))?;
         if !busy {
             database.checkpointed();
@@ -282,9 +286,9 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 };
 
 impl Kind {
-    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read(&self, journal: &Journal, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
-            Kind::Main(database) => database.read_file(buffer, offset),
+            Kind::Main(database) => database.read_file(journal.databases(), buffer, offset),
             Kind::Log(database) => database.read_log(buffer, offset),
             Kind::Scratch(scratch) => scratch.read(buffer, offset),
         }
@@ -316,9 +320,9 @@ impl Kind {
         }
     }
 
-    fn bytes(&self) -> io::Result<u64> {
+    fn bytes(&self, journal: &Journal) -> io::Result<u64> {
         match self {
-            Kind::Main(database) => database.file_bytes(),
+            Kind::Main(database) => database.file_bytes(journal.databases()),
             Kind::Log(database) => Ok(database.log_bytes()),
             Kind::Scratch(scratch) => Ok(scratch.len()),
         }
@@ -387,9 +391,13 @@ unsafe extern "C" fn open(
             Some((shared.journal.databases().find(id)?, is_log))
         };
         let kind = if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-            find().filter(|(_, is_log)| !is_log).map(|(database, _)| Kind::Main(database))
+            find()
+                .filter(|(_, is_log)| !is_log)
+                .map(|(database, _)| Kind::Main(database))
         } else if flags & ffi::SQLITE_OPEN_WAL != 0 {
-            find().filter(|(_, is_log)| *is_log).map(|(database, _)| Kind::Log(database))
+            find()
+                .filter(|(_, is_log)| *is_log)
+                .map(|(database, _)| Kind::Log(database))
         } else if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 {
             // A database in WAL mode has none.
             None
@@ -434,7 +442,7 @@ unsafe extern "C" fn read(
             slice::from_raw_parts_mut(buffer.cast::<u8>(), amount as usize),
         )
     };
-    match file.kind.read(buffer, offset as u64) {
+    match file.kind.read(&file.journal, buffer, offset as u64) {
         Ok(read) if read == buffer.len() => ffi::SQLITE_OK,
         Ok(read) => {
             buffer[read..].fill(0);
@@ -458,13 +466,19 @@ unsafe extern "C" fn write(
         )
     };
     let File { journal, kind, .. } = file;
-    answer(kind.write(journal, bytes, offset as u64), ffi::SQLITE_IOERR_WRITE)
+    answer(
+        kind.write(journal, bytes, offset as u64),
+        ffi::SQLITE_IOERR_WRITE,
+    )
 }
 
 unsafe extern "C" fn truncate(raw: *mut ffi::sqlite3_file, bytes: ffi::sqlite3_int64) -> c_int {
     // SAFETY: SQLite passes an open file.
     let File { journal, kind, .. } = unsafe { file(raw) };
-    answer(kind.truncate(journal, bytes as u64), ffi::SQLITE_IOERR_TRUNCATE)
+    answer(
+        kind.truncate(journal, bytes as u64),
+        ffi::SQLITE_IOERR_TRUNCATE,
+    )
 }
 
 /// The journal is what is synced.
@@ -478,7 +492,10 @@ unsafe extern "C" fn file_size(
 ) -> c_int {
     // SAFETY: SQLite passes an open file and room for the answer.
     let (file, answer_to) = unsafe { (file(raw), &mut *bytes) };
-    let size = file.kind.bytes().map(|bytes| *answer_to = bytes as i64);
+    let size = file
+        .kind
+        .bytes(&file.journal)
+        .map(|bytes| *answer_to = bytes as i64);
     answer(size, ffi::SQLITE_IOERR_FSTAT)
 }
 
@@ -562,7 +579,9 @@ unsafe extern "C" fn randomness(
     // SAFETY: what SQLite passes is passed on to its own file system.
     unsafe {
         let base = shared(vfs).base;
-        (*base).xRandomness.map_or(0, |randomness| randomness(base, amount, out))
+        (*base)
+            .xRandomness
+            .map_or(0, |randomness| randomness(base, amount, out))
     }
 }
 
@@ -578,7 +597,9 @@ unsafe extern "C" fn current_time(vfs: *mut ffi::sqlite3_vfs, days: *mut f64) ->
     // SAFETY: what SQLite passes is passed on to its own file system.
     unsafe {
         let base = shared(vfs).base;
-        (*base).xCurrentTime.map_or(ffi::SQLITE_ERROR, |time| time(base, days))
+        (*base)
+            .xCurrentTime
+            .map_or(ffi::SQLITE_ERROR, |time| time(base, days))
     }
 }
 
@@ -589,6 +610,8 @@ unsafe extern "C" fn current_time_ms(
     // SAFETY: what SQLite passes is passed on to its own file system.
     unsafe {
         let base = shared(vfs).base;
-        (*base).xCurrentTimeInt64.map_or(ffi::SQLITE_ERROR, |now| now(base, time))
+        (*base)
+            .xCurrentTimeInt64
+            .map_or(ffi::SQLITE_ERROR, |now| now(base, time))
     }
 }
