@@ -20,8 +20,9 @@ use super::{
     log::Log,
     lsn::Lsn,
     open_files::OpenFiles,
+    page::PAGE_BYTES,
     queue::{BesideFile, Fate, Queue},
-    record::{self, AlarmChange, Beside, PAGE_BYTES},
+    record::{self, AlarmChange, Beside},
     replay::Change,
 };
 use crate::{
@@ -296,11 +297,10 @@ impl Databases {
         } else {
             self.queue.push(None, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, id, pages, alarm);
-                let mut page = [0; PAGE_BYTES];
-                for frame in frames {
-                    let number = log.frame(frame, &mut page)?;
-                    record.page(number, &page);
-                }
+                log.for_each(frames, |number, page| {
+                    record.page(number, page);
+                    Ok(())
+                })?;
                 record.finish();
                 Ok(())
             })?
@@ -313,29 +313,36 @@ impl Databases {
 
     /// Writes the pages of a large commit to a file of their own.
     fn write_beside(&self, log: &Log, frames: Range<u64>) -> io::Result<(Beside, BesideFile)> {
-        const ENTRIES: u64 = 256;
+        const CHUNK_BYTES: usize = 1 << 20;
         let number = self.next_beside.fetch_add(1, Ordering::Relaxed);
         let file = self.open_beside(number, Open::OrCreate)?;
         let written = || -> io::Result<Beside> {
             file.set_len(0)?;
-            let (mut chunk, mut bytes, mut checksum) = (Vec::new(), 0, 0);
+            let mut beside = Beside {
+                number,
+                bytes: 0,
+                checksum: 0,
+            };
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES + 2 * PAGE_BYTES);
             let mut page = [0; PAGE_BYTES];
-            for frame in frames.clone() {
-                let number = log.frame(frame, &mut page)?;
+            let mut write = |chunk: &mut Vec<u8>| {
+                file.write_at(chunk, beside.bytes)?;
+                beside.checksum = crc32c::crc32c_append(beside.checksum, chunk);
+                beside.bytes += chunk.len() as u64;
+                chunk.clear();
+                Ok(())
+            };
+            log.for_each(frames, |number, packed| {
+                packed.unpack(&mut page);
                 chunk.extend_from_slice(&number.to_le_bytes());
                 chunk.extend_from_slice(&page);
-                if (frame - frames.start) % ENTRIES == ENTRIES - 1 || frame + 1 == frames.end {
-                    file.write_at(&chunk, bytes)?;
-                    checksum = crc32c::crc32c_append(checksum, &chunk);
-                    bytes += chunk.len() as u64;
-                    chunk.clear();
+                if chunk.len() < CHUNK_BYTES {
+                    return Ok(());
                 }
-            }
-            Ok(Beside {
-                number,
-                bytes,
-                checksum,
-            })
+                write(&mut chunk)
+            })?;
+            write(&mut chunk)?;
+            Ok(beside)
         };
         match written() {
             Ok(beside) => Ok((beside, BesideFile { number, file })),
@@ -623,8 +630,8 @@ impl Database {
         self.state().log.write(bytes, offset, scratch)
     }
 
-    pub fn log_bytes(&self) -> u64 {
-        self.state().log.len()
+    pub fn log_bytes(&self) -> io::Result<u64> {
+        self.state().log.bytes()
     }
 
     /// SQLite empties the log.

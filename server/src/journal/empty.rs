@@ -1,7 +1,7 @@
 //! The file of a database that has no content yet. Nobody writes it: an object that comes into being
 //! needs no file before its first checkpoint.
 
-use super::record::{PAGE_BYTES, Page};
+use super::page::{PAGE_BYTES, Page};
 
 /// The only page of an empty database in WAL mode, as SQLite would make it.
 /// See <https://www.sqlite.org/fileformat2.html#the_database_header>.

@@ -13,11 +13,13 @@ mod empty;
 mod log;
 mod lsn;
 mod open_files;
+mod page;
 mod queue;
 mod record;
 mod recover;
 mod replay;
 mod retire;
+mod scratch;
 mod segment;
 mod segments;
 #[cfg(any(test, feature = "testing"))]
@@ -29,10 +31,10 @@ use std::sync::{Arc, Mutex};
 
 pub use commits::Commits;
 pub(crate) use database::{Database, Databases};
-pub(crate) use log::Bytes;
 pub use lsn::Lsn;
 pub use record::AlarmChange;
 pub use recover::Progress;
+pub(crate) use scratch::Scratch;
 pub use segment::{Damage, JournalError};
 
 use crate::{Error, Result, env::Disk, folder::Layout};

@@ -25,14 +25,11 @@
 
 use vatwerk::ObjectId;
 
-use super::lsn::Lsn;
+use super::{
+    lsn::Lsn,
+    page::{PAGE_BYTES, Packed},
+};
 use crate::folder::DatabaseId;
-
-/// How large the pages of every database are, in bytes: SQLite's default.
-pub(crate) const PAGE_BYTES: usize = 4096;
-
-/// One page, as it is in the database file.
-pub(crate) type Page = [u8; PAGE_BYTES];
 
 const MAGIC: u32 = u32::from_le_bytes(*b"VWR1");
 const HEADER_BYTES: usize = 88;
@@ -150,13 +147,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Adds a page.
-    pub fn page(&mut self, number: u32, page: &Page) {
-        let (hole, zeros) = longest_hole(page);
+    pub fn page(&mut self, number: u32, page: Packed<'_>) {
+        let hole = page.before.len() as u16;
+        let zeros = page.zeros() as u16;
         self.buffer.extend_from_slice(&number.to_le_bytes());
-        self.buffer.extend_from_slice(&(hole as u16).to_le_bytes());
-        self.buffer.extend_from_slice(&(zeros as u16).to_le_bytes());
-        self.buffer.extend_from_slice(&page[..hole]);
-        self.buffer.extend_from_slice(&page[hole + zeros..]);
+        self.buffer.extend_from_slice(&hole.to_le_bytes());
+        self.buffer.extend_from_slice(&zeros.to_le_bytes());
+        self.buffer.extend_from_slice(page.before);
+        self.buffer.extend_from_slice(page.after);
         self.pages += 1;
     }
 
@@ -275,20 +273,12 @@ pub(super) struct Pages<'a> {
     bytes: &'a [u8],
 }
 
-/// A page in a record.
-#[derive(Clone, Copy)]
-pub(super) struct PackedPage<'a> {
-    /// Its number in the database, from 1.
-    pub number: u32,
-    before: &'a [u8],
-    after: &'a [u8],
-}
-
 impl<'a> Iterator for Pages<'a> {
-    type Item = PackedPage<'a>;
+    /// The number of a page in the database, from 1, and the page.
+    type Item = (u32, Packed<'a>);
 
     /// Ends early where the bytes make no sense: then the record was not written by this version.
-    fn next(&mut self) -> Option<PackedPage<'a>> {
+    fn next(&mut self) -> Option<(u32, Packed<'a>)> {
         if self.left == 0 || self.bytes.len() < PAGE_HEADER_BYTES {
             return None;
         }
@@ -302,11 +292,11 @@ impl<'a> Iterator for Pages<'a> {
         }
         self.left -= 1;
         self.bytes = &rest[kept..];
-        Some(PackedPage {
-            number,
+        let packed = Packed {
             before: &rest[..hole],
             after: &rest[hole..kept],
-        })
+        };
+        Some((number, packed))
     }
 }
 
@@ -315,34 +305,6 @@ impl Pages<'_> {
     pub fn is_done(&self) -> bool {
         self.left == 0
     }
-}
-
-impl PackedPage<'_> {
-    /// The page as it is in the database file.
-    pub fn unpack(&self, page: &mut Page) {
-        let zeros = PAGE_BYTES - self.after.len();
-        page[..self.before.len()].copy_from_slice(self.before);
-        page[self.before.len()..zeros].fill(0);
-        page[zeros..].copy_from_slice(self.after);
-    }
-}
-
-/// Where the longest run of zeros starts, and how long it is, looking at whole words.
-fn longest_hole(page: &Page) -> (usize, usize) {
-    const WORD: usize = 8;
-    let (mut longest, mut start) = ((0, 0), None);
-    let (words, _) = page.as_chunks::<WORD>();
-    for (i, word) in words.iter().enumerate() {
-        if u64::from_ne_bytes(*word) != 0 {
-            start = None;
-            continue;
-        }
-        let first = *start.get_or_insert(i);
-        if i + 1 - first > longest.1 {
-            longest = (first, i + 1 - first);
-        }
-    }
-    (longest.0 * WORD, longest.1 * WORD)
 }
 
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -391,7 +353,7 @@ mod tests {
             let alarm = AlarmChange::Set(alarm);
             let mut record = Writer::pages(&mut buffer, Lsn(9), database(), 5, alarm);
             for (number, page) in &pages {
-                record.page(*number, page[..].try_into().unwrap());
+                record.page(*number, Packed::new(page[..].try_into().unwrap()));
             }
             record.finish();
             prop_assert!(buffer.len() as u64 <= most_bytes(pages.len() as u64) + 7);
@@ -403,10 +365,10 @@ mod tests {
             prop_assert_eq!((record.database_pages(), record.alarm()), (5, Some(alarm)));
             let Some(Content::Pages(mut read)) = record.content() else { panic!() };
             for (number, page) in &pages {
-                let packed = read.next().unwrap();
+                let (read, packed) = read.next().unwrap();
                 let mut unpacked = [0xAA; PAGE_BYTES];
                 packed.unpack(&mut unpacked);
-                prop_assert_eq!((packed.number, &unpacked[..]), (*number, &page[..]));
+                prop_assert_eq!((read, &unpacked[..]), (*number, &page[..]));
             }
             prop_assert!(read.next().is_none() && read.is_done());
         }
@@ -430,7 +392,7 @@ mod tests {
             bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
             let record = Record::read(&bytes, SALT).unwrap();
             if let Some(Content::Pages(pages)) = record.content() {
-                pages.for_each(|page| page.unpack(&mut [0; PAGE_BYTES]));
+                pages.for_each(|(_, page)| page.unpack(&mut [0; PAGE_BYTES]));
             }
         }
     }

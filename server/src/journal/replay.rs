@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, io, sync::Arc};
 use super::{
     database::Databases,
     lsn::Lsn,
-    record::{Beside, Content, PAGE_BYTES, PackedPage, Page, Record},
+    page::{PAGE_BYTES, Packed, Page},
+    record::{Beside, Content, Record},
     segment::{Damage, JournalError},
 };
 use crate::{
@@ -29,7 +30,7 @@ pub(super) struct Change<'a> {
 /// Where the image of a page is.
 pub(super) enum Source<'a> {
     /// In a record.
-    Packed(PackedPage<'a>),
+    Packed(Packed<'a>),
     /// In the file of a large commit, at this byte.
     Beside(Arc<dyn DiskFile>, u64),
 }
@@ -88,8 +89,8 @@ impl<'a> Changes<'a> {
         change.database_pages = record.database_pages();
         match record.content().ok_or_else(nonsense)? {
             Content::Pages(mut pages) => {
-                for page in pages.by_ref() {
-                    change.pages.insert(page.number, Source::Packed(page));
+                for (number, page) in pages.by_ref() {
+                    change.pages.insert(number, Source::Packed(page));
                 }
                 if !pages.is_done() {
                     return Err(nonsense());

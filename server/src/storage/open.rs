@@ -36,8 +36,8 @@ pub struct Settings {
     pub cache_bytes: u32,
     /// The most prepared statements kept for reuse; 24 unless told otherwise.
     pub cached_statements: usize,
-    /// The log is written back to the file when it is this many pages long and durable; 32 unless
-    /// told otherwise. It is in memory, up to 1 MiB.
+    /// The log is written back to the file when it is this many pages long and durable; 128 unless
+    /// told otherwise. It is in memory, without what is zero, up to 1 MiB.
     pub checkpoint_pages: u64,
     /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
     /// otherwise. A write that needs more is `storage-failed`, as on a full disk.
@@ -50,7 +50,7 @@ impl Default for Settings {
             statement_time_limit: Duration::from_secs(5),
             cache_bytes: 256 * 1024,
             cached_statements: 24,
-            checkpoint_pages: 32,
+            checkpoint_pages: 128,
             max_database_bytes: limit::MAX_DATABASE_BYTES,
         }
     }

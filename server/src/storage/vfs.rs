@@ -23,7 +23,7 @@ use super::configure_process;
 use crate::{
     Result,
     folder::DatabaseId,
-    journal::{AlarmChange, Bytes, Database, Journal, Lsn},
+    journal::{AlarmChange, Database, Journal, Lsn, Scratch},
 };
 
 /// What SQLite calls the log of a database.
@@ -260,7 +260,7 @@ struct File {
 enum Kind {
     Main(Arc<Database>),
     Log(Arc<Database>),
-    Scratch(Bytes),
+    Scratch(Scratch),
 }
 
 static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
@@ -313,18 +313,15 @@ impl Kind {
                 }
                 Ok(())
             }
-            Kind::Scratch(scratch) => {
-                scratch.truncate(bytes);
-                Ok(())
-            }
+            Kind::Scratch(scratch) => scratch.truncate(bytes),
         }
     }
 
     fn bytes(&self, journal: &Journal) -> io::Result<u64> {
         match self {
             Kind::Main(database) => database.file_bytes(journal.databases()),
-            Kind::Log(database) => Ok(database.log_bytes()),
-            Kind::Scratch(scratch) => Ok(scratch.len()),
+            Kind::Log(database) => database.log_bytes(),
+            Kind::Scratch(scratch) => scratch.bytes(),
         }
     }
 }
@@ -402,7 +399,7 @@ unsafe extern "C" fn open(
             // A database in WAL mode has none.
             None
         } else {
-            Some(Kind::Scratch(Bytes::default()))
+            Some(Kind::Scratch(Scratch::default()))
         };
         let Some(kind) = kind else {
             return ffi::SQLITE_CANTOPEN;
@@ -547,7 +544,7 @@ unsafe extern "C" fn access(
     unsafe {
         let found = parse_name(name).and_then(|(id, is_log)| {
             let database = shared(vfs).journal.databases().find(id)?;
-            Some(!is_log || database.log_bytes() > 0)
+            Some(!is_log || database.log_bytes().is_ok_and(|bytes| bytes > 0))
         });
         *answer = found.unwrap_or(false).into();
     }
