@@ -374,7 +374,9 @@ mod tests {
         assert_eq!(log.uncaptured(), 0..frames as u64);
         let mut next = 0;
         log.for_each(0..frames as u64, |number, page| {
-            assert_eq!((number, page.before[0]), (next + 1, next as u8 | 1));
+            let mut unpacked = [0; PAGE_BYTES];
+            page.unpack(&mut unpacked);
+            assert_eq!((number, unpacked[0]), (next + 1, next as u8 | 1));
             next += 1;
             Ok(())
         })
