@@ -28,8 +28,9 @@ const KILLS: u64 = 8;
 
 const CLIENTS: usize = 4;
 
-/// The settings of every second vat: objects fall asleep, and wake, all the time.
-const SLEEPY: &str = "[limits]\nidle_ms = 20\n";
+/// The settings of every second vat: objects fall asleep, and wake, all the time, and the journal is
+/// small, so that its segments are used again and again.
+const SLEEPY: &str = "[limits]\nidle_ms = 20\njournal_bytes = 8_388_608\n";
 
 /// Client processes increment counters, write pairs, rows and tables, make objects and delete
 /// everything, while the vat is killed again and again: under the load, on its way down, and on its
