@@ -287,15 +287,19 @@ impl Databases {
         if frames.is_empty() {
             return Ok(None);
         }
+        // Those before are decided by now, or will be before long.
+        state.settle(&self.queue);
         let (id, pages, log) = (database.id, state.log.database_pages(), &state.log);
+        let after = state.newest();
         let lsn = if record::most_bytes(frames.end - frames.start) > self.largest_record {
             let (beside, file) = self.write_beside(log, frames).map_err(unwritten)?;
-            self.queue.push(Some(file), |records, lsn| {
+            let pushed = self.queue.push(after, Some(file), |records, lsn| {
                 record::Writer::beside(records, lsn, id, pages, alarm, beside);
                 Ok(())
-            })?
+            });
+            pushed.inspect_err(|_| self.remove_beside(beside.number))?
         } else {
-            self.queue.push(None, |records, lsn| {
+            self.queue.push(after, None, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, id, pages, alarm);
                 log.for_each(frames, |number, page| {
                     record.page(number, page);
@@ -380,11 +384,11 @@ impl Databases {
 
     /// Gives the journal the end of a database.
     pub(super) fn delete(&self, database: &Database) -> Result<Lsn> {
-        let lsn = self.queue.push(None, |records, lsn| {
+        let mut state = database.state();
+        let lsn = self.queue.push(state.newest(), None, |records, lsn| {
             record::Writer::delete(records, lsn, database.id);
             Ok(())
         })?;
-        let mut state = database.state();
         let frames = state.log.frames();
         state.undecided.push_back((lsn, frames));
         Ok(lsn)
