@@ -10,6 +10,7 @@
 mod disturb;
 mod edit;
 mod failure;
+mod found;
 mod model;
 mod object;
 mod plain;
