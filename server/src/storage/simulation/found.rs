@@ -1,11 +1,13 @@
 //! What runs have found, each told in as few steps as it takes.
 
+use std::path::Path;
+
 use vatwerk::ObjectId;
 
 use super::vat::{self, Vat};
 use crate::{
     Error, Result,
-    env::sim::{SimDisk, Survival},
+    env::sim::{Fault, SimDisk, Survival},
     folder::DatabaseId,
     storage::{Backing, Settings, Storage},
 };
@@ -61,4 +63,21 @@ fn a_database_whose_end_nobody_waited_for_ends_before_it_is_used_again() {
     put(&storage, "after", 1, 10).unwrap();
     drop(storage);
     assert_eq!(after_crash(vat), ["after0"]);
+}
+
+#[test]
+fn what_the_journal_could_not_take_never_gets_into_the_file() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "kept", 1, 10).unwrap();
+    let pages = |path: &Path, _| path.to_string_lossy().ends_with(".pages");
+    vat.disk.fail(Fault::no_space().when(pages));
+    let large = put(&storage, "lost", 40, 4000);
+    assert!(matches!(large, Err(Error::StorageFailed(_))));
+    vat.disk.heal();
+    storage.close().unwrap();
+    let storage = open(&vat).unwrap();
+    assert_eq!(storage.keys(), ["kept0"]);
+    drop(storage);
+    assert_eq!(after_crash(vat), ["kept0"]);
 }
