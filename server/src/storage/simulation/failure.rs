@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::folder::DatabaseId;
+
 /// Which expectation was not met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
@@ -36,6 +38,12 @@ impl Failure {
     pub fn new(check: Check, text: impl Into<String>) -> Failure {
         let text = text.into();
         Failure { check, text }
+    }
+
+    /// Says which database it is about.
+    pub fn about(mut self, id: DatabaseId) -> Failure {
+        self.text = format!("{id}: {}", self.text);
+        self
     }
 
     /// Says how the run that fails can be had again.

@@ -67,12 +67,8 @@ impl History {
             .map_or(self.durable.0, |commit| commit.lsn)
     }
 
-    pub fn has_void(&self) -> bool {
-        self.later.iter().any(|commit| commit.fate == Fate::Void)
-    }
-
-    /// Asks the journal what became of the commits.
-    pub fn observe(&mut self, journal: &Journal) {
+    /// Asks the journal what became of the commits. Whether one of them is void.
+    pub fn observe(&mut self, journal: &Journal) -> bool {
         for commit in &mut self.later {
             match journal.is_durable(commit.lsn) {
                 Ok(false) => {}
@@ -87,9 +83,11 @@ impl History {
         self.past.drain(..self.past.len().saturating_sub(64));
         let durable = self.durable.0;
         self.later.retain(|commit| commit.lsn > durable);
+        let has_void = self.later.iter().any(|commit| commit.fate == Fate::Void);
         if !journal.is_down() {
             self.later.retain(|commit| commit.fate != Fate::Void);
         }
+        has_void
     }
 
     /// The state after the newest commit that is not later than `newest`; of those that are void,

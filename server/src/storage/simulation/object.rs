@@ -20,6 +20,8 @@ pub struct Object {
     pub id: DatabaseId,
     pub history: History,
     open: Option<Open>,
+    /// Whether a commit did not happen that what is open has.
+    is_stale: bool,
 }
 
 struct Open {
@@ -93,12 +95,14 @@ impl Object {
             id,
             history: History::default(),
             open: None,
+            is_stale: false,
         }
     }
 
     /// Drops what is open, as when its vat crashes.
     pub fn abandon(&mut self) {
         self.open = None;
+        self.is_stale = false;
     }
 
     /// What a start has left of it.
@@ -126,6 +130,29 @@ impl Object {
         self.read()
     }
 
+    /// Asks what became of its commits.
+    pub fn observe(&mut self, vat: &Vat) {
+        if self.history.observe(vat.journal()) {
+            self.is_stale = self.open.is_some();
+        }
+    }
+
+    /// What a failed commit has left in SQLite is of no use, and the journal must see to it that
+    /// nothing is built on it.
+    fn end_stale(&mut self, random: &mut Random) -> Result<(), Trouble> {
+        let Some(open) = &self.open else { return Ok(()) };
+        if random.percent(50) && open.held.is_none() {
+            open.storage.enter_turn();
+            let edited = edit::edit(random, &Target::from(&open.storage), &mut State::default());
+            if edited.is_ok() && matches!(open.storage.commit_turn(), Ok(Some(_))) {
+                let text = "a commit follows one that did not happen";
+                return Err(Failure::new(Check::NoCommit, text).into());
+            }
+        }
+        self.abandon();
+        Ok(())
+    }
+
     /// Compares what is there with what should be.
     pub fn read(&self) -> Result<(), Trouble> {
         let Some(open) = &self.open else {
@@ -141,6 +168,9 @@ impl Object {
 
     /// Does one step; opens it first if need be.
     pub fn step(&mut self, random: &mut Random, vat: &Vat, step: Step) -> Result<(), Trouble> {
+        if self.is_stale {
+            self.end_stale(random)?;
+        }
         self.open(random, vat)?;
         let Some(open) = &mut self.open else {
             return Ok(());
@@ -260,6 +290,7 @@ impl Object {
 
     /// Puts it to sleep.
     pub fn close(&mut self) -> Result<(), Trouble> {
+        self.is_stale = false;
         let Some(open) = self.open.take() else {
             return Ok(());
         };

@@ -171,7 +171,7 @@ impl Run<'_> {
         for object in &mut self.objects {
             let state = object
                 .find(&mut self.random, vat)
-                .map_err(Trouble::into_failure)?;
+                .map_err(|trouble| trouble.into_failure().about(object.id))?;
             found.push(state);
         }
         let histories: Vec<&History> = self.objects.iter().map(|object| &object.history).collect();
@@ -201,7 +201,11 @@ impl Run<'_> {
                     Err(trouble) => format!("{trouble}"),
                 };
                 let (at, newest) = (self.disk.operations(), object.history.position());
-                format!("  {chosen} {step:?}: {done}, at operation {at}, {newest}")
+                let world = match (vat.is_held.get(), vat.is_faulty.get(), vat.journal().is_down()) {
+                    (false, false, false) => String::new(),
+                    (held, faulty, down) => format!(", held {held} faulty {faulty} down {down}"),
+                };
+                format!("  {chosen} {step:?}: {done}, at operation {at}, {newest}{world}")
             });
             match done {
                 _ if self.disk.has_crashed() => return Ok(End::Crashed),
@@ -225,14 +229,8 @@ impl Run<'_> {
 
     fn observe(&mut self, vat: &Vat) {
         for object in &mut self.objects {
-            object.history.observe(vat.journal());
+            object.observe(vat);
         }
-        // What a failed commit has left in SQLite is of no use.
-        let lost = self
-            .objects
-            .iter_mut()
-            .filter(|object| object.history.has_void());
-        lost.for_each(Object::abandon);
     }
 
     fn stop(&mut self, vat: &Vat) -> Result<End, Failure> {
