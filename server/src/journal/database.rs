@@ -246,15 +246,16 @@ impl Databases {
         if frames.is_empty() {
             return Ok(None);
         }
-        let (id, pages, log) = (database.id, state.log.database_pages(), &state.log);
+        let (id, after) = (database.id, state.newest());
+        let (pages, log) = (state.log.database_pages(), &state.log);
         let lsn = if record::most_bytes(frames.end - frames.start) > self.largest_record {
             let (beside, file) = self.write_beside(log, frames).map_err(unwritten)?;
-            self.queue.push(Some(file), |records, lsn| {
+            self.queue.push(after, Some(file), |records, lsn| {
                 record::Writer::beside(records, lsn, id, pages, alarm, beside);
                 Ok(())
             })?
         } else {
-            self.queue.push(None, |records, lsn| {
+            self.queue.push(after, None, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, id, pages, alarm);
                 let mut page = [0; PAGE_BYTES];
                 for frame in frames {
@@ -331,11 +332,11 @@ impl Databases {
 
     /// Gives the journal the end of a database.
     pub(super) fn delete(&self, database: &Database) -> Result<Lsn> {
-        let lsn = self.queue.push(None, |records, lsn| {
+        let mut state = database.state();
+        let lsn = self.queue.push(state.newest(), None, |records, lsn| {
             record::Writer::delete(records, lsn, database.id);
             Ok(())
         })?;
-        let mut state = database.state();
         let frames = state.log.frames();
         state.undecided.push_back((lsn, frames));
         state.end = Some(lsn);

@@ -43,6 +43,12 @@ struct State {
     stopping: bool,
 }
 
+impl State {
+    fn is_void(&self, lsn: Lsn) -> bool {
+        self.void.iter().any(|void| void.contains(&lsn))
+    }
+}
+
 /// Records that are written and become durable together.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -112,15 +118,19 @@ impl Queue {
     }
 
     /// Takes in the record that `write` appends for the position it is given. `storage-failed` while
-    /// the journal cannot be written.
+    /// the journal cannot be written, and if the commit that it builds on, at `after`, never happened.
     pub fn push(
         &self,
+        after: Lsn,
         beside: Option<BesideFile>,
         write: impl FnOnce(&mut Vec<u8>, Lsn) -> io::Result<()>,
     ) -> Result<Lsn> {
         let mut state = self.state();
         if let Some(reason) = &state.down {
             return Err(failed(reason));
+        }
+        if state.is_void(after) {
+            return Err(failed("the commit before did not happen"));
         }
         let lsn = state.newest.next();
         let batch = &mut state.batch;
@@ -164,7 +174,7 @@ impl Queue {
             return Fate::Durable;
         }
         let state = self.state();
-        if state.void.iter().any(|void| void.contains(&lsn)) {
+        if state.is_void(lsn) {
             return Fate::Void;
         }
         if self.durable() >= lsn { Fate::Durable } else { Fate::Pending }

@@ -7,7 +7,7 @@ use vatwerk::ObjectId;
 use super::vat::{self, Vat};
 use crate::{
     Error, Result,
-    env::sim::{Fault, SimDisk, Survival},
+    env::sim::{Fault, Operation, SimDisk, Survival},
     folder::DatabaseId,
     storage::{Backing, Settings, Storage},
 };
@@ -80,4 +80,24 @@ fn what_the_journal_could_not_take_never_gets_into_the_file() {
     assert_eq!(storage.keys(), ["kept0"]);
     drop(storage);
     assert_eq!(after_crash(vat), ["kept0"]);
+}
+
+#[test]
+fn nothing_is_built_on_a_commit_that_did_not_happen() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "kept", 1, 10).unwrap();
+    // The batch fails where it is tried and where it is tried again; then the disk works.
+    let syncs = |_: &Path, operation| operation == Operation::Sync;
+    vat.disk.fail(Fault::io_error().when(syncs).times(2));
+    put(&storage, "void", 1, 10).unwrap();
+    assert!(vat.journal().is_durable(storage.newest()).is_err());
+    assert!(!vat.journal().is_down());
+    let built_on_it = put(&storage, "after", 1, 10);
+    assert!(matches!(built_on_it, Err(Error::StorageFailed(_))));
+    drop(storage);
+    let storage = open(&vat).unwrap();
+    put(&storage, "later", 1, 10).unwrap();
+    drop(storage);
+    assert_eq!(after_crash(vat), ["kept0", "later0"]);
 }

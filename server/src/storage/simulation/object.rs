@@ -140,7 +140,9 @@ impl Object {
     /// What a failed commit has left in SQLite is of no use, and the journal must see to it that
     /// nothing is built on it.
     fn end_stale(&mut self, random: &mut Random) -> Result<(), Trouble> {
-        let Some(open) = &self.open else { return Ok(()) };
+        let Some(open) = &self.open else {
+            return Ok(());
+        };
         if random.percent(50) && open.held.is_none() {
             open.storage.enter_turn();
             let edited = edit::edit(random, &Target::from(&open.storage), &mut State::default());

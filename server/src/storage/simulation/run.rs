@@ -142,6 +142,7 @@ impl Run<'_> {
             )
         });
         self.disk = self.disk.after_crash(survival);
+        self.disk.set_capacity(None);
     }
 
     /// Recovers, after crashes on the way perhaps.
@@ -201,7 +202,11 @@ impl Run<'_> {
                     Err(trouble) => format!("{trouble}"),
                 };
                 let (at, newest) = (self.disk.operations(), object.history.position());
-                let world = match (vat.is_held.get(), vat.is_faulty.get(), vat.journal().is_down()) {
+                let world = match (
+                    vat.is_held.get(),
+                    vat.is_faulty.get(),
+                    vat.journal().is_down(),
+                ) {
                     (false, false, false) => String::new(),
                     (held, faulty, down) => format!(", held {held} faulty {faulty} down {down}"),
                 };
