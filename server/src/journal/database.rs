@@ -63,6 +63,8 @@ struct State {
     undecided: VecDeque<(Lsn, u64)>,
     /// The newest commit that is decided, and how many frames the log had after it.
     decided: (Lsn, u64),
+    /// The end of the database, if the journal was given it and it is not carried out yet.
+    end: Option<Lsn>,
     /// Every commit up to this one is in the file.
     applied: Lsn,
     /// Every commit up to this one is in the file durably.
@@ -138,6 +140,8 @@ impl State {
     /// Forgets what the log has after the newest commit that is decided.
     fn roll_back(&mut self) {
         self.undecided.clear();
+        // It came last, if it came.
+        self.end = None;
         self.log.truncate(self.decided.1);
     }
 }
@@ -391,21 +395,14 @@ impl Databases {
         })?;
         let frames = state.log.frames();
         state.undecided.push_back((lsn, frames));
+        state.end = Some(lsn);
         Ok(lsn)
     }
 
     /// Takes a database out of the world whose end, at `lsn`, is durable.
     pub(super) fn forget(&self, database: &Database, lsn: Lsn) -> io::Result<()> {
         let _applying = database.applying();
-        let mut state = database.state();
-        state.undecided.clear();
-        state.decided = (lsn, 0);
-        state.log.truncate(0);
-        state.file = DatabaseFile::Absent;
-        database.remove_file(self)?;
-        state.dirty = true;
-        state.applied = lsn;
-        Ok(())
+        database.carry_out_end(self, &mut database.state(), lsn)
     }
 }
 
@@ -419,6 +416,7 @@ impl Database {
                 log: Log::default(),
                 undecided: VecDeque::new(),
                 decided: (Lsn::default(), 0),
+                end: None,
                 applied,
                 synced: applied,
                 dirty: false,
@@ -449,6 +447,8 @@ impl Database {
     }
 
     fn open(&self, databases: &Databases) -> Result<()> {
+        // Seldom, for whoever waits for this holds up every other opening.
+        let _applying = self.state().end.map(|_| self.applying());
         let mut state = self.state();
         if !state.settle(&databases.queue) {
             // Until the journal says so, they may come back after a crash.
@@ -456,6 +456,17 @@ impl Database {
                 return Err(error);
             }
             state.roll_back();
+        }
+        // Whoever ended it may not have waited. What comes now must not build on what was there.
+        if let Some(end) = state.end {
+            if state.newest() > state.decided.0 {
+                let text = "the end of the database before is not durable yet";
+                return Err(Error::StorageFailed(text.into()));
+            }
+            self.carry_out_end(databases, &mut state, end)
+                .map_err(|error| {
+                    Error::StorageFailed(format!("the database before cannot be removed: {error}"))
+                })?;
         }
         let frames = state.log.frames();
         state.log.truncate(frames);
@@ -585,6 +596,19 @@ impl Database {
         if let DatabaseFile::Open(_) = state.file {
             state.file = DatabaseFile::Closed;
         }
+    }
+
+    /// Removes the database, whose end is durable.
+    fn carry_out_end(&self, databases: &Databases, state: &mut State, end: Lsn) -> io::Result<()> {
+        state.file = DatabaseFile::Absent;
+        self.remove_file(databases)?;
+        state.undecided.clear();
+        state.decided = (end, 0);
+        state.end = None;
+        state.log.truncate(0);
+        state.dirty = true;
+        state.applied = end;
+        Ok(())
     }
 
     fn remove_file(&self, databases: &Databases) -> io::Result<()> {

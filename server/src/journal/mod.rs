@@ -104,6 +104,9 @@ impl Journal {
     /// How many segments there are when it is full.
     const SEGMENTS: u64 = 8;
 
+    /// The least that a segment takes. In tests of this crate it may be full after a few commits.
+    const LEAST_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 1 << 20 };
+
     /// Recovers what the last journal in the folder has left, and starts an empty one. `progress` is
     /// told how far it is.
     pub fn open(
@@ -134,7 +137,7 @@ impl Journal {
         prepare: impl FnOnce(Queue) -> Queue,
     ) -> Result<(Journal, Recovery), JournalError> {
         let recovered = recover::recover(&disk, layout, progress)?;
-        let segment_bytes = (settings.bytes / Journal::SEGMENTS).max(1 << 20);
+        let segment_bytes = (settings.bytes / Journal::SEGMENTS).max(Journal::LEAST_SEGMENT_BYTES);
         // A batch is at most this and one record, and so fits into a segment.
         let quarter = segment_bytes / 4;
         let queue = Queue::new(

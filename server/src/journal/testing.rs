@@ -31,3 +31,17 @@ impl Hold {
         self.0.subscribe()
     }
 }
+
+#[cfg(test)]
+impl super::Journal {
+    /// Whether nothing can be committed at the moment. Unlike what a commit asks, it does not try
+    /// whether that is over.
+    pub(crate) fn is_down(&self) -> bool {
+        self.0.queue.is_down()
+    }
+
+    /// How many segments count.
+    pub(crate) fn live_segments(&self) -> usize {
+        self.0.segments.live().len()
+    }
+}

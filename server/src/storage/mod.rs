@@ -574,6 +574,9 @@ fn commit_error(what: &str, error: &rusqlite::Error) -> Error {
 }
 
 #[cfg(test)]
+mod simulation;
+
+#[cfg(test)]
 pub(crate) mod testing;
 
 #[cfg(test)]

@@ -202,8 +202,8 @@ impl Attached {
     /// while somebody reads.
     pub fn checkpoint(&self) -> rusqlite::Result<bool> {
         let Backing { database, .. } = &self.backing;
-        // What the journal could lose must not be in the file.
-        if self.backing.is_durable() != Ok(true) {
+        // What the journal could lose, or does not have, must not be in the file.
+        if self.backing.is_durable() != Ok(true) || self.backing.has_lost() {
             return Ok(false);
         }
         if self.backing.log_pages() == 0 {

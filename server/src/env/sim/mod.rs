@@ -76,6 +76,11 @@ impl SimDisk {
         lock(&self.0).schedule.has_crashed()
     }
 
+    /// The kind of the operation at which [`crash_at`](SimDisk::crash_at) took the power away.
+    pub fn crashed_in(&self) -> Option<Operation> {
+        lock(&self.0).schedule.crashed_in()
+    }
+
     /// Has operations fail, until [`heal`](SimDisk::heal) if the fault sets no number.
     pub fn fail(&self, fault: Fault) {
         lock(&self.0).schedule.fail(fault);

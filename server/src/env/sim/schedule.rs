@@ -10,6 +10,7 @@ pub struct Schedule {
     operations: u64,
     crash_at: Option<u64>,
     crashed: bool,
+    crashed_in: Option<Operation>,
     faults: Vec<Fault>,
 }
 
@@ -23,6 +24,7 @@ impl Schedule {
             self.operations += 1;
             if self.crash_at.is_some_and(|n| n <= self.operations) {
                 self.crashed = true;
+                self.crashed_in = Some(operation);
                 return Err(Failure::CrashPoint);
             }
         }
@@ -55,6 +57,10 @@ impl Schedule {
 
     pub fn has_crashed(&self) -> bool {
         self.crashed
+    }
+
+    pub fn crashed_in(&self) -> Option<Operation> {
+        self.crashed_in
     }
 
     pub fn fail(&mut self, fault: Fault) {

@@ -1,0 +1,72 @@
+//! What the world does to a vat: a slow disk, a failing one, a full one.
+
+use super::{random::Random, vat::Vat};
+use crate::env::sim::{Fault, Operation, Survival};
+
+/// Perhaps lets the disk be slow or fail from now on, or work again.
+pub fn disturb(random: &mut Random, vat: &Vat, faults: bool) {
+    if random.percent(8) {
+        match vat.is_held.get() {
+            true => vat.release(),
+            false => vat.hold(),
+        }
+    }
+    if !faults {
+        return;
+    }
+    if vat.is_faulty.get() {
+        if random.percent(20) {
+            heal(vat);
+        }
+    } else if random.percent(5) {
+        vat.is_faulty.set(true);
+        if random.percent(20) {
+            let room = random.pick(&[0, 5_000, 50_000]);
+            vat.disk.set_capacity(Some(vat.disk.used_bytes() + room));
+        } else {
+            vat.disk.fail(fault(random));
+        }
+    }
+}
+
+fn fault(random: &mut Random) -> Fault {
+    use Operation::*;
+    let fault = match random.percent(30) {
+        true => Fault::no_space(),
+        false => Fault::io_error(),
+    };
+    let kinds: [&[Operation]; _] = [
+        &[Write],
+        &[Sync],
+        &[Sync, SyncAll],
+        &[Write, Sync, SyncAll, SetLen, Allocate, Create, Remove],
+        &[Create, Allocate],
+        &[Remove],
+        &[Read],
+        &[Open],
+    ];
+    let kinds = random.pick(&kinds);
+    let place = random.pick(&["", "", "journal", "objects", "segment", "pages"]);
+    let fault = fault.when(move |path, kind| {
+        kinds.contains(&kind) && (place.is_empty() || path.to_string_lossy().contains(place))
+    });
+    let seeded = Survival::Seeded(random.next());
+    let fault = fault.leaving(random.pick(&[Survival::Nothing, Survival::Everything, seeded]));
+    match random.pick(&[0, 1, 1, 2, 3, 6]) {
+        0 => fault,
+        times => fault.times(times),
+    }
+}
+
+/// The disk works again, and so must everything else.
+pub fn heal(vat: &Vat) {
+    vat.disk.heal();
+    vat.disk.set_capacity(None);
+    vat.journal().work();
+    vat.is_faulty.set(false);
+}
+
+/// Whether storage may refuse what it is asked to do.
+pub fn excuses(vat: &Vat) -> bool {
+    vat.is_faulty.get() || vat.is_held.get()
+}

@@ -1,0 +1,103 @@
+//! What runs have found, each told in as few steps as it takes.
+
+use std::path::Path;
+
+use vatwerk::ObjectId;
+
+use super::vat::{self, Vat};
+use crate::{
+    Error, Result,
+    env::sim::{Fault, Operation, SimDisk, Survival},
+    folder::DatabaseId,
+    storage::{Backing, Settings, Storage},
+};
+
+const ID: DatabaseId = DatabaseId {
+    class: 1,
+    object: ObjectId([7; ObjectId::LEN]),
+};
+
+fn start(disk: &SimDisk) -> Vat {
+    Vat::start(disk, &vat::settings(64 << 10)).expect("the journal opens")
+}
+
+fn open(vat: &Vat) -> Result<Storage> {
+    Storage::open(&vat.vfs, ID, &Settings::default())
+}
+
+/// Puts pairs of that many bytes in one commit.
+fn put(storage: &Storage, prefix: &str, pairs: u32, bytes: usize) -> Result<()> {
+    storage.enter_turn();
+    let put = |n| {
+        storage
+            .kv()
+            .put_bytes(&format!("{prefix}{n}"), &vec![1; bytes])
+    };
+    (0..pairs).try_for_each(put)?;
+    storage.commit_turn().map(drop)
+}
+
+/// What is found after the power went.
+fn after_crash(vat: Vat) -> Vec<String> {
+    let disk = vat.disk.after_crash(Survival::Everything);
+    drop(vat);
+    let vat = start(&disk);
+    let storage = open(&vat).expect("it opens");
+    let keys = storage.keys();
+    storage.close().expect("it closes");
+    keys
+}
+
+#[test]
+fn a_database_whose_end_nobody_waited_for_ends_before_it_is_used_again() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "before", 40, 1000).unwrap();
+    storage.close().unwrap();
+    vat.hold();
+    Backing::open(&vat.vfs, ID).unwrap().delete().unwrap();
+    assert!(matches!(open(&vat), Err(Error::StorageFailed(_))));
+    vat.release();
+    let storage = open(&vat).unwrap();
+    assert_eq!(storage.keys(), [""; 0]);
+    put(&storage, "after", 1, 10).unwrap();
+    drop(storage);
+    assert_eq!(after_crash(vat), ["after0"]);
+}
+
+#[test]
+fn what_the_journal_could_not_take_never_gets_into_the_file() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "kept", 1, 10).unwrap();
+    let pages = |path: &Path, _| path.to_string_lossy().ends_with(".pages");
+    vat.disk.fail(Fault::no_space().when(pages));
+    let large = put(&storage, "lost", 40, 4000);
+    assert!(matches!(large, Err(Error::StorageFailed(_))));
+    vat.disk.heal();
+    storage.close().unwrap();
+    let storage = open(&vat).unwrap();
+    assert_eq!(storage.keys(), ["kept0"]);
+    drop(storage);
+    assert_eq!(after_crash(vat), ["kept0"]);
+}
+
+#[test]
+fn nothing_is_built_on_a_commit_that_did_not_happen() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "kept", 1, 10).unwrap();
+    // The batch fails where it is tried and where it is tried again; then the disk works.
+    let syncs = |_: &Path, operation| operation == Operation::Sync;
+    vat.disk.fail(Fault::io_error().when(syncs).times(2));
+    put(&storage, "void", 1, 10).unwrap();
+    assert!(vat.journal().is_durable(storage.newest()).is_err());
+    assert!(!vat.journal().is_down());
+    let built_on_it = put(&storage, "after", 1, 10);
+    assert!(matches!(built_on_it, Err(Error::StorageFailed(_))));
+    drop(storage);
+    let storage = open(&vat).unwrap();
+    put(&storage, "later", 1, 10).unwrap();
+    drop(storage);
+    assert_eq!(after_crash(vat), ["kept0", "later0"]);
+}

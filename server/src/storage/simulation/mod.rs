@@ -1,0 +1,63 @@
+//! Whole vats on a simulated disk that loses power, fails and fills up: real SQLite, the file system
+//! and the journal, with everything that is done to them drawn from a seed.
+//!
+//! ```text
+//! cargo test -p vatwerk-server --lib simulation                            a few hundred seeds
+//! VATWERK_SEEDS=20000 cargo test --release -p vatwerk-server --lib simulation
+//! VATWERK_SEED=7 cargo test -p vatwerk-server --lib simulation             that one
+//! ```
+
+mod disturb;
+mod edit;
+mod failure;
+mod found;
+mod model;
+mod object;
+mod plain;
+mod random;
+mod run;
+mod vat;
+
+use std::{env, ops::Range};
+
+use self::run::{Met, Options, run};
+
+/// The seeds to run: those that the environment names, or so many.
+fn seeds(usual: u64) -> Range<u64> {
+    let number = |name| env::var(name).ok()?.parse().ok();
+    match number("VATWERK_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("VATWERK_SEEDS").unwrap_or(usual),
+    }
+}
+
+fn run_all(options: Options, usual: u64) -> Met {
+    let mut met = Met {
+        is_told: env::var_os("VATWERK_SEED").is_some(),
+        ..Met::default()
+    };
+    for seed in seeds(usual) {
+        if let Err(failure) = run(seed, options, &mut met) {
+            failure.panic(seed);
+        }
+    }
+    met
+}
+
+#[test]
+fn a_crash_at_any_point_loses_nothing_that_was_durable() {
+    let met = run_all(Options::default(), 200);
+    println!(
+        "{:?} {:?} {} {}",
+        met.living, met.recovering, met.clean_stops, met.steps
+    );
+}
+
+#[test]
+fn a_failing_disk_loses_nothing_that_was_durable() {
+    let met = run_all(Options { faults: true }, 200);
+    println!(
+        "{:?} {:?} {} {}",
+        met.living, met.recovering, met.clean_stops, met.refusals
+    );
+}
