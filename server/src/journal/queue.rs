@@ -203,17 +203,18 @@ impl Queue {
         Some(mem::replace(&mut state.batch, spent))
     }
 
-    /// Waits until something may be there to take, or until it is time to stop: then `false`.
-    pub fn wait(&self, at_most: Duration) -> bool {
+    /// Waits until something may be there to take, or, while the journal cannot be written, for
+    /// `retry`; or until it is time to stop: then `false`.
+    pub fn wait(&self, retry: Duration) -> bool {
+        /// Nothing is to be seen then, but whether a test still holds everything back.
+        const LONG: Duration = Duration::from_secs(1);
         let state = self.state();
-        if state.stopping {
-            return false;
+        if !state.stopping && (state.batch.span.is_none() || self.is_held()) {
+            let at_most = if state.down.is_some() { retry } else { LONG };
+            let waited = self.work.wait_timeout(state, at_most);
+            let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+            return !state.stopping;
         }
-        if state.batch.span.is_some() && !self.is_held() {
-            return true;
-        }
-        let waited = self.work.wait_timeout(state, at_most);
-        let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         !state.stopping
     }
 

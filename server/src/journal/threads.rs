@@ -2,6 +2,8 @@
 
 use std::{
     io,
+    panic::{self, AssertUnwindSafe},
+    process,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::Duration,
@@ -12,8 +14,8 @@ use super::{queue::Queue, retire::Retirer, segments::Segments, writer::Writer};
 /// How often what failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// How often a thread looks whether it should stop, at least.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often the number of databases is looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// They end when this is dropped, leaving everything as it is.
 pub(super) struct Threads {
@@ -53,6 +55,13 @@ impl Threads {
     }
 
     fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let work = move || {
+            // Without it every object would wait for ever; a crash is something to recover from.
+            if panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+                tracing::error!("a fault of the vat itself, in its journal: it ends at once");
+                process::abort();
+            }
+        };
         let thread = thread::Builder::new().name(name.into()).spawn(work)?;
         self.running().push(thread);
         Ok(())
@@ -69,7 +78,7 @@ impl Threads {
         self.queue.stop();
         self.segments.stop();
         for thread in self.running().drain(..) {
-            // A thread that panicked has said so.
+            // It does not panic: that would have ended the process.
             let _ = thread.join();
         }
     }
