@@ -296,6 +296,37 @@ impl Catalog {
     }
 }
 
+/// Whether a catalog that nobody has open lists an object.
+pub(crate) fn lists(db: &Connection, object: DatabaseId) -> rusqlite::Result<bool> {
+    let DatabaseId { class, object } = object;
+    db.prepare_cached("SELECT 1 FROM objects WHERE class = ?1 AND id = ?2")?
+        .exists(params![class.cast_signed(), object.as_bytes()])
+}
+
+/// How many objects a catalog that nobody has open lists.
+pub(crate) fn len(db: &Connection) -> rusqlite::Result<u64> {
+    let count: i64 = db.query_row("SELECT count(*) FROM objects", [], |row| row.get(0))?;
+    Ok(count.cast_unsigned())
+}
+
+/// Every object that a catalog lists that nobody has open, with its name. `each` may end it.
+pub(crate) fn for_each<E: From<rusqlite::Error>>(
+    db: &Connection,
+    mut each: impl FnMut(DatabaseId, Option<String>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut query = db.prepare("SELECT class, id, name FROM objects ORDER BY class, id")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let class: i64 = row.get(0)?;
+        let object = DatabaseId {
+            class: class.cast_unsigned(),
+            object: id(row, 1)?,
+        };
+        each(object, row.get(2)?)?;
+    }
+    Ok(())
+}
+
 fn connect(vfs: &Rc<Vfs>) -> Result<Attached> {
     let backing = Backing::open(vfs, DatabaseId::CATALOG)?;
     let connection = backing.connect().map_err(failed)?;

@@ -121,6 +121,9 @@ pub struct Folder {
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
+    /// There is none, and none is to be made.
+    #[error("{} is not the data folder of a vat: it has no file `format`", .0.display())]
+    Missing(PathBuf),
     /// Another vat has it.
     #[error("the data folder {} is in use by another vat", .0.display())]
     InUse(PathBuf),
@@ -154,8 +157,6 @@ impl Folder {
         };
         let layout = Layout::new(path);
         create_durably(path).map_err(io)?;
-        create_durably(&layout.objects()).map_err(io)?;
-        create_durably(&layout.journal()).map_err(io)?;
         let lock = File::create(path.join("LOCK")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -168,6 +169,8 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(error)),
         };
+        create_durably(&layout.objects()).map_err(io)?;
+        create_durably(&layout.journal()).map_err(io)?;
         if found == Some(WITHOUT_JOURNAL) {
             write_logs_back(path).map_err(io)?;
         }
@@ -178,6 +181,17 @@ impl Folder {
             layout,
             _lock: lock,
         })
+    }
+
+    /// Takes the folder at `path` as a vat has left it.
+    pub fn open_existing(path: &Path) -> Result<Folder, FolderError> {
+        match fs::metadata(path.join("format")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(FolderError::Missing(path.to_owned()))
+            }
+            // Whatever else is wrong with it is told when it is read.
+            _ => Folder::open(path),
+        }
     }
 
     /// Where everything is in it.
@@ -275,6 +289,20 @@ mod tests {
             Err(FolderError::Foreign(_))
         ));
         assert_eq!(fs::read_to_string(&format).unwrap(), "something else\n");
+        let objects = Layout::new(folder.path()).objects();
+        assert!(!objects.exists(), "it is not ours to write to");
+    }
+
+    #[test]
+    fn a_folder_that_must_be_there_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path(), &folder.path().join("data")] {
+            let missing = Folder::open_existing(path);
+            assert!(matches!(missing, Err(FolderError::Missing(_))));
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        drop(Folder::open(folder.path()).unwrap());
+        assert!(Folder::open_existing(folder.path()).is_ok());
     }
 
     #[test]

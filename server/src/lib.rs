@@ -4,6 +4,7 @@
 
 pub mod call;
 pub mod catalog;
+pub mod check;
 pub mod classes;
 pub mod cli;
 pub mod config;

@@ -3,6 +3,7 @@
 pub mod args;
 mod call;
 mod cbor;
+mod check;
 mod classes;
 mod json;
 mod kv;
@@ -19,6 +20,7 @@ use std::{
     env,
     ffi::OsString,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -58,6 +60,24 @@ struct Cli {
 enum Verb {
     /// Serve objects, until SIGTERM or SIGINT
     Serve(serve::Serve),
+    /// Look over the data folder of a vat that is stopped
+    ///
+    /// First everything that the journal says is brought to the objects' files, as at a start. If
+    /// the journal is damaged, that is told, nothing is changed, and nothing else is looked at. After
+    /// that nothing is written: each object's database is looked at, and whether the catalog and the
+    /// files tell of the same objects.
+    ///
+    /// Each finding is a line that starts with a word: `damaged: ` what cannot be read, or
+    /// contradicts itself; `missing: ` what should be there; `misplaced: ` what belongs somewhere
+    /// else; `unlisted: ` an object that the catalog does not know; `note: ` what is not wrong, such
+    /// as a file that is no vat's. The last line is a summary. The exit code is 0 if nothing is
+    /// wrong, 1 if something is, or if the folder cannot be looked at: there is none, a vat uses it,
+    /// or a later version has written it.
+    ///
+    /// Only the journal has checksums. Of a database the structure is looked at: a value that has
+    /// changed on the disk is not noticed. An object that was being made when its vat crashed may be
+    /// `missing: ` although nothing is lost: its next call makes it.
+    Check(check::Check),
     #[command(flatten)]
     Client(ClientVerb),
 }
@@ -65,6 +85,12 @@ enum Verb {
 /// What a variable of the environment says, if it says anything: set but empty is unset.
 fn environment(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The data folder, if somebody says which.
+fn data_folder(told: Option<&PathBuf>) -> Option<PathBuf> {
+    let of_environment = || environment("VATWERK_DATA").map(PathBuf::from);
+    told.cloned().or_else(of_environment)
 }
 
 /// Runs the command line of a server with these classes: what its `main` returns.
@@ -79,6 +105,7 @@ pub fn run(server: Server) -> ExitCode {
                 .init();
             serve.run(server)
         }
+        Verb::Check(check) => check.run(),
         Verb::Client(verb) => client_verb(&verb),
     }
 }

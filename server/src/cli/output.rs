@@ -113,7 +113,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Like [`printable`], and it is one line, without tabs.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     escaped(text, |_| true)
 }
 

@@ -41,8 +41,7 @@ impl Serve {
                 .map_err(|e| format!("{}: {e}", path.display()))?,
             None => Config::default(),
         };
-        let of_environment = || super::environment("VATWERK_DATA").map(PathBuf::from);
-        if let Some(data) = self.data.clone().or_else(of_environment) {
+        if let Some(data) = super::data_folder(self.data.as_ref()) {
             config.data = data;
         }
         if !self.listen.is_empty() {

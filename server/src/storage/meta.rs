@@ -77,6 +77,29 @@ impl Meta {
     }
 }
 
+/// What the vat remembers about an object, as its database says that nobody has open.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Remembered {
+    /// Whether the object's `create` has succeeded.
+    pub created: bool,
+    /// The name that the object's id was derived from, if it is known.
+    pub name: Option<String>,
+}
+
+impl Remembered {
+    /// Reads it by a connection that need not be the vat's.
+    pub fn read(connection: &Connection) -> rusqlite::Result<Remembered> {
+        if !exists(connection)? {
+            return Ok(Remembered::default());
+        }
+        let mut query = connection.prepare("SELECT value FROM _vw_meta WHERE key = ?1")?;
+        Ok(Remembered {
+            created: query.exists([CREATED])?,
+            name: query.query_row([NAME], |row| row.get(0)).optional()?,
+        })
+    }
+}
+
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {
     cached(
         connection,

@@ -27,6 +27,7 @@ use rusqlite::Connection;
 pub use self::cursor::Cursor;
 pub use self::kv::{Entry, Kv, Lower, Range};
 pub use self::meta::Meta;
+pub(crate) use self::meta::Remembered;
 pub(crate) use self::open::prepare_log;
 pub use self::open::{Settings, configure_process};
 pub use self::row::Row;

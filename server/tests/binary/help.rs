@@ -8,7 +8,7 @@ use crate::vat::{binary, run};
 fn every_verb_has_help_that_says_what_it_takes() {
     let folder = tempdir().unwrap();
     let client = ["--connect", "--output", "VATWERK_CONNECT"];
-    let verbs: [(&[&str], &[&str]); 15] = [
+    let verbs: [(&[&str], &[&str]); 16] = [
         (
             &[],
             &[
@@ -19,6 +19,7 @@ fn every_verb_has_help_that_says_what_it_takes() {
                 "objects",
                 "classes",
                 "schema",
+                "check",
                 "Exit codes",
                 "--prefix=-a",
             ],
@@ -57,6 +58,17 @@ fn every_verb_has_help_that_says_what_it_takes() {
         (&["objects"], &["list"]),
         (&["objects", "list"], &["--prefix", "--limit", "--connect"]),
         (&["classes"], &client),
+        (
+            &["check"],
+            &[
+                "--data",
+                "VATWERK_DATA",
+                "--output",
+                "journal",
+                "damaged: ",
+                "note: ",
+            ],
+        ),
         (&["schema", "export"], &["<DIR>", "--connect"]),
     ];
     for (verb, mentions) in verbs {

@@ -1,5 +1,6 @@
 //! The real binary, as a process of its own.
 
+mod check;
 mod crash;
 mod help;
 mod kills;
