@@ -10,7 +10,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -57,6 +57,9 @@ pub(crate) struct Database {
 
 struct State {
     file: DatabaseFile,
+    /// The same, or what somebody has open who only syncs or writes it. It is never opened a second
+    /// time: a process loses its locks on a file when it closes it, however often it has it open.
+    handle: Option<Weak<dyn DiskFile>>,
     log: Log,
     /// Commits whose fate was not decided when somebody looked last, with how many frames the log
     /// had after each.
@@ -93,7 +96,7 @@ impl State {
         path: &Path,
     ) -> io::Result<Option<Arc<dyn DiskFile>>> {
         if let DatabaseFile::Closed = self.file {
-            self.file = match databases.disk.open(path, Open::Existing) {
+            self.file = match self.handle(databases, path, Open::Existing) {
                 Ok(file) => {
                     file.lock()?;
                     DatabaseFile::Open(file)
@@ -106,6 +109,21 @@ impl State {
             DatabaseFile::Open(file) => Ok(Some(file.clone())),
             _ => Ok(None),
         }
+    }
+
+    /// The file, opened unless somebody has it open.
+    fn handle(
+        &mut self,
+        databases: &Databases,
+        path: &Path,
+        open: Open,
+    ) -> io::Result<Arc<dyn DiskFile>> {
+        if let Some(file) = self.handle.as_ref().and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = databases.disk.open(path, open)?;
+        self.handle = Some(Arc::downgrade(&file));
+        Ok(file)
     }
 
     /// Whether there is nothing to remember about it.
@@ -265,8 +283,15 @@ impl Databases {
             return self.disk.sync_all(self.layout.root());
         }
         for database in databases {
-            match self.disk.open(&database.path, Open::Existing) {
-                Ok(file) => file.sync()?,
+            let file = database
+                .state()
+                .handle(self, &database.path, Open::Existing);
+            match file {
+                Ok(file) => {
+                    let synced = file.sync();
+                    database.give_back(file);
+                    synced?;
+                }
                 // It was deleted.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -413,6 +438,7 @@ impl Database {
             path: layout.database(id),
             state: Mutex::new(State {
                 file: DatabaseFile::Closed,
+                handle: None,
                 log: Log::default(),
                 undecided: VecDeque::new(),
                 decided: (Lsn::default(), 0),
@@ -580,7 +606,7 @@ impl Database {
         for folder in databases.layout.folders_of(self.id) {
             databases.disk.create_folder(&folder)?;
         }
-        let file = databases.disk.open(&self.path, Open::OrCreate)?;
+        let file = state.handle(databases, &self.path, Open::OrCreate)?;
         if state.is_open {
             file.lock()?;
             state.file = DatabaseFile::Open(file.clone());
@@ -600,7 +626,7 @@ impl Database {
 
     /// Removes the database, whose end is durable.
     fn carry_out_end(&self, databases: &Databases, state: &mut State, end: Lsn) -> io::Result<()> {
-        state.file = DatabaseFile::Absent;
+        (state.file, state.handle) = (DatabaseFile::Absent, None);
         self.remove_file(databases)?;
         state.undecided.clear();
         state.decided = (end, 0);
@@ -609,6 +635,12 @@ impl Database {
         state.dirty = true;
         state.applied = end;
         Ok(())
+    }
+
+    /// Lets go of the file. Under the lock, so that nobody opens it anew before it is closed.
+    fn give_back(&self, file: Arc<dyn DiskFile>) {
+        let _state = self.state();
+        drop(file);
     }
 
     fn remove_file(&self, databases: &Databases) -> io::Result<()> {
@@ -627,7 +659,7 @@ impl Database {
                 return Ok(());
             }
             if change.deleted {
-                state.file = DatabaseFile::Closed;
+                (state.file, state.handle) = (DatabaseFile::Closed, None);
                 state.dirty = true;
             }
         }
@@ -636,12 +668,9 @@ impl Database {
         }
         if !change.pages.is_empty() {
             let file = self.file_to_write(databases)?;
-            let mut page = [0; PAGE_BYTES];
-            for (number, source) in &change.pages {
-                source.read(&mut page)?;
-                file.write_at(&page, u64::from(*number - 1) * PAGE_BYTES as u64)?;
-            }
-            file.set_len(u64::from(change.database_pages) * PAGE_BYTES as u64)?;
+            let written = write_pages(&*file, change);
+            self.give_back(file);
+            written?;
         }
         let mut state = self.state();
         state.applied = state.applied.max(change.last);
@@ -666,6 +695,15 @@ impl Database {
     pub fn truncate_log(&self) {
         self.state().log.truncate(0);
     }
+}
+
+fn write_pages(file: &dyn DiskFile, change: &Change<'_>) -> io::Result<()> {
+    let mut page = [0; PAGE_BYTES];
+    for (number, source) in &change.pages {
+        source.read(&mut page)?;
+        file.write_at(&page, u64::from(*number - 1) * PAGE_BYTES as u64)?;
+    }
+    file.set_len(u64::from(change.database_pages) * PAGE_BYTES as u64)
 }
 
 fn unwritten(error: io::Error) -> Error {

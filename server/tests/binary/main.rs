@@ -4,6 +4,7 @@ mod check;
 mod crash;
 mod help;
 mod kills;
+mod locks;
 mod readme;
 mod serve;
 mod vat;
