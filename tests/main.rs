@@ -5,6 +5,8 @@ mod calls;
 mod classes;
 mod cursors;
 mod errors;
+mod faults;
+mod files;
 mod gate;
 mod identity;
 mod lifetime;

@@ -1,10 +1,21 @@
 //! Queues have an end, and past it callers are told at once.
 
-use capnp::ErrorKind;
+use std::sync::LazyLock;
+
+use capnp::{
+    Error, ErrorKind,
+    capability::{Promise, Response},
+};
 use futures::future::join_all;
 use vatwerk::Code;
 
-use crate::support::{Do, TestVat, code, run_paused, send, settle, tell};
+use crate::{
+    probe_capnp::probe,
+    support::{Do, TestVat, code, run_paused, send, settle, tell},
+};
+
+/// What a turn writes that writes much. No run of zeros, which the journal would leave out.
+static LARGE: LazyLock<String> = LazyLock::new(|| "much".repeat(25_000));
 
 #[test]
 fn past_the_queue_of_an_object_calls_are_refused_at_once_and_later_ones_go_through() {
@@ -78,5 +89,65 @@ fn past_the_calls_of_a_connection_it_is_refused_and_another_is_not() {
         vat.controls.release("busy");
         assert!(join_all(waiting).await.iter().all(Result::is_ok));
         tell(&probe, &[]).await.unwrap();
+    });
+}
+
+/// Has each of `probes` write much, and notes when it has.
+fn write_much(
+    probes: &[probe::Client],
+) -> Vec<Promise<Response<probe::run_results::Owned>, Error>> {
+    let write = |(key, probe): (usize, &probe::Client)| {
+        let key = key.to_string().leak();
+        send(probe, &[Do::Put(key, LARGE.as_str()), Do::Latch("written")]).promise
+    };
+    probes.iter().enumerate().map(write).collect()
+}
+
+#[test]
+fn when_the_disk_does_not_keep_up_turns_are_held_back_and_not_heaped_up() {
+    run_paused(async {
+        // A quarter of an eighth of it may wait.
+        let vat = TestVat::with(|config| config.limits.journal_bytes = 8 << 20).await;
+        let wire = vat.wire().await;
+        let probes: Vec<_> = (0..40).map(|n| wire.probe(&n.to_string())).collect();
+        for probe in &probes {
+            tell(probe, &[]).await.unwrap();
+        }
+        vat.controls.release("written");
+        vat.hold.hold();
+        let calls = write_much(&probes);
+        settle().await;
+        // 100 KB each.
+        let written = vat.controls.arrivals("written");
+        assert!((1..=4).contains(&written), "{written}");
+        vat.hold.release();
+        assert!(join_all(calls).await.iter().all(Result::is_ok));
+        assert_eq!(vat.controls.arrivals("written"), 40);
+    });
+}
+
+#[test]
+fn an_object_waits_when_much_of_it_is_not_on_disk_and_others_do_not() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let (busy, other) = (wire.probe("busy"), wire.probe("other"));
+        for probe in [&busy, &other] {
+            tell(probe, &[]).await.unwrap();
+        }
+        vat.controls.release("written");
+        vat.hold.hold();
+        let calls = write_much(&vec![busy; 60]);
+        settle().await;
+        // Its log may be of 1,024 pages, some 4 MB.
+        let written = vat.controls.arrivals("written");
+        assert!((2..=42).contains(&written), "{written}");
+        let others = write_much(&[other]);
+        settle().await;
+        assert_eq!(vat.controls.arrivals("written"), written + 1);
+        vat.hold.release();
+        assert!(join_all(calls).await.iter().all(Result::is_ok));
+        assert!(join_all(others).await.iter().all(Result::is_ok));
+        assert_eq!(vat.controls.arrivals("written"), 61);
     });
 }

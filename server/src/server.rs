@@ -119,16 +119,18 @@ impl Server {
             open_files: openable(),
             ..self.config.limits.journal()
         };
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        #[cfg(any(test, feature = "testing"))]
+        let disk = self.disk.clone().unwrap_or(disk);
         #[cfg(any(test, feature = "testing"))]
         if let Some(hold) = self.hold.clone() {
             let settings = journal::Settings {
                 driver: journal::Driver::Caller,
                 ..settings
             };
-            let disk = self.disk.clone().unwrap_or_else(|| Arc::new(RealDisk));
             return Ok(Journal::open_held(disk, layout, &settings, hold)?.0);
         }
-        recover(layout, &settings)
+        recover(disk, layout, &settings)
     }
 
     /// Starts the vat on the current thread, which must run a [`tokio::task::LocalSet`]. When this
@@ -184,11 +186,14 @@ impl Server {
 }
 
 /// Opens the journal, and says so if there is anything to recover or it takes its time.
-fn recover(layout: &Layout, settings: &journal::Settings) -> Result<Journal, JournalError> {
+fn recover(
+    disk: Arc<dyn Disk>,
+    layout: &Layout,
+    settings: &journal::Settings,
+) -> Result<Journal, JournalError> {
     const OFTEN: Duration = Duration::from_secs(1);
     let started = Instant::now();
     let mut said = started;
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let (journal, recovery) = Journal::open(disk, layout, settings, |progress| {
         if said.elapsed() > OFTEN {
             said = Instant::now();

@@ -79,6 +79,11 @@ impl Controls {
         let _ = waiting.wait_for(|waiting| *waiting > 0).await;
     }
 
+    /// How many have come to the latch so far.
+    pub fn arrivals(&self, latch: &str) -> u32 {
+        *self.latch(latch).waiting.borrow()
+    }
+
     /// Lets go who waits at the latch, and who comes later.
     pub fn release(&self, name: &str) {
         self.latch(name).open.send_replace(true);

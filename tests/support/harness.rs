@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use vatwerk_client::LocalClient;
 use vatwerk_server::{
     Config, ServeError, Server,
     classes::{Cell, Counter},
+    env::sim::{SimDisk, Survival},
     journal::testing::Hold,
 };
 
@@ -73,6 +75,9 @@ pub struct TestVat {
     sockets: TempDir,
     pub controls: Controls,
     pub hold: Hold,
+    disk: Option<SimDisk>,
+    /// Whether the journal has threads of its own; then nothing is held back.
+    threads: bool,
     settings: fn(&mut Config),
     life: Option<Life>,
 }
@@ -90,16 +95,44 @@ impl TestVat {
 
     /// A vat with other settings than the default.
     pub async fn with(settings: fn(&mut Config)) -> TestVat {
-        let mut vat = TestVat {
+        let mut vat = TestVat::new(settings);
+        vat.start_again().await;
+        vat
+    }
+
+    /// Likewise, on a disk that fails when it is told to.
+    pub async fn on_disk(settings: fn(&mut Config)) -> TestVat {
+        let mut vat = TestVat::new(settings);
+        vat.disk = Some(SimDisk::new(vat.data().join("journal")));
+        vat.start_again().await;
+        vat
+    }
+
+    /// Likewise, and the journal does its work in threads, as it does in production.
+    pub async fn on_disk_with_threads(settings: fn(&mut Config)) -> TestVat {
+        let mut vat = TestVat::new(settings);
+        vat.disk = Some(SimDisk::new(vat.data().join("journal")));
+        vat.threads = true;
+        vat.start_again().await;
+        vat
+    }
+
+    fn new(settings: fn(&mut Config)) -> TestVat {
+        TestVat {
             folder: tempfile::tempdir().unwrap(),
             sockets: tempfile::tempdir().unwrap(),
             controls: Controls::default(),
             hold: Hold::default(),
+            disk: None,
+            threads: false,
             settings,
             life: None,
-        };
-        vat.start_again().await;
-        vat
+        }
+    }
+
+    /// The disk of a vat that has one of its own.
+    pub fn disk(&self) -> &SimDisk {
+        self.disk.as_ref().expect("it has a disk of its own")
     }
 
     /// Other settings for the next start.
@@ -136,8 +169,15 @@ impl TestVat {
         let server = Server::builder()
             .class::<Cell>()
             .binding(self.controls.clone())
-            .config(self.config())
-            .hold(self.hold.clone());
+            .config(self.config());
+        let server = match self.threads {
+            true => server,
+            false => server.hold(self.hold.clone()),
+        };
+        let server = match &self.disk {
+            Some(disk) => server.disk(Arc::new(disk.clone())),
+            None => server,
+        };
         let server = classes(server);
         let (started, has_started) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
@@ -185,6 +225,15 @@ impl TestVat {
         life.task.abort();
         let _ = life.task.await;
         self.folder = copy;
+    }
+
+    /// Likewise, on its own disk: what of the unsynced is found there, `survival` says.
+    pub async fn lose_power(&mut self, survival: impl Into<Survival>) {
+        let life = self.life.take().expect("it runs");
+        let found = self.disk().after_crash(survival);
+        life.task.abort();
+        let _ = life.task.await;
+        self.disk = Some(found);
     }
 
     pub fn data(&self) -> PathBuf {

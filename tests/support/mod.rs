@@ -3,6 +3,7 @@
 
 pub mod cell;
 mod controls;
+pub mod disk;
 mod harness;
 mod probe;
 mod script;

@@ -109,6 +109,8 @@ pub(crate) struct Backing {
 impl Backing {
     /// Takes the database of that id; it is made when something is committed to it.
     pub fn open(vfs: &Rc<Vfs>, id: DatabaseId) -> Result<Backing> {
+        // What it waits for may be over, and where no thread looks, nobody else does.
+        vfs.journal.work();
         Ok(Backing {
             database: vfs.journal.databases().open(id)?,
             vfs: vfs.clone(),
