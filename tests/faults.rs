@@ -4,17 +4,17 @@
 use std::path::Path;
 
 use futures::future::join_all;
-use vatwerk::Code;
+use vatwerk::{Code, counter_capnp::counter};
 use vatwerk_server::{
     Config,
     env::sim::{Fault, Operation, Survival},
 };
 
 use crate::support::{
-    Do, Ear, Hook, TestVat,
+    Do, Ear, Hook, TestVat, Wire,
     cell::cell,
     code,
-    disk::{count, journal, journal_sync, night, read, vat_on_disk, write},
+    disk::{count, journal, journal_sync, listed, night, read, vat_on_disk, write},
     run, run_paused, send, settle, tell,
 };
 
@@ -177,6 +177,34 @@ fn a_vat_whose_journal_fails_stops_and_keeps_what_was_acknowledged() {
                 assert_eq!(read(&wire.probe(name)).await.unwrap(), ["old"; 2]);
             }
             vat.stop().await;
+        }
+    });
+}
+
+/// An object's entry in the catalog is the first write that fails.
+#[test]
+fn an_object_that_could_not_be_listed_is_made_when_the_disk_works_again() {
+    run_paused(async {
+        let (mut vat, wire) = vat_on_disk().await;
+        let increment = async |wire: &Wire, name: &str| {
+            let counter: counter::Client = wire.object(name);
+            let answer = counter.increment_request().send().promise.await?;
+            capnp::Result::Ok(answer.get()?.get_count())
+        };
+        vat.disk().fail(Fault::io_error().when(journal));
+        for name in ["one", "one", "two"] {
+            assert_eq!(code(increment(&wire, name).await), Code::StorageFailed);
+        }
+        vat.disk().heal();
+        assert_eq!(listed(&wire, "").await, 2);
+        for name in ["one", "two", "three"] {
+            assert_eq!(increment(&wire, name).await.unwrap(), 1);
+        }
+        vat.lose_power(Survival::Nothing).await;
+        vat.start_again().await;
+        let wire = vat.wire().await;
+        for name in ["one", "two", "three"] {
+            assert_eq!(increment(&wire, name).await.unwrap(), 2);
         }
     });
 }

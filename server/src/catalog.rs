@@ -1,7 +1,11 @@
 //! What a vat knows without waking anything: which objects have come into being and what they are
 //! called, and which references were saved. `DATA/catalog.sqlite`.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
@@ -21,8 +25,9 @@ pub struct Catalog(Rc<Inner>);
 
 struct Inner {
     vfs: Rc<Vfs>,
-    /// None: closed.
+    /// None: closed, or lost and not opened again yet.
     db: RefCell<Option<Attached>>,
+    is_closed: Cell<bool>,
     counts: RefCell<HashMap<u64, u64>>,
 }
 
@@ -101,12 +106,14 @@ impl Catalog {
         Ok(Catalog(Rc::new(Inner {
             vfs: vfs.clone(),
             db: RefCell::new(Some(db)),
+            is_closed: Cell::default(),
             counts,
         })))
     }
 
     /// Writes back what is durable, and closes it. Afterwards everything fails.
     pub fn close(&self) -> Result<()> {
+        self.0.is_closed.set(true);
         let Some(db) = self.0.db.take() else {
             return Ok(());
         };
@@ -145,10 +152,14 @@ impl Catalog {
         Ok(done)
     }
 
-    /// If a commit has not happened, the catalog goes back to what it was before.
+    /// If a commit has not happened, the catalog goes back to what it was before. That may have to
+    /// wait until the journal can be written again: until then this fails.
     fn reopen_if_lost(&self) -> Result<()> {
-        let lost = |db: &Attached| db.backing.is_durable().is_err() || db.backing.has_lost();
-        if !self.0.db.borrow().as_ref().is_some_and(lost) {
+        if self.0.is_closed.get() {
+            return Err(Error::ShuttingDown);
+        }
+        let good = |db: &Attached| db.backing.is_durable().is_ok() && !db.backing.has_lost();
+        if self.0.db.borrow().as_ref().is_some_and(good) {
             return Ok(());
         }
         if let Some(db) = self.0.db.take() {
