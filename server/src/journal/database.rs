@@ -474,7 +474,9 @@ impl Database {
 
     fn open(&self, databases: &Databases) -> Result<()> {
         // Seldom, for whoever waits for this holds up every other opening.
-        let _applying = self.state().end.map(|_| self.applying());
+        let end = self.state().end;
+        // Not while the state is locked, which is what whoever applies needs next.
+        let _applying = end.map(|_| self.applying());
         let mut state = self.state();
         if !state.settle(&databases.queue) {
             // Until the journal says so, they may come back after a crash.
