@@ -21,6 +21,9 @@ pub(super) struct Writer {
     retirer: Option<Retirer>,
     current: Option<Current>,
     spent: Batch,
+    /// The pages of large commits that did not happen, but that a recovery may find as long as the
+    /// journal does not say so.
+    void_beside: Vec<u64>,
 }
 
 /// The segment that is being written.
@@ -44,6 +47,7 @@ impl Writer {
             retirer,
             current: None,
             spent: Batch::default(),
+            void_beside: Vec::new(),
         }
     }
 
@@ -60,12 +64,18 @@ impl Writer {
         let Some((first, last)) = batch.span else {
             return false;
         };
-        match self.write(&mut batch, first) {
+        let mut tried = false;
+        match self.write(&mut batch, first, &mut tried) {
             Ok(()) => self.queue.publish(last),
             Err(error) => {
                 tracing::error!(%error, "the journal cannot be written");
                 let waiting = self.queue.fail(&error);
-                for beside in batch.beside.iter().chain(&waiting.beside) {
+                self.void_beside
+                    .extend(batch.beside.iter().map(|beside| beside.number));
+                if !tried {
+                    self.remove_void();
+                }
+                for beside in &waiting.beside {
                     self.databases.remove_beside(beside.number);
                 }
             }
@@ -80,10 +90,18 @@ impl Writer {
         if self.rotate(self.queue.newest().next()).is_ok() {
             tracing::info!("the journal can be written again");
             self.queue.revive();
+            self.remove_void();
         }
     }
 
-    fn write(&mut self, batch: &mut Batch, first: Lsn) -> io::Result<()> {
+    fn remove_void(&mut self) {
+        for number in self.void_beside.drain(..) {
+            self.databases.remove_beside(number);
+        }
+    }
+
+    /// `tried`: any of it may be on the disk.
+    fn write(&mut self, batch: &mut Batch, first: Lsn, tried: &mut bool) -> io::Result<()> {
         let records = batch.records.len();
         let padded = records.next_multiple_of(BLOCK);
         batch.records.resize(padded, 0);
@@ -106,6 +124,7 @@ impl Writer {
             let segment = &current.segment;
             record::seal(&mut batch.records[..records], durable, segment.salt);
             let file = &segment.file.file;
+            *tried = true;
             let written = file
                 .write_at(&batch.records, current.position)
                 .and_then(|()| file.sync());
