@@ -126,6 +126,8 @@ impl Object {
             return Ok(());
         }
         let storage = Storage::open(&vat.vfs, self.id, &settings(random))?;
+        // Since it opens, the journal has said on the disk what did not happen.
+        self.history.observe(vat.journal());
         self.open = Some(Open::new(storage, self.history.newest().clone()));
         self.read()
     }
