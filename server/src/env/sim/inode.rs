@@ -8,7 +8,7 @@ use super::{
 };
 
 /// What a disk writes whole or not at all.
-const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 
 /// A change of a file's content.
 pub enum Change {

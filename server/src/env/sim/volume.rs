@@ -15,7 +15,7 @@ use super::{
     content::Content,
     fault::{Failure, Operation},
     folder::{Entry, FileId, Folder},
-    inode::{Change, Inode},
+    inode::{Change, Inode, SECTOR},
     schedule::Schedule,
     survival::{Fates, Survival},
 };
@@ -279,7 +279,9 @@ impl Volume {
             Ok(()) if fitting < bytes.len() => (fitting, Err(Errno::NOSPC.into())),
             Ok(()) => (fitting, Ok(())),
             Err(failure @ Failure::Fault(_, survival)) => {
-                (Fates::new(survival).prefix(fitting), Err(failure.into()))
+                let there = self.files[&file.id].visible().len();
+                let written = Fates::new(survival).prefix(fitting);
+                (whole_sectors(offset, written, there), Err(failure.into()))
             }
             Err(crash) if fitting > 0 => {
                 let change = self.files[&file.id].writing(&bytes[..fitting], offset);
@@ -347,6 +349,15 @@ impl Volume {
         self.files
             .get_mut(&id)
             .expect("a file that is named or open is there")
+    }
+}
+
+/// How much is done of a write that fails: of a sector that was there, all or nothing, and of what
+/// is new, any part.
+fn whole_sectors(offset: u64, written: usize, there: u64) -> usize {
+    match offset + written as u64 {
+        end if end < there => written.saturating_sub((end % SECTOR as u64) as usize),
+        _ => written,
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Object {
     open: Option<Open>,
     /// Whether a commit did not happen that what is open has.
     is_stale: bool,
+    /// Whether the disk has failed while it was open: then it may have to be opened anew.
+    pub has_seen_faults: bool,
 }
 
 struct Open {
@@ -96,6 +98,7 @@ impl Object {
             history: History::default(),
             open: None,
             is_stale: false,
+            has_seen_faults: false,
         }
     }
 
@@ -103,6 +106,7 @@ impl Object {
     pub fn abandon(&mut self) {
         self.open = None;
         self.is_stale = false;
+        self.has_seen_faults = false;
     }
 
     /// What a start has left of it.
@@ -134,6 +138,7 @@ impl Object {
 
     /// Asks what became of its commits.
     pub fn observe(&mut self, vat: &Vat) {
+        self.has_seen_faults |= self.open.is_some() && vat.is_faulty.get();
         if self.history.observe(vat.journal()) {
             self.is_stale = self.open.is_some();
         }
@@ -295,6 +300,7 @@ impl Object {
     /// Puts it to sleep.
     pub fn close(&mut self) -> Result<(), Trouble> {
         self.is_stale = false;
+        self.has_seen_faults = false;
         let Some(open) = self.open.take() else {
             return Ok(());
         };

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     env::sim::{Operation, SimDisk, Survival},
     folder::DatabaseId,
-    journal,
+    journal::{self, testing::Sabotage},
 };
 
 const STEPS: [(u64, Step); 14] = [
@@ -41,6 +41,8 @@ const STEPS: [(u64, Step); 14] = [
 pub struct Options {
     /// Whether operations of the disk fail, too.
     pub faults: bool,
+    /// What is wrong with the journal.
+    pub sabotage: Option<Sabotage>,
 }
 
 /// What runs have met.
@@ -152,7 +154,7 @@ impl Run<'_> {
             let longest = self.random.pick(&[4, 20, 60]);
             let at = self.disk.operations() + self.random.among(1..longest);
             self.disk.crash_at(if crashes > 0 { at } else { u64::MAX });
-            let started = Vat::start(&self.disk, &self.settings);
+            let started = Vat::start_wrong(&self.disk, &self.settings, self.options.sabotage);
             if self.disk.has_crashed() {
                 Met::crash(&mut self.met.recovering, self.disk.crashed_in());
                 self.lose_power();
@@ -191,11 +193,12 @@ impl Run<'_> {
         for _ in 0..steps {
             self.met.steps += 1;
             disturb::disturb(&mut self.random, vat, self.options.faults);
+            self.observe(vat);
             let step = self.random.weighted(&STEPS);
             let chosen = self.random.below(self.objects.len() as u64) as usize;
             let object = &mut self.objects[chosen];
             let done = object.step(&mut self.random, vat, step);
-            let excused = disturb::excuses(vat);
+            let excused = disturb::excuses(vat) || object.has_seen_faults;
             self.met.say(|| {
                 let done = match &done {
                     Ok(()) => "done".into(),
