@@ -316,6 +316,8 @@ impl Databases {
         if frames.is_empty() {
             return Ok(None);
         }
+        #[cfg(any(test, feature = "testing"))]
+        let frames = state.log.sabotage(&self.queue, frames);
         // Those before are decided by now, or will be before long.
         state.settle(&self.queue);
         let (id, pages, log) = (database.id, state.log.database_pages(), &state.log);

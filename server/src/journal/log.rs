@@ -9,6 +9,8 @@
 
 use std::{io, ops::Range, sync::Arc};
 
+#[cfg(any(test, feature = "testing"))]
+use super::queue::Queue;
 use super::{
     page::{OwnedPacked, PAGE_BYTES, Packed, Page},
     scratch::IN_MEMORY,
@@ -93,6 +95,17 @@ impl Log {
     pub fn uncaptured(&self) -> Range<u64> {
         // What was rolled back lies behind, and is written over by the next transaction.
         self.captured..self.committed
+    }
+
+    /// For tests: what the journal is given if it is to be wrong.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn sabotage(&self, queue: &Queue, frames: Range<u64>) -> Range<u64> {
+        if sabotaged!(queue, KeepRolledBack) {
+            let bytes = self.bytes().unwrap_or_default() as usize;
+            return frames.start..(bytes.saturating_sub(LOG_HEADER_BYTES) / FRAME_BYTES) as u64;
+        }
+        let omitted = sabotaged!(queue, OmitSpilledPage) && frames.end - frames.start > 8;
+        frames.start + u64::from(omitted)..frames.end
     }
 
     /// The journal has been given everything.

@@ -7,6 +7,22 @@
 //!
 //! Nothing is written to a database's file before the journal has made it durable.
 
+/// Whether a test wants the journal to be wrong in a way: a [`testing::Sabotage`]. Outside of tests it
+/// never is.
+#[cfg(any(test, feature = "testing"))]
+macro_rules! sabotaged {
+    ($journal:expr, $how:ident) => {
+        $journal.is_sabotaged($crate::journal::testing::Sabotage::$how)
+    };
+}
+#[cfg(not(any(test, feature = "testing")))]
+macro_rules! sabotaged {
+    ($journal:expr, $how:ident) => {
+        false
+    };
+}
+pub(crate) use sabotaged;
+
 mod commits;
 mod database;
 mod empty;
@@ -118,15 +134,17 @@ impl Journal {
         Journal::start(disk, layout, settings, progress, |queue| queue)
     }
 
-    /// Likewise, and `hold` can hold back that commits become durable.
+    /// Likewise, and a test can hold back that commits become durable.
     #[cfg(any(test, feature = "testing"))]
     pub fn open_held(
         disk: Arc<dyn Disk>,
         layout: &Layout,
         settings: &Settings,
-        hold: testing::Hold,
+        control: impl Into<testing::Control>,
     ) -> Result<(Journal, Recovery), JournalError> {
-        Journal::start(disk, layout, settings, |_| {}, |queue| queue.held_by(hold))
+        let control = control.into();
+        let prepare = |queue: Queue| queue.controlled_by(control.clone());
+        Journal::start(disk, layout, settings, |_| {}, prepare)
     }
 
     fn start(
@@ -134,9 +152,11 @@ impl Journal {
         layout: &Layout,
         settings: &Settings,
         progress: impl FnMut(Progress),
-        prepare: impl FnOnce(Queue) -> Queue,
+        prepare: impl Fn(Queue) -> Queue,
     ) -> Result<(Journal, Recovery), JournalError> {
-        let recovered = recover::recover(&disk, layout, progress)?;
+        // Nothing is queued there.
+        let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0)));
+        let recovered = recover::recover(&disk, layout, nobody, progress)?;
         let segment_bytes = (settings.bytes / Journal::SEGMENTS).max(Journal::LEAST_SEGMENT_BYTES);
         // A batch is at most this and one record, and so fits into a segment.
         let quarter = segment_bytes / 4;

@@ -27,7 +27,7 @@ pub(super) struct Queue {
     /// The most bytes that may wait before turns are held back.
     most_bytes: usize,
     #[cfg(any(test, feature = "testing"))]
-    hold: super::testing::Hold,
+    control: super::testing::Control,
 }
 
 #[derive(Default)]
@@ -101,14 +101,20 @@ impl Queue {
             progress: watch::Sender::new(newest),
             most_bytes,
             #[cfg(any(test, feature = "testing"))]
-            hold: Default::default(),
+            control: Default::default(),
         }
     }
 
-    /// Lets `hold` hold back what is taken in.
+    /// Lets a test hold back what is taken in, and more.
     #[cfg(any(test, feature = "testing"))]
-    pub fn held_by(self, hold: super::testing::Hold) -> Queue {
-        Queue { hold, ..self }
+    pub fn controlled_by(self, control: super::testing::Control) -> Queue {
+        Queue { control, ..self }
+    }
+
+    /// Whether a test wants something to be wrong.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn is_sabotaged(&self, sabotage: super::testing::Sabotage) -> bool {
+        self.control.sabotage == Some(sabotage)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -195,7 +201,7 @@ impl Queue {
     /// or it is held back.
     pub fn take(&self, spent: Batch) -> Option<Batch> {
         #[cfg(any(test, feature = "testing"))]
-        if self.hold.is_held() {
+        if self.control.hold.is_held() {
             return None;
         }
         let mut state = self.state();
@@ -232,7 +238,7 @@ impl Queue {
     /// Changes when what is held back may go on.
     #[cfg(any(test, feature = "testing"))]
     pub fn released(&self) -> watch::Receiver<bool> {
-        self.hold.released()
+        self.control.hold.released()
     }
 
     /// Everything up to `lsn` is on disk.
@@ -272,7 +278,7 @@ impl Queue {
 
     fn is_held(&self) -> bool {
         #[cfg(any(test, feature = "testing"))]
-        return self.hold.is_held();
+        return self.control.hold.is_held();
         #[cfg(not(any(test, feature = "testing")))]
         false
     }

@@ -197,6 +197,13 @@ pub(super) enum Content<'a> {
 impl<'a> Record<'a> {
     /// The record that `bytes` start with, if there is a whole one.
     pub fn read(bytes: &'a [u8], salt: u32) -> Option<Record<'a>> {
+        let record = Record::read_torn(bytes)?;
+        let checksum = crc32c::crc32c_append(salt, &record.0[8..]);
+        (checksum == u32_at(record.0, 4)).then_some(record)
+    }
+
+    /// What looks like a record from its beginning.
+    pub fn read_torn(bytes: &'a [u8]) -> Option<Record<'a>> {
         if bytes.len() < HEADER_BYTES || u32_at(bytes, 0) != MAGIC {
             return None;
         }
@@ -204,9 +211,7 @@ impl<'a> Record<'a> {
         if length < HEADER_BYTES || !length.is_multiple_of(8) || length > bytes.len() {
             return None;
         }
-        let record = &bytes[..length];
-        let checksum = crc32c::crc32c_append(salt, &record[8..]);
-        (checksum == u32_at(record, 4)).then_some(Record(record))
+        Some(Record(&bytes[..length]))
     }
 
     /// How long it is, in bytes.

@@ -54,6 +54,7 @@ struct Segment<'a> {
 pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
+    queue: Arc<Queue>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Recovered, JournalError> {
     let (files, next_number) = open_segments(disk, layout)?;
@@ -63,9 +64,7 @@ pub(super) fn recover(
     }
     let sequence = headers.iter().map(|(_, header)| header.sequence).max();
     let chain = chain(&headers)?;
-    // Nothing is queued here.
-    let queue = Arc::new(Queue::new(Lsn::default(), 0));
-    let databases = Databases::new(disk.clone(), layout.clone(), queue, 0, 0);
+    let databases = Databases::new(disk.clone(), layout.clone(), queue.clone(), 0, 0);
     let total = chain.iter().try_fold(0, |sum, segment| {
         Ok::<_, io::Error>(sum + segment.file.file.bytes()?)
     })?;
@@ -81,9 +80,15 @@ pub(super) fn recover(
             let mut bytes = Vec::new();
             segment.file.read(&mut bytes)?;
             let mut changes = Changes::default();
-            let last = read(segment, &bytes, &databases, &mut changes)?;
+            let records = Records::new(&bytes, segment.header.salt, segment.first);
+            #[cfg(any(test, feature = "testing"))]
+            let records = records.believing(sabotaged!(queue, AcceptTornTail));
+            let last = read(segment, records, &databases, &mut changes)?;
             if pass == Pass::Apply {
                 for (id, change) in changes.iter() {
+                    if sabotaged!(queue, SkipObject) && id.object.as_bytes()[0] % 2 == 1 {
+                        continue;
+                    }
                     databases.recover(id).apply(&databases, change)?;
                 }
                 commits += last.0 + 1 - segment.first.0;
@@ -197,11 +202,10 @@ fn chain<'a>(headers: &[(&'a SegmentFile, Header)]) -> Result<Vec<Segment<'a>>, 
 /// Reads what a segment says. Returns the position of its last record that counts.
 fn read<'a>(
     segment: &Segment<'_>,
-    bytes: &'a [u8],
+    mut records: Records<'a>,
     databases: &Databases,
     changes: &mut Changes<'a>,
 ) -> Result<Lsn, JournalError> {
-    let mut records = Records::new(bytes, segment.header.salt, segment.first);
     loop {
         let (lsn, offset) = (records.next_lsn(), records.offset());
         let damaged = |damage| segment.file.damaged(offset, damage);

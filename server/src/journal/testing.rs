@@ -1,4 +1,4 @@
-//! For tests: a disk that takes its time.
+//! For tests: a disk that takes its time, and a journal that is wrong on purpose.
 
 use tokio::sync::watch;
 
@@ -32,16 +32,57 @@ impl Hold {
     }
 }
 
-#[cfg(test)]
+/// What a test wants of a journal.
+#[derive(Clone, Default)]
+pub struct Control {
+    /// Holds back commits.
+    pub hold: Hold,
+    /// What is wrong with it.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl From<Hold> for Control {
+    fn from(hold: Hold) -> Control {
+        Control {
+            hold,
+            sabotage: None,
+        }
+    }
+}
+
+/// A way in which a journal could be wrong. With each of them the tests have to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Commits are called durable when they are written and not synced.
+    PublishBeforeSync,
+    /// A recovery believes the record that was being written when the power went.
+    AcceptTornTail,
+    /// The log of a database is written back to its file before the journal is durable.
+    FileBeforeJournal,
+    /// A segment is used again before the files are durable that its commits were brought to.
+    FreeBeforeSync,
+    /// A commit has the pages of a transaction that was rolled back before it.
+    KeepRolledBack,
+    /// Of a transaction that does not fit into SQLite's cache a page is missing.
+    OmitSpilledPage,
+    /// A recovery brings nothing to the files of one object in two.
+    SkipObject,
+}
+
 impl super::Journal {
+    /// Whether it is to be wrong in this way.
+    pub fn is_sabotaged(&self, sabotage: Sabotage) -> bool {
+        self.0.queue.is_sabotaged(sabotage)
+    }
+
     /// Whether nothing can be committed at the moment. Unlike what a commit asks, it does not try
     /// whether that is over.
-    pub(crate) fn is_down(&self) -> bool {
+    pub fn is_down(&self) -> bool {
         self.0.queue.is_down()
     }
 
     /// How many segments count.
-    pub(crate) fn live_segments(&self) -> usize {
+    pub fn live_segments(&self) -> usize {
         self.0.segments.live().len()
     }
 }

@@ -23,7 +23,7 @@ use super::configure_process;
 use crate::{
     Result,
     folder::DatabaseId,
-    journal::{AlarmChange, Database, Journal, Lsn, Scratch},
+    journal::{AlarmChange, Database, Journal, Lsn, Scratch, sabotaged},
 };
 
 /// What SQLite calls the log of a database.
@@ -205,7 +205,8 @@ impl Attached {
     pub fn checkpoint(&self) -> rusqlite::Result<bool> {
         let Backing { database, .. } = &self.backing;
         // What the journal could lose, or does not have, must not be in the file.
-        if self.backing.is_durable() != Ok(true) || self.backing.has_lost() {
+        let is_durable = self.backing.is_durable() == Ok(true) && !self.backing.has_lost();
+        if !is_durable && !sabotaged!(self.backing.vfs.journal, FileBeforeJournal) {
             return Ok(false);
         }
         if self.backing.log_pages() == 0 {

@@ -16,6 +16,7 @@ mod object;
 mod plain;
 mod random;
 mod run;
+mod sabotage;
 mod vat;
 
 use std::{env, ops::Range};
@@ -55,7 +56,13 @@ fn a_crash_at_any_point_loses_nothing_that_was_durable() {
 
 #[test]
 fn a_failing_disk_loses_nothing_that_was_durable() {
-    let met = run_all(Options { faults: true }, 200);
+    let met = run_all(
+        Options {
+            faults: true,
+            ..Options::default()
+        },
+        200,
+    );
     println!(
         "{:?} {:?} {} {}",
         met.living, met.recovering, met.clean_stops, met.refusals

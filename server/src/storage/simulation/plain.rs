@@ -49,7 +49,9 @@ pub fn check(disk: &SimDisk, objects: &[Object]) -> Result<(), Failure> {
 fn read(path: &Path) -> rusqlite::Result<State> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let answer: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-    assert_eq!(answer, "ok", "{}", path.display());
+    if answer != "ok" {
+        return Err(rusqlite::Error::InvalidParameterName(answer));
+    }
     let mut state = State::default();
     let mut schema = connection.prepare(
         "SELECT type, name FROM sqlite_schema WHERE substr(name, 1, 7) <> 'sqlite_' ORDER BY name",

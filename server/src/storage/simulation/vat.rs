@@ -5,7 +5,10 @@ use std::{cell::Cell, path::Path, rc::Rc, sync::Arc};
 use crate::{
     env::{Disk, sim::SimDisk},
     folder::Layout,
-    journal::{self, Driver, Journal, JournalError, testing::Hold},
+    journal::{
+        self, Driver, Journal, JournalError,
+        testing::{Control, Hold, Sabotage},
+    },
     storage::Vfs,
 };
 
@@ -36,9 +39,22 @@ pub fn new_disk() -> SimDisk {
 impl Vat {
     /// Starts on a disk, recovering what is there.
     pub fn start(disk: &SimDisk, settings: &journal::Settings) -> Result<Vat, JournalError> {
+        Vat::start_wrong(disk, settings, None)
+    }
+
+    /// Likewise, with a journal that is wrong in some way.
+    pub fn start_wrong(
+        disk: &SimDisk,
+        settings: &journal::Settings,
+        sabotage: Option<Sabotage>,
+    ) -> Result<Vat, JournalError> {
         let (hold, layout) = (Hold::default(), Layout::new(Path::new(DATA)));
+        let control = Control {
+            hold: hold.clone(),
+            sabotage,
+        };
         let shared = Arc::new(disk.clone());
-        let (journal, _) = Journal::open_held(shared, &layout, settings, hold.clone())?;
+        let (journal, _) = Journal::open_held(shared, &layout, settings, control)?;
         Ok(Vat {
             disk: disk.clone(),
             vfs: Vfs::register(journal),
