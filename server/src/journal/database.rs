@@ -267,7 +267,8 @@ impl Databases {
         }
         synced?;
         self.table().retain(|_, database| {
-            let state = database.state();
+            let mut state = database.state();
+            state.settle(&self.queue);
             state.is_open || !state.is_spent()
         });
         Ok(())
