@@ -540,6 +540,8 @@ impl Database {
         let newest = state.newest();
         state.undecided.clear();
         state.decided = (newest, 0);
+        // A sync that began before the last write says nothing about it.
+        state.dirty = true;
     }
 
     /// Every commit up to this one is in the file.
@@ -713,4 +715,29 @@ fn write_pages(file: &dyn DiskFile, change: &Change<'_>) -> io::Result<()> {
 
 fn unwritten(error: io::Error) -> Error {
     Error::StorageFailed(format!("a large commit cannot be written: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::env::sim::{SimDisk, Survival};
+
+    #[test]
+    fn a_sync_in_the_middle_of_a_checkpoint_is_not_its_last() {
+        let disk = SimDisk::new("/data/journal");
+        let layout = Layout::new(Path::new("/data"));
+        let queue = Arc::new(Queue::new(Lsn(0), 0));
+        let databases = Databases::new(Arc::new(disk.clone()), layout.clone(), queue, 0);
+        let database = databases.open(DatabaseId::CATALOG).unwrap();
+        // The other thread syncs just before SQLite's last page is written.
+        let file = database.file_to_write(&databases).unwrap();
+        databases.sync().unwrap();
+        file.write_at(b"page", 0).unwrap();
+        database.checkpointed();
+        databases.sync().unwrap();
+        let found = disk.after_crash(Survival::Nothing).read(layout.database(DatabaseId::CATALOG));
+        assert_eq!(found.as_deref(), Some(&b"page"[..]));
+    }
 }
