@@ -7,6 +7,7 @@
 //! VATWERK_SEED=7 cargo test -p vatwerk-server --lib simulation             that one
 //! ```
 
+mod damage;
 mod disturb;
 mod edit;
 mod failure;
@@ -14,6 +15,7 @@ mod found;
 mod model;
 mod object;
 mod plain;
+mod property;
 mod random;
 mod run;
 mod sabotage;
