@@ -46,7 +46,7 @@ pub struct Options {
 }
 
 /// What runs have met.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Met {
     /// How often a crash came at an operation of this kind, while a vat lived.
     pub living: BTreeMap<String, u64>,
