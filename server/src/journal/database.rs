@@ -738,7 +738,9 @@ mod tests {
         file.write_at(b"page", 0).unwrap();
         database.checkpointed();
         databases.sync().unwrap();
-        let found = disk.after_crash(Survival::Nothing).read(layout.database(DatabaseId::CATALOG));
+        let found = disk
+            .after_crash(Survival::Nothing)
+            .read(layout.database(DatabaseId::CATALOG));
         assert_eq!(found.as_deref(), Some(&b"page"[..]));
     }
 }

@@ -78,6 +78,8 @@ struct Run<'a> {
     settings: journal::Settings,
     disk: SimDisk,
     objects: Vec<Object>,
+    /// How many operations the recovery takes that comes next, if it is not interrupted.
+    recovery_operations: u64,
     met: &'a mut Met,
 }
 
@@ -108,6 +110,7 @@ pub fn run(seed: u64, options: Options, met: &mut Met) -> Result<(), Failure> {
         settings,
         disk: vat::new_disk(),
         objects: ids.chain([DatabaseId::CATALOG]).map(Object::new).collect(),
+        recovery_operations: 0,
         met,
     };
     run.all_lives()
@@ -143,16 +146,25 @@ impl Run<'_> {
                 self.disk.crashed_in()
             )
         });
-        self.disk = self.disk.after_crash(survival);
-        self.disk.set_capacity(None);
+        let crashed = self.disk.clone();
+        let found = || {
+            let disk = crashed.after_crash(survival);
+            disk.set_capacity(None);
+            disk
+        };
+        // Once to see how long it takes, so that a crash may come at any point of it.
+        let trial = found();
+        let _ = Vat::start_wrong(&trial, &self.settings, self.options.sabotage);
+        self.recovery_operations = trial.operations();
+        self.disk = found();
     }
 
     /// Recovers, after crashes on the way perhaps.
     fn start(&mut self) -> Result<Vat, Failure> {
         let mut crashes = self.random.pick(&[0, 0, 1, 1, 2, 4]);
         loop {
-            let longest = self.random.pick(&[4, 20, 60]);
-            let at = self.disk.operations() + self.random.among(1..longest);
+            let at = 1 + self.random.below(self.recovery_operations + 1);
+            let at = self.disk.operations() + at;
             self.disk.crash_at(if crashes > 0 { at } else { u64::MAX });
             let started = Vat::start_wrong(&self.disk, &self.settings, self.options.sabotage);
             if self.disk.has_crashed() {

@@ -51,7 +51,7 @@ fn pages_that_were_rolled_back_come_back_if_they_are_journaled() {
 
 #[test]
 fn a_page_that_is_missing_of_a_large_commit_damages_a_database() {
-    is_caught_by(Check::Integrity, Sabotage::OmitSpilledPage);
+    is_caught_by(Check::NoCommit, Sabotage::OmitSpilledPage);
 }
 
 #[test]
