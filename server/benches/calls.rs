@@ -130,8 +130,13 @@ async fn vat() -> capnp::capability::Client {
     let mut classes = Registry::default();
     classes.register::<Echo>().expect("one class");
     let settings = journal::Settings::default();
-    let (journal, _) =
-        Journal::open(Arc::new(RealDisk), folder.layout(), &settings, |_| {}).expect("a journal");
+    let (journal, _) = Journal::open(
+        Arc::new(RealDisk::default()),
+        folder.layout(),
+        &settings,
+        |_| {},
+    )
+    .expect("a journal");
     let vfs = Vfs::register(journal.clone());
     let catalog = Catalog::open(&vfs).expect("a catalog");
     let host = Host::new(

@@ -110,7 +110,7 @@ fn vat(path: &Path, objects: usize) -> Vat {
     let folder = Folder::open(path).expect("a data folder");
     let mut classes = Registry::default();
     classes.register::<Counter>().expect("one class");
-    let disk = Arc::new(RealDisk);
+    let disk = Arc::new(RealDisk::default());
     let settings = journal::Settings::default();
     let (journal, _) = Journal::open(disk, folder.layout(), &settings, |_| {}).expect("a journal");
     let vfs = Vfs::register(journal.clone());

@@ -80,7 +80,7 @@ fn main() {
 
 fn open(folder: &Folder) -> (Journal, journal::Recovery) {
     let settings = journal::Settings::default();
-    let disk = Arc::new(RealDisk);
+    let disk = Arc::new(RealDisk::default());
     Journal::open(disk, folder.layout(), &settings, |_| {}).expect("the journal opens")
 }
 

@@ -119,7 +119,7 @@ impl Server {
             open_files: openable(),
             ..self.config.limits.journal()
         };
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
         #[cfg(any(test, feature = "testing"))]
         let disk = self.disk.clone().unwrap_or(disk);
         #[cfg(any(test, feature = "testing"))]

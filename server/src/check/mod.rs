@@ -98,10 +98,15 @@ impl Check<'_> {
             driver: Driver::Caller,
             ..Settings::default()
         };
-        let opened = Journal::open(Arc::new(RealDisk), &self.layout, &settings, |progress| {
-            let percent = 100 * progress.done / progress.total.max(1);
-            self.watcher.progress(Progress::Journal(percent));
-        });
+        let opened = Journal::open(
+            Arc::new(RealDisk::default()),
+            &self.layout,
+            &settings,
+            |progress| {
+                let percent = 100 * progress.done / progress.total.max(1);
+                self.watcher.progress(Progress::Journal(percent));
+            },
+        );
         match opened {
             Ok((_, recovery)) => {
                 self.summary.recovered = recovery.commits;

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::FileExt},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fcntl_lock, syncfs};
@@ -70,8 +70,12 @@ pub trait DiskFile: Send + Sync {
 }
 
 /// The file system of the operating system.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RealDisk;
+#[derive(Debug, Default)]
+pub struct RealDisk {
+    /// The folder that [`Disk::sync_all`] was first called for. It stays open, for that is how the
+    /// kernel knows which errors we have not been told of.
+    synced: OnceLock<File>,
+}
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, open: Open) -> io::Result<Arc<dyn DiskFile>> {
@@ -110,7 +114,14 @@ impl Disk for RealDisk {
     }
 
     fn sync_all(&self, folder: &Path) -> io::Result<()> {
-        Ok(syncfs(File::open(folder)?)?)
+        let folder = match self.synced.get() {
+            Some(folder) => folder,
+            None => {
+                let folder = File::open(folder)?;
+                self.synced.get_or_init(|| folder)
+            }
+        };
+        Ok(syncfs(folder)?)
     }
 }
 
@@ -142,7 +153,10 @@ impl DiskFile for File {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         match fallocate(self.as_fd(), FallocateFlags::empty(), 0, bytes) {
-            Err(rustix::io::Errno::OPNOTSUPP) => File::set_len(self, bytes),
+            Err(rustix::io::Errno::OPNOTSUPP) if bytes > self.bytes()? => {
+                File::set_len(self, bytes)
+            }
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
             done => Ok(done?),
         }
     }

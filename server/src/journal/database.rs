@@ -5,46 +5,27 @@
 //! brought up to date by SQLite's checkpoint, or behind SQLite's back from the journal.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
-    ops::Range,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
 use super::{
+    databases::Databases,
     empty,
     log::Log,
     lsn::Lsn,
-    open_files::OpenFiles,
     page::PAGE_BYTES,
-    queue::{BesideFile, Fate, Queue},
-    record::{self, AlarmChange, Beside},
+    queue::{Fate, Queue},
+    record::{self, AlarmChange},
     replay::Change,
 };
 use crate::{
     Error, Result,
-    env::{Disk, DiskFile, Open},
+    env::{DiskFile, Open},
     folder::{DatabaseId, Layout},
 };
-
-/// What the files with the pages of large commits are called, behind their number.
-pub(super) const BESIDE_SUFFIX: &str = ".pages";
-
-/// The databases that are open, or whose files are not durable yet.
-pub(crate) struct Databases {
-    disk: Arc<dyn Disk>,
-    layout: Layout,
-    queue: Arc<Queue>,
-    table: Mutex<HashMap<DatabaseId, Arc<Database>>>,
-    /// The most bytes of a record in the journal; the pages of a larger commit are put beside it.
-    largest_record: u64,
-    next_beside: AtomicU64,
-    open_files: OpenFiles,
-}
 
 /// One database.
 pub(crate) struct Database {
@@ -126,16 +107,6 @@ impl State {
         Ok(file)
     }
 
-    /// Whether there is nothing to remember about it.
-    fn is_spent(&self) -> bool {
-        !self.dirty && self.undecided.is_empty() && self.decided.0 <= self.synced
-    }
-
-    /// If the file is to be synced: what it will hold durably.
-    fn begin_sync(&mut self) -> Option<Lsn> {
-        std::mem::take(&mut self.dirty).then_some(self.applied)
-    }
-
     fn newest(&self) -> Lsn {
         self.undecided
             .back()
@@ -164,279 +135,9 @@ impl State {
     }
 }
 
-impl Databases {
-    pub(super) fn new(
-        disk: Arc<dyn Disk>,
-        layout: Layout,
-        queue: Arc<Queue>,
-        largest_record: u64,
-        most_open_files: usize,
-    ) -> Databases {
-        Databases {
-            disk,
-            layout,
-            queue,
-            table: Mutex::default(),
-            largest_record,
-            next_beside: Default::default(),
-            open_files: OpenFiles::new(most_open_files),
-        }
-    }
-
-    fn table(&self) -> MutexGuard<'_, HashMap<DatabaseId, Arc<Database>>> {
-        // Nothing panics while it has the lock.
-        self.table
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// The database of that id, which nobody else has open.
-    pub fn open(&self, id: DatabaseId) -> Result<Arc<Database>> {
-        let mut table = self.table();
-        let database = table
-            .entry(id)
-            .or_insert_with(|| Arc::new(Database::new(id, &self.layout, self.queue.newest())));
-        let database = database.clone();
-        database.open(self)?;
-        drop(table);
-        self.open_files.add(id, self);
-        Ok(database)
-    }
-
-    /// The database of that id, if it is open.
-    pub fn find(&self, id: DatabaseId) -> Option<Arc<Database>> {
-        self.table().get(&id).cloned()
-    }
-
-    /// The database of that id, of which nothing is in the file yet as far as anybody knows.
-    pub(super) fn recover(&self, id: DatabaseId) -> Arc<Database> {
-        let new = || Arc::new(Database::new(id, &self.layout, Lsn::default()));
-        self.table().entry(id).or_insert_with(new).clone()
-    }
-
-    /// Nobody has it open any more.
-    pub fn close(&self, database: &Database) {
-        let mut table = self.table();
-        let mut state = database.state();
-        state.settle(&self.queue);
-        state.is_open = false;
-        state.file = DatabaseFile::Closed;
-        if state.is_spent() {
-            drop(state);
-            table.remove(&database.id);
-        }
-    }
-
-    /// A file without a name.
-    pub fn scratch(&self) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.scratch(&self.layout.journal())
-    }
-
-    /// Those of which nobody knows what their files hold on the disk.
-    pub(super) fn suspects(&self) -> Vec<DatabaseId> {
-        let table = self.table();
-        let suspects = table.values().filter(|database| database.is_suspect());
-        suspects.map(|database| database.id).collect()
-    }
-
-    /// How many there are to keep an eye on.
-    pub(super) fn len(&self) -> usize {
-        self.table().len()
-    }
-
-    /// Makes every file durable as it is now.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        let dirty: Vec<_> = self
-            .table()
-            .values()
-            .filter_map(|database| Some((database.clone(), database.state().begin_sync()?)))
-            .collect();
-        if dirty.is_empty() {
-            return Ok(());
-        }
-        let synced = self.sync_files(dirty.iter().map(|(database, _)| database));
-        for (database, applied) in &dirty {
-            let mut state = database.state();
-            match synced {
-                Ok(()) => state.synced = state.synced.max(*applied),
-                Err(_) => {
-                    state.dirty = true;
-                    state.is_suspect = true;
-                }
-            }
-        }
-        synced?;
-        self.table().retain(|_, database| {
-            let mut state = database.state();
-            state.settle(&self.queue);
-            state.is_open || !state.is_spent()
-        });
-        Ok(())
-    }
-
-    fn sync_files<'a>(
-        &self,
-        databases: impl ExactSizeIterator<Item = &'a Arc<Database>>,
-    ) -> io::Result<()> {
-        /// From this many files on, the whole file system is synced instead. In tests of this crate
-        /// few are many.
-        const MANY: usize = if cfg!(test) { 4 } else { 8 };
-        if databases.len() >= MANY {
-            return self.disk.sync_all(self.layout.root());
-        }
-        for database in databases {
-            let file = database
-                .state()
-                .handle(self, &database.path, Open::Existing);
-            match file {
-                Ok(file) => {
-                    let synced = file.sync();
-                    database.give_back(file);
-                    synced?;
-                }
-                // It was deleted.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-            self.disk.sync_folder(self.layout.root())?;
-            for folder in self.layout.folders_of(database.id) {
-                match self.disk.sync_folder(&folder) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the journal what SQLite has committed to a database since it was last asked; `None` if
-    /// that is nothing. `storage-failed` if it cannot be made durable: then the database must be
-    /// closed, and the commit has not happened.
-    pub(super) fn commit(&self, database: &Database, alarm: AlarmChange) -> Result<Option<Lsn>> {
-        let mut state = database.state();
-        let frames = state.log.uncaptured();
-        if frames.is_empty() {
-            return Ok(None);
-        }
-        #[cfg(any(test, feature = "testing"))]
-        let frames = state.log.sabotage(&self.queue, frames);
-        // Those before are decided by now, or will be before long.
-        state.settle(&self.queue);
-        let (id, pages, log) = (database.id, state.log.database_pages(), &state.log);
-        let after = state.newest();
-        let lsn = if record::most_bytes(frames.end - frames.start) > self.largest_record {
-            let (beside, file) = self.write_beside(log, frames).map_err(unwritten)?;
-            let pushed = self.queue.push(after, Some(file), |records, lsn| {
-                record::Writer::beside(records, lsn, id, pages, alarm, beside);
-                Ok(())
-            });
-            pushed.inspect_err(|_| self.remove_beside(beside.number))?
-        } else {
-            self.queue.push(after, None, |records, lsn| {
-                let mut record = record::Writer::pages(records, lsn, id, pages, alarm);
-                log.for_each(frames, |number, page| {
-                    record.page(number, page);
-                    Ok(())
-                })?;
-                record.finish();
-                Ok(())
-            })?
-        };
-        state.log.captured();
-        let frames = state.log.frames();
-        state.undecided.push_back((lsn, frames));
-        Ok(Some(lsn))
-    }
-
-    /// Writes the pages of a large commit to a file of their own.
-    fn write_beside(&self, log: &Log, frames: Range<u64>) -> io::Result<(Beside, BesideFile)> {
-        const CHUNK_BYTES: usize = 1 << 20;
-        let number = self.next_beside.fetch_add(1, Ordering::Relaxed);
-        let file = self.open_beside(number, Open::OrCreate)?;
-        let written = || -> io::Result<Beside> {
-            file.set_len(0)?;
-            let mut beside = Beside {
-                number,
-                bytes: 0,
-                checksum: 0,
-            };
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES + 2 * PAGE_BYTES);
-            let mut page = [0; PAGE_BYTES];
-            let mut write = |chunk: &mut Vec<u8>| {
-                file.write_at(chunk, beside.bytes)?;
-                beside.checksum = crc32c::crc32c_append(beside.checksum, chunk);
-                beside.bytes += chunk.len() as u64;
-                chunk.clear();
-                Ok(())
-            };
-            log.for_each(frames, |number, packed| {
-                packed.unpack(&mut page);
-                chunk.extend_from_slice(&number.to_le_bytes());
-                chunk.extend_from_slice(&page);
-                if chunk.len() < CHUNK_BYTES {
-                    return Ok(());
-                }
-                write(&mut chunk)
-            })?;
-            write(&mut chunk)?;
-            Ok(beside)
-        };
-        match written() {
-            Ok(beside) => Ok((beside, BesideFile { number, file })),
-            Err(error) => {
-                self.remove_beside(number);
-                Err(error)
-            }
-        }
-    }
-
-    /// Where the pages of a large commit are.
-    fn beside_path(&self, number: u64) -> PathBuf {
-        self.layout
-            .journal()
-            .join(format!("{number}{BESIDE_SUFFIX}"))
-    }
-
-    /// The file with the pages of a large commit.
-    pub(super) fn open_beside(&self, number: u64, open: Open) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(&self.beside_path(number), open)
-    }
-
-    /// Makes the names of the files with the pages of large commits durable.
-    pub(super) fn sync_beside(&self) -> io::Result<()> {
-        self.disk.sync_folder(&self.layout.journal())
-    }
-
-    /// Removes the pages of a large commit that nobody needs any more. If that fails, they are
-    /// removed at the next start.
-    pub(super) fn remove_beside(&self, number: u64) {
-        if let Err(error) = self.disk.remove(&self.beside_path(number)) {
-            tracing::warn!(number, %error, "removing the pages of a large commit");
-        }
-    }
-
-    /// Gives the journal the end of a database.
-    pub(super) fn delete(&self, database: &Database) -> Result<Lsn> {
-        let mut state = database.state();
-        let lsn = self.queue.push(state.newest(), None, |records, lsn| {
-            record::Writer::delete(records, lsn, database.id);
-            Ok(())
-        })?;
-        let frames = state.log.frames();
-        state.undecided.push_back((lsn, frames));
-        state.end = Some(lsn);
-        Ok(lsn)
-    }
-
-    /// Takes a database out of the world whose end, at `lsn`, is durable.
-    pub(super) fn forget(&self, database: &Database, lsn: Lsn) -> io::Result<()> {
-        let _applying = database.applying();
-        database.carry_out_end(self, &mut database.state(), lsn)
-    }
-}
-
 impl Database {
-    fn new(id: DatabaseId, layout: &Layout, applied: Lsn) -> Database {
+    /// A database that nobody has open, of which everything up to `applied` is in its file, durably.
+    pub(super) fn new(id: DatabaseId, layout: &Layout, applied: Lsn) -> Database {
         Database {
             id,
             path: layout.database(id),
@@ -476,7 +177,8 @@ impl Database {
         self.id
     }
 
-    fn open(&self, databases: &Databases) -> Result<()> {
+    /// Takes it into use.
+    pub(super) fn open(&self, databases: &Databases) -> Result<()> {
         // Seldom, for whoever waits for this holds up every other opening.
         let end = self.state().end;
         // Not while the state is locked, which is what whoever applies needs next.
@@ -511,6 +213,120 @@ impl Database {
         })?;
         state.is_open = true;
         Ok(())
+    }
+
+    /// Nobody uses it any more.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.is_open = false;
+        state.file = DatabaseFile::Closed;
+    }
+
+    /// Whether there is nothing to remember about it.
+    pub(super) fn is_spent(&self, queue: &Queue) -> bool {
+        let mut state = self.state();
+        state.settle(queue);
+        let all_synced = !state.dirty && state.undecided.is_empty();
+        !state.is_open && all_synced && state.decided.0 <= state.synced
+    }
+
+    /// Gives the journal what SQLite has committed since it was last asked; `None` if that is nothing.
+    /// `storage-failed` if it cannot be made durable: then the database must be closed, and the commit
+    /// has not happened.
+    pub(super) fn commit(&self, databases: &Databases, alarm: AlarmChange) -> Result<Option<Lsn>> {
+        let queue = &databases.queue;
+        let mut state = self.state();
+        let frames = state.log.uncaptured();
+        if frames.is_empty() {
+            return Ok(None);
+        }
+        #[cfg(any(test, feature = "testing"))]
+        let frames = state.log.sabotage(queue, frames);
+        // Those before are decided by now, or will be before long.
+        state.settle(queue);
+        let (after, pages, log) = (state.newest(), state.log.database_pages(), &state.log);
+        let lsn = if record::most_bytes(frames.end - frames.start) > databases.largest_record {
+            let beside = &databases.beside;
+            let (pages_beside, file) = beside.write(log, frames).map_err(unwritten)?;
+            let pushed = queue.push(after, Some(file), |records, lsn| {
+                record::Writer::beside(records, lsn, self.id, pages, alarm, pages_beside);
+                Ok(())
+            });
+            pushed.inspect_err(|_| beside.remove(pages_beside.number))?
+        } else {
+            queue.push(after, None, |records, lsn| {
+                let mut record = record::Writer::pages(records, lsn, self.id, pages, alarm);
+                log.for_each(frames, |number, page| {
+                    record.page(number, page);
+                    Ok(())
+                })?;
+                record.finish();
+                Ok(())
+            })?
+        };
+        state.log.captured();
+        let frames = state.log.frames();
+        state.undecided.push_back((lsn, frames));
+        Ok(Some(lsn))
+    }
+
+    /// Gives the journal the end of the database.
+    pub(super) fn delete(&self, queue: &Queue) -> Result<Lsn> {
+        let mut state = self.state();
+        let lsn = queue.push(state.newest(), None, |records, lsn| {
+            record::Writer::delete(records, lsn, self.id);
+            Ok(())
+        })?;
+        let frames = state.log.frames();
+        state.undecided.push_back((lsn, frames));
+        state.end = Some(lsn);
+        Ok(lsn)
+    }
+
+    /// Takes the database, whose end at `lsn` is durable, out of the world.
+    pub(super) fn forget(&self, databases: &Databases, lsn: Lsn) -> io::Result<()> {
+        let _applying = self.applying();
+        self.carry_out_end(databases, &mut self.state(), lsn)
+    }
+
+    /// If the file is to be synced: the commit up to which it holds everything.
+    pub(super) fn begin_sync(&self) -> Option<Lsn> {
+        let mut state = self.state();
+        std::mem::take(&mut state.dirty).then_some(state.applied)
+    }
+
+    /// Syncs the file and its name.
+    pub(super) fn sync(&self, databases: &Databases) -> io::Result<()> {
+        let file = self.state().handle(databases, &self.path, Open::Existing);
+        match file {
+            Ok(file) => {
+                let synced = file.sync();
+                self.give_back(file);
+                synced?;
+            }
+            // It was deleted.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let Databases { disk, layout, .. } = databases;
+        disk.sync_folder(layout.root())?;
+        for folder in layout.folders_of(self.id) {
+            match disk.sync_folder(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of a sync that [`Database::begin_sync`] answered `applied` to.
+    pub(super) fn end_sync(&self, applied: Lsn, is_synced: bool) {
+        let mut state = self.state();
+        if is_synced {
+            state.synced = state.synced.max(applied);
+        } else {
+            (state.dirty, state.is_suspect) = (true, true);
+        }
     }
 
     /// The newest commit of which anybody knows; zero if everything is durable anyway.
@@ -716,31 +532,4 @@ fn write_pages(file: &dyn DiskFile, change: &Change<'_>) -> io::Result<()> {
 
 fn unwritten(error: io::Error) -> Error {
     Error::StorageFailed(format!("a large commit cannot be written: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::env::sim::{SimDisk, Survival};
-
-    #[test]
-    fn a_sync_in_the_middle_of_a_checkpoint_is_not_its_last() {
-        let disk = SimDisk::new("/data/journal");
-        let layout = Layout::new(Path::new("/data"));
-        let queue = Arc::new(Queue::new(Lsn(0), 0));
-        let databases = Databases::new(Arc::new(disk.clone()), layout.clone(), queue, 0, 0);
-        let database = databases.open(DatabaseId::CATALOG).unwrap();
-        // The other thread syncs just before SQLite's last page is written.
-        let file = database.file_to_write(&databases).unwrap();
-        databases.sync().unwrap();
-        file.write_at(b"page", 0).unwrap();
-        database.checkpointed();
-        databases.sync().unwrap();
-        let found = disk
-            .after_crash(Survival::Nothing)
-            .read(layout.database(DatabaseId::CATALOG));
-        assert_eq!(found.as_deref(), Some(&b"page"[..]));
-    }
 }

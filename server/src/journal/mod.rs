@@ -23,8 +23,10 @@ macro_rules! sabotaged {
 }
 pub(crate) use sabotaged;
 
+mod beside;
 mod commits;
 mod database;
+mod databases;
 mod empty;
 mod log;
 mod lsn;
@@ -46,7 +48,8 @@ mod writer;
 use std::sync::{Arc, Mutex};
 
 pub use commits::Commits;
-pub(crate) use database::{Database, Databases};
+pub(crate) use database::Database;
+pub(crate) use databases::Databases;
 pub use lsn::Lsn;
 pub use record::AlarmChange;
 pub use recover::Progress;
@@ -215,21 +218,21 @@ impl Journal {
     /// nothing. `storage-failed` while the journal cannot be written: then the commit has not
     /// happened, and the database must be opened anew.
     pub(crate) fn commit(&self, database: &Database, alarm: AlarmChange) -> Result<Option<Lsn>> {
-        let lsn = self.0.databases.commit(database, alarm);
+        let lsn = database.commit(&self.0.databases, alarm);
         self.work();
         lsn
     }
 
     /// Queues the end of a database. When that is durable, [`Journal::forget`] makes it so.
     pub(crate) fn delete(&self, database: &Database) -> Result<Lsn> {
-        let lsn = self.0.databases.delete(database);
+        let lsn = database.delete(&self.0.queue);
         self.work();
         lsn
     }
 
     /// Takes a database out of the world whose end is durable.
     pub(crate) fn forget(&self, database: &Database, lsn: Lsn) -> Result<()> {
-        self.0.databases.forget(database, lsn).map_err(|error| {
+        database.forget(&self.0.databases, lsn).map_err(|error| {
             Error::StorageFailed(format!("removing the database of an object: {error}"))
         })
     }

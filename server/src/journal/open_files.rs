@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Mutex};
 
-use super::database::Databases;
+use super::databases::Databases;
 use crate::folder::DatabaseId;
 
 /// The files that are open, in the order in which they were opened.

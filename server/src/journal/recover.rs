@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
-    database::{BESIDE_SUFFIX, Databases},
+    databases::Databases,
     lsn::Lsn,
     queue::Queue,
     replay::Changes,
@@ -113,7 +113,7 @@ pub(super) fn recover(
             })?;
         }
     }
-    remove_beside(disk, layout)?;
+    databases.beside.remove_all()?;
     Ok(Recovered {
         free: files,
         next_number,
@@ -223,15 +223,4 @@ fn read<'a>(
             None => return Ok(lsn.previous()),
         }
     }
-}
-
-/// Removes the pages of large commits.
-fn remove_beside(disk: &Arc<dyn Disk>, layout: &Layout) -> io::Result<()> {
-    let folder = layout.journal();
-    for name in disk.list(&folder)? {
-        if name.ends_with(BESIDE_SUFFIX) {
-            disk.remove(&folder.join(name))?;
-        }
-    }
-    Ok(())
 }

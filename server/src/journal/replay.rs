@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
-    database::Databases,
+    databases::Databases,
     lsn::Lsn,
     page::{PAGE_BYTES, Packed, Page},
     record::{Beside, Content, Record},
@@ -133,7 +133,7 @@ fn add_beside(
 ) -> Result<(), Failure> {
     const ENTRY: usize = 4 + PAGE_BYTES;
     let damaged = || Failure::Damage(Damage::Beside(lsn));
-    let file = match databases.open_beside(beside.number, Open::Existing) {
+    let file = match databases.beside.open(beside.number, Open::Existing) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged()),
         opened => opened?,
     };

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    database::Databases,
+    databases::Databases,
     lsn::Lsn,
     queue::Queue,
     replay::Changes,
@@ -82,7 +82,7 @@ impl Retirer {
         }
         self.segments.free(segment, self.queue.newest().next())?;
         for number in changes.beside {
-            self.databases.remove_beside(number);
+            self.databases.beside.remove(number);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use super::{
-    database::Databases,
+    databases::Databases,
     lsn::Lsn,
     queue::{Batch, Queue},
     record,
@@ -76,7 +76,7 @@ impl Writer {
                     self.remove_void();
                 }
                 for beside in &waiting.beside {
-                    self.databases.remove_beside(beside.number);
+                    self.databases.beside.remove(beside.number);
                 }
             }
         }
@@ -96,7 +96,7 @@ impl Writer {
 
     fn remove_void(&mut self) {
         for number in self.void_beside.drain(..) {
-            self.databases.remove_beside(number);
+            self.databases.beside.remove(number);
         }
     }
 
@@ -110,7 +110,7 @@ impl Writer {
                 .beside
                 .iter()
                 .try_for_each(|beside| beside.file.sync())?;
-            self.databases.sync_beside()?;
+            self.databases.beside.sync_names()?;
         }
         // Once more in another segment, if the first is full or can no longer be written.
         let (durable, room) = (self.queue.durable(), self.segments.bytes);

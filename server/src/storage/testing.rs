@@ -31,7 +31,7 @@ pub(crate) fn vfs(root: &Path) -> Rc<Vfs> {
         driver: Driver::Caller,
         ..Default::default()
     };
-    let opened = Journal::open(Arc::new(RealDisk), &layout, &settings, |_| {});
+    let opened = Journal::open(Arc::new(RealDisk::default()), &layout, &settings, |_| {});
     Vfs::register(opened.expect("the journal opens").0)
 }
 
