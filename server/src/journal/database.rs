@@ -329,6 +329,12 @@ impl Database {
         }
     }
 
+    /// A sync of the whole file system failed.
+    pub(super) fn suspect_if_dirty(&self) {
+        let mut state = self.state();
+        state.is_suspect |= state.dirty;
+    }
+
     /// The newest commit of which anybody knows; zero if everything is durable anyway.
     pub fn newest(&self) -> Lsn {
         self.state().newest()
@@ -482,13 +488,12 @@ impl Database {
             if state.applied >= change.last && !state.is_suspect {
                 return Ok(());
             }
-            if change.deleted {
+            // One that was carried out is not to be carried out on what came after it.
+            if change.deleted.is_some_and(|end| end > state.applied) {
                 (state.file, state.handle) = (DatabaseFile::Closed, None);
                 state.dirty = true;
+                self.remove_file(databases)?;
             }
-        }
-        if change.deleted {
-            self.remove_file(databases)?;
         }
         if !change.pages.is_empty() {
             let file = self.file_to_write(databases)?;
@@ -511,7 +516,7 @@ impl Database {
         self.state().log.write(bytes, offset, scratch)
     }
 
-    pub fn log_bytes(&self) -> io::Result<u64> {
+    pub fn log_bytes(&self) -> u64 {
         self.state().log.bytes()
     }
 

@@ -118,6 +118,12 @@ impl Databases {
         for (database, applied) in &dirty {
             database.end_sync(*applied, synced.is_ok());
         }
+        if synced.is_err() {
+            // Those that were written meanwhile too.
+            self.table()
+                .values()
+                .for_each(|database| database.suspect_if_dirty());
+        }
         synced?;
         self.table()
             .retain(|_, database| !database.is_spent(&self.queue));

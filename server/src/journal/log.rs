@@ -35,10 +35,10 @@ pub(super) struct Log {
 
 impl Log {
     /// How long it is, in bytes.
-    pub fn bytes(&self) -> io::Result<u64> {
+    pub fn bytes(&self) -> u64 {
         match &self.store {
-            Store::Memory(memory) => Ok(memory.bytes()),
-            Store::File(file) => file.bytes(),
+            Store::Memory(memory) => memory.bytes(),
+            Store::File(overflow) => overflow.bytes,
         }
     }
 
@@ -56,7 +56,11 @@ impl Log {
     pub fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match &self.store {
             Store::Memory(memory) => Ok(memory.read(buffer, offset)),
-            Store::File(file) => file.read_at(buffer, offset),
+            Store::File(Overflow { file, bytes }) => {
+                let there = usize::try_from(bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+                let wanted = buffer.len().min(there);
+                file.read_at(&mut buffer[..wanted], offset)
+            }
         }
     }
 
@@ -74,10 +78,14 @@ impl Log {
                 if memory.packed > IN_MEMORY {
                     let file = overflow()?;
                     memory.write_to(&*file)?;
-                    self.store = Store::File(file);
+                    let bytes = memory.bytes();
+                    self.store = Store::File(Overflow { file, bytes });
                 }
             }
-            Store::File(file) => file.write_at(bytes, offset)?,
+            Store::File(overflow) => {
+                overflow.file.write_at(bytes, offset)?;
+                overflow.bytes = overflow.bytes.max(offset + bytes.len() as u64);
+            }
         }
         match place {
             // SQLite starts from the beginning.
@@ -101,7 +109,7 @@ impl Log {
     #[cfg(any(test, feature = "testing"))]
     pub fn sabotage(&self, queue: &Queue, frames: Range<u64>) -> Range<u64> {
         if sabotaged!(queue, KeepRolledBack) {
-            let bytes = self.bytes().unwrap_or_default() as usize;
+            let bytes = self.bytes() as usize;
             return frames.start..(bytes.saturating_sub(LOG_HEADER_BYTES) / FRAME_BYTES) as u64;
         }
         let omitted = sabotaged!(queue, OmitSpilledPage) && frames.end - frames.start > 8;
@@ -126,7 +134,7 @@ impl Log {
                     .iter()
                     .try_for_each(|frame| take(u32_at(&frame.header, 0), frame.page.as_packed()))
             }
-            Store::File(file) => {
+            Store::File(Overflow { file, .. }) => {
                 let mut frame = vec![0; FRAME_BYTES];
                 for number in frames {
                     let at = LOG_HEADER_BYTES as u64 + number * FRAME_BYTES as u64;
@@ -153,9 +161,8 @@ impl Log {
         }
         match &mut self.store {
             Store::Memory(memory) => memory.truncate(frames as usize),
-            // SQLite recognises what is left behind by its checksum.
-            Store::File(file) => {
-                let _ = file.set_len(LOG_HEADER_BYTES as u64 + frames * FRAME_BYTES as u64);
+            Store::File(overflow) => {
+                overflow.bytes = LOG_HEADER_BYTES as u64 + frames * FRAME_BYTES as u64;
             }
         }
     }
@@ -163,7 +170,14 @@ impl Log {
 
 enum Store {
     Memory(Memory),
-    File(Arc<dyn DiskFile>),
+    File(Overflow),
+}
+
+/// A log in a file.
+struct Overflow {
+    file: Arc<dyn DiskFile>,
+    /// How long it is. The file may be longer.
+    bytes: u64,
 }
 
 impl Default for Store {
@@ -348,7 +362,7 @@ mod tests {
                 page[usize::from(byte) * 8..][..64].fill(byte);
                 write(&mut log, &page, at + FRAME_HEADER_BYTES as u64);
             }
-            prop_assert_eq!(log.bytes().unwrap(), model.bytes().unwrap());
+            prop_assert_eq!(log.bytes(), model.bytes().unwrap());
             let places = (0..length).flat_map(|frame| {
                 let at = (LOG_HEADER_BYTES + frame * FRAME_BYTES) as u64;
                 [(at, FRAME_HEADER_BYTES), (at + FRAME_HEADER_BYTES as u64, PAGE_BYTES), (at, FRAME_BYTES)]
@@ -395,5 +409,13 @@ mod tests {
         })
         .unwrap();
         assert_eq!(next as usize, frames);
+        // What was behind is never read again, though it is still in the file.
+        log.captured();
+        log.truncate(3);
+        let end = (LOG_HEADER_BYTES + 3 * FRAME_BYTES) as u64;
+        assert_eq!(log.bytes(), end);
+        let mut bytes = [0; FRAME_BYTES];
+        assert_eq!(log.read(&mut bytes, end).unwrap(), 0);
+        assert_eq!(log.read(&mut bytes, end - 10).unwrap(), 10);
     }
 }

@@ -19,8 +19,8 @@ use crate::{
 pub(super) struct Change<'a> {
     /// The newest commit in it.
     pub last: Lsn,
-    /// The file is to be removed first.
-    pub deleted: bool,
+    /// The database ended here; the pages are of what came afterwards.
+    pub deleted: Option<Lsn>,
     /// How many pages the database has afterwards.
     pub database_pages: u32,
     /// The newest image of each page.
@@ -103,7 +103,7 @@ impl<'a> Changes<'a> {
             Content::Delete => {
                 *change = Change {
                     last: record.lsn(),
-                    deleted: true,
+                    deleted: Some(record.lsn()),
                     ..Change::default()
                 };
             }

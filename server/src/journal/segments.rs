@@ -1,6 +1,7 @@
 //! The files that the journal goes round in, and which of them count.
 
 use std::{
+    cmp::Ordering,
     collections::VecDeque,
     io,
     path::PathBuf,
@@ -12,7 +13,7 @@ use super::{
     lsn::Lsn,
     segment::{Header, SegmentFile, State},
 };
-use crate::env::{self, Disk, Open};
+use crate::env::{self, Disk, DiskFile, Open};
 
 /// What segments are called, behind their number.
 pub(super) const SEGMENT_SUFFIX: &str = ".segment";
@@ -138,8 +139,16 @@ impl Segments {
     fn acquire(&self) -> io::Result<Arc<SegmentFile>> {
         let mut state = self.state();
         loop {
+            // The one that was freed first: of those whose header failed the next try, the last.
             if let Some(file) = state.free.pop_front() {
-                return Ok(file);
+                drop(state);
+                return match self.resize(&file.file) {
+                    Ok(()) => Ok(file),
+                    Err(error) => {
+                        self.state().free.push_back(file);
+                        Err(error)
+                    }
+                };
             }
             if state.live.len() < self.most {
                 let number = state.next_number;
@@ -155,6 +164,16 @@ impl Segments {
             }
             let waited = self.changed.wait(state);
             state = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+    }
+
+    /// A segment of a journal that was set up with another size, or that a crash kept from being made,
+    /// gets the right one.
+    fn resize(&self, file: &Arc<dyn DiskFile>) -> io::Result<()> {
+        match file.bytes()?.cmp(&self.bytes) {
+            Ordering::Equal => Ok(()),
+            Ordering::Less => file.allocate(self.bytes).and_then(|()| file.sync()),
+            Ordering::Greater => file.set_len(self.bytes),
         }
     }
 
