@@ -38,6 +38,8 @@ pub(crate) struct Database {
 
 struct State {
     file: DatabaseFile,
+    /// How long the file is, while it is open: SQLite asks whenever it begins to read.
+    file_bytes: u64,
     /// The same, or what somebody has open who only syncs or writes it. It is never opened a second
     /// time: a process loses its locks on a file when it closes it, however often it has it open.
     handle: Option<Weak<dyn DiskFile>>,
@@ -80,6 +82,7 @@ impl State {
             self.file = match self.handle(databases, path, Open::Existing) {
                 Ok(file) => {
                     file.lock()?;
+                    self.file_bytes = file.bytes()?;
                     DatabaseFile::Open(file)
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => DatabaseFile::Absent,
@@ -143,6 +146,7 @@ impl Database {
             path: layout.database(id),
             state: Mutex::new(State {
                 file: DatabaseFile::Closed,
+                file_bytes: 0,
                 handle: None,
                 log: Log::default(),
                 undecided: VecDeque::new(),
@@ -400,18 +404,26 @@ impl Database {
 
     /// How long the file is; that of an empty database is one page.
     pub fn file_bytes(&self, databases: &Databases) -> io::Result<u64> {
-        let bytes = self.file(databases)?.map_or(Ok(0), |file| file.bytes())?;
+        let bytes = match self.file(databases)? {
+            Some(_) => self.state().file_bytes,
+            None => 0,
+        };
         Ok(bytes.max(PAGE_BYTES as u64))
     }
 
     /// Writes to the file, which is made if need be.
     pub fn write_file(&self, databases: &Databases, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file_to_write(databases)?.write_at(bytes, offset)
+        self.file_to_write(databases)?.write_at(bytes, offset)?;
+        let mut state = self.state();
+        state.file_bytes = state.file_bytes.max(offset + bytes.len() as u64);
+        Ok(())
     }
 
     /// Cuts the file.
     pub fn truncate_file(&self, databases: &Databases, bytes: u64) -> io::Result<()> {
-        self.file_to_write(databases)?.set_len(bytes)
+        self.file_to_write(databases)?.set_len(bytes)?;
+        self.state().file_bytes = bytes;
+        Ok(())
     }
 
     /// The file, if there is one.
@@ -439,6 +451,7 @@ impl Database {
         let file = state.handle(databases, &self.path, Open::OrCreate)?;
         if state.is_open {
             file.lock()?;
+            state.file_bytes = file.bytes()?;
             state.file = DatabaseFile::Open(file.clone());
             drop(state);
             databases.open_files.add(self.id, databases);
@@ -498,8 +511,10 @@ impl Database {
         if !change.pages.is_empty() {
             let file = self.file_to_write(databases)?;
             let written = write_pages(&*file, change);
+            let bytes = file.bytes();
             self.give_back(file);
             written?;
+            self.state().file_bytes = bytes?;
         }
         let mut state = self.state();
         state.applied = state.applied.max(change.last);
