@@ -64,6 +64,8 @@ fn main() {
         let vat = vat(folder.path(), objects);
         let woken = call_each(&vat, objects, Work::Get).await;
         let after = resident_bytes();
+        // Once more before, so that everything is there that a call keeps for the next.
+        call_each(&vat, objects, Work::Get).await;
         let warm = call_each(&vat, objects, Work::Get).await;
         (woken, warm, after)
     });
