@@ -11,8 +11,11 @@ use vatwerk::Code;
 
 use crate::{
     probe_capnp::probe,
-    support::{Do, TestVat, code, run_paused, send, settle, tell},
+    support::{Do, Hook, TestVat, code, run_paused, send, settle, tell},
 };
+
+/// More than can be listed before that is durable.
+const NEWBORNS: u32 = 1500;
 
 /// What a turn writes that writes much. No run of zeros, which the journal would leave out.
 static LARGE: LazyLock<String> = LazyLock::new(|| "much".repeat(25_000));
@@ -149,5 +152,30 @@ fn an_object_waits_when_much_of_it_is_not_on_disk_and_others_do_not() {
         assert!(join_all(calls).await.iter().all(Result::is_ok));
         assert!(join_all(others).await.iter().all(Result::is_ok));
         assert_eq!(vat.controls.arrivals("written"), 61);
+    });
+}
+
+#[test]
+fn objects_wait_to_come_into_being_when_many_have_that_are_not_on_disk() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        vat.hold.hold();
+        let names: Vec<_> = (0..NEWBORNS)
+            .map(|number| format!("newborn-{number}"))
+            .collect();
+        let calls: Vec<_> = names
+            .iter()
+            .map(|name| send(&wire.probe(name), &[]).promise)
+            .collect();
+        let calls = tokio::task::spawn_local(join_all(calls));
+        settle().await;
+        let made = |name: &&String| vat.controls.runs(Hook::Create, name) > 0;
+        let count = names.iter().filter(made).count();
+        // The catalog's log may be of 2,048 pages.
+        assert!((100..NEWBORNS as usize - 100).contains(&count), "{count}");
+        vat.hold.release();
+        assert!(calls.await.unwrap().iter().all(Result::is_ok));
+        assert_eq!(names.iter().filter(made).count(), names.len());
     });
 }

@@ -67,6 +67,12 @@ pub struct Saved {
 /// How long the bytes of a saved reference are.
 pub const SAVED_BYTES: usize = 32;
 
+/// The catalog's log is written back when it has so many pages and is durable.
+const LONG_PAGES: u64 = 256;
+
+/// It may be this many times as long before it is durable.
+const PATIENCE: u64 = 8;
+
 /// Classes are kept as signed numbers: SQLite has no others.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS objects (
@@ -134,15 +140,21 @@ impl Catalog {
         work(db).map_err(failed)
     }
 
+    /// Whether its log is so long that objects should come into being only when what is in it is
+    /// durable, and can be written back.
+    pub fn is_full(&self) -> bool {
+        let db = self.0.db.borrow();
+        db.as_ref()
+            .is_some_and(|db| db.backing.log_pages() > PATIENCE * LONG_PAGES)
+    }
+
     /// One statement that writes, and the writing back of the log if it has become long.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        /// How many pages are long.
-        const LONG: u64 = 256;
         self.reopen_if_lost()?;
         let db = self.0.db.borrow();
         let db = db.as_ref().ok_or(Error::ShuttingDown)?;
         db.backing.check_commit()?;
-        if db.backing.log_pages() > LONG
+        if db.backing.log_pages() > LONG_PAGES
             && let Err(error) = db.checkpoint()
         {
             tracing::warn!(%error, "writing back the log of the catalog");
