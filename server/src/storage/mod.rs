@@ -5,6 +5,7 @@
 //! awaits are one commit.
 
 mod authorizer;
+mod backing;
 mod cursor;
 mod fault;
 mod functions;
@@ -24,6 +25,7 @@ use std::rc::Rc;
 
 use rusqlite::Connection;
 
+pub(crate) use self::backing::{Attached, Backing};
 pub use self::cursor::Cursor;
 pub use self::kv::{Entry, Kv, Lower, Range};
 pub use self::meta::Meta;
@@ -35,7 +37,6 @@ pub use self::sql::Sql;
 pub(crate) use self::transaction::HeldTransaction;
 pub use self::value::{Bindings, SqlValue};
 pub use self::vfs::Vfs;
-pub(crate) use self::vfs::{Attached, Backing};
 pub use self::watch::Deadline;
 
 use self::authorizer::{Gate, ours};

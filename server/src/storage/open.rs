@@ -9,8 +9,8 @@ use rusqlite::{Connection, ffi};
 use vatwerk::limit_capnp as limit;
 
 use super::authorizer::Gate;
+use super::backing::{Attached, Backing};
 use super::functions;
-use super::vfs::{Attached, Backing};
 use super::watch::Watch;
 
 /// Above this SQLite's caches stop growing, all databases of the process together. What objects that
