@@ -49,7 +49,7 @@ fn run_all(options: Options, usual: u64) -> Met {
 
 #[test]
 fn a_crash_at_any_point_loses_nothing_that_was_durable() {
-    let met = run_all(Options::default(), 150);
+    let met = run_all(Options::default(), 250);
     println!("{met:?}");
     if env::var_os("VATWERK_SEED").is_none() {
         let all = [
@@ -77,5 +77,5 @@ fn a_failing_disk_loses_nothing_that_was_durable() {
         faults: true,
         ..Options::default()
     };
-    println!("{:?}", run_all(options, 150));
+    println!("{:?}", run_all(options, 250));
 }
