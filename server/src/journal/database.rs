@@ -377,7 +377,7 @@ impl Database {
     }
 
     /// Whether nobody knows what the file holds on the disk.
-    pub(super) fn is_suspect(&self) -> bool {
+    pub fn is_suspect(&self) -> bool {
         self.state().is_suspect
     }
 

@@ -69,10 +69,11 @@ impl Retirer {
 
     fn retire(&self, segment: &Live) -> Result<(), JournalError> {
         self.mend_suspects()?;
+        let durable = self.queue.durable();
         let mut bytes = Vec::new();
         segment.file.read(&mut bytes)?;
         let mut changes = Changes::default();
-        self.collect(segment, &bytes, &mut changes, |id| {
+        self.collect(segment, &bytes, durable, &mut changes, |id| {
             // Of what is not in the table, everything is in the file.
             Some(self.databases.find(id)?.applied())
         })?;
@@ -93,6 +94,12 @@ impl Retirer {
         if suspects.is_empty() {
             return Ok(());
         }
+        // While they are suspect SQLite begins no checkpoint of them; one that goes on ends first. So
+        // their files hold nothing that is not durable by now.
+        for database in suspects.iter().filter_map(|id| self.databases.find(*id)) {
+            drop(database.applying());
+        }
+        let durable = self.queue.durable();
         let segments = self.segments.live();
         let mut bytes = vec![Vec::new(); segments.len()];
         for (segment, bytes) in segments.iter().zip(&mut bytes) {
@@ -101,7 +108,7 @@ impl Retirer {
         // All at once, so that no page goes back to what it was before.
         let mut changes = Changes::default();
         for (segment, bytes) in segments.iter().zip(&bytes) {
-            self.collect(segment, bytes, &mut changes, |id| {
+            self.collect(segment, bytes, durable, &mut changes, |id| {
                 suspects.contains(&id).then_some(Lsn::default())
             })?;
         }
@@ -109,15 +116,16 @@ impl Retirer {
     }
 
     /// Adds what a segment says of databases, after the commit that `after` answers; nothing of those
-    /// for which it answers none.
+    /// for which it answers none. `durable`: what was durable before `bytes` were read.
     fn collect<'a>(
         &self,
         segment: &Live,
         bytes: &'a [u8],
+        durable: Lsn,
         changes: &mut Changes<'a>,
         after: impl Fn(DatabaseId) -> Option<Lsn>,
     ) -> Result<(), JournalError> {
-        let end = segment.end.unwrap_or(self.queue.durable().next());
+        let end = segment.end.unwrap_or(durable.next());
         let mut records = Records::new(bytes, segment.salt, segment.first);
         while records.next_lsn() < end {
             let (lsn, offset) = (records.next_lsn(), records.offset());

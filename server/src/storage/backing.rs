@@ -124,6 +124,10 @@ impl Attached {
             return Ok(true);
         }
         let _applying = database.applying();
+        if database.is_suspect() {
+            // It is to be written again from the journal first.
+            return Ok(false);
+        }
         let mut checkpoint = self
             .connection
             .prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;

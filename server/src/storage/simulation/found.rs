@@ -129,3 +129,27 @@ fn the_pages_of_a_large_commit_stay_until_the_journal_says_that_it_did_not_happe
     assert!(!files.iter().any(is_left), "{files:?}");
     assert_eq!(after_crash(vat), ["kept0"]);
 }
+
+#[test]
+fn a_file_that_may_have_lost_what_was_synced_gets_nothing_before_it_is_written_again() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    let file = |path: &Path, operation| {
+        operation == Operation::Sync && path.extension().is_some_and(|name| name == "sqlite")
+    };
+    vat.disk.fail(Fault::io_error().when(file).times(1));
+    let mut keys = 0;
+    // Segments go round, until the sync fails, and until what it lost is written again.
+    for is_written_back in [false, true] {
+        let done = (0..200).any(|_| {
+            put(&storage, &format!("{keys:03}-"), 1, 3000).unwrap();
+            keys += 1;
+            storage.checkpoint().unwrap() == is_written_back
+        });
+        assert!(done, "written back: {is_written_back}");
+    }
+    drop(storage);
+    let disk = vat.disk.after_crash(Survival::Nothing);
+    drop(vat);
+    assert_eq!(open(&start(&disk)).unwrap().keys().len(), keys);
+}
