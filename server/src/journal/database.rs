@@ -333,6 +333,11 @@ impl Database {
         }
     }
 
+    /// The file holds what it should after all.
+    pub(super) fn trust(&self) {
+        self.state().is_suspect = false;
+    }
+
     /// A sync of the whole file system failed.
     pub(super) fn suspect_if_dirty(&self) {
         let mut state = self.state();

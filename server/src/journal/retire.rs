@@ -112,7 +112,14 @@ impl Retirer {
                 suspects.contains(&id).then_some(Lsn::default())
             })?;
         }
-        self.apply(&changes)
+        self.apply(&changes)?;
+        for id in suspects.iter().filter(|id| !changes.has(**id)) {
+            if let Some(database) = self.databases.find(*id) {
+                // What was written there had been durable before.
+                database.trust();
+            }
+        }
+        Ok(())
     }
 
     /// Adds what a segment says of databases, after the commit that `after` answers; nothing of those

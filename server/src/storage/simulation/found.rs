@@ -4,11 +4,11 @@ use std::path::Path;
 
 use vatwerk::ObjectId;
 
-use super::vat::{self, Vat};
+use super::vat::{self, DATA, Vat};
 use crate::{
     Error, Result,
     env::sim::{Fault, Operation, SimDisk, Survival},
-    folder::DatabaseId,
+    folder::{DatabaseId, Layout},
     storage::{Backing, Settings, Storage},
 };
 
@@ -152,4 +152,30 @@ fn a_file_that_may_have_lost_what_was_synced_gets_nothing_before_it_is_written_a
     let disk = vat.disk.after_crash(Survival::Nothing);
     drop(vat);
     assert_eq!(open(&start(&disk)).unwrap().keys().len(), keys);
+}
+
+#[test]
+fn a_file_of_which_the_journal_tells_nothing_more_is_not_suspect_for_ever() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    let busy = DatabaseId { class: 2, ..ID };
+    let busy = Storage::open(&vat.vfs, busy, &Settings::default()).unwrap();
+    let mut keys = 0;
+    // Until all that the journal said of the first is in its file, and gone from the journal.
+    let mut go_round = || {
+        for _ in 0..100 {
+            put(&busy, &format!("{keys:03}-"), 1, 3000).unwrap();
+            keys += 1;
+        }
+    };
+    put(&storage, "kept", 1, 10).unwrap();
+    go_round();
+    let file = |path: &Path, operation| {
+        operation == Operation::Sync && path == Layout::new(Path::new(DATA)).database(ID)
+    };
+    vat.disk.fail(Fault::io_error().when(file).times(1));
+    assert!(storage.checkpoint().unwrap());
+    go_round();
+    put(&storage, "later", 1, 10).unwrap();
+    assert!(storage.checkpoint().unwrap());
 }
