@@ -69,7 +69,17 @@ impl BesideFiles {
             Ok(beside)
         };
         match written() {
-            Ok(beside) => Ok((beside, BesideFile { number, file })),
+            Ok(beside) => {
+                let bytes = beside.bytes;
+                Ok((
+                    beside,
+                    BesideFile {
+                        number,
+                        bytes,
+                        file,
+                    },
+                ))
+            }
             Err(error) => {
                 self.remove(number);
                 Err(error)

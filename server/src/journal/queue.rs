@@ -63,6 +63,8 @@ pub(super) struct Batch {
 pub(super) struct BesideFile {
     /// Its number.
     pub number: u64,
+    /// How long it is, in bytes.
+    pub bytes: u64,
     /// The file.
     pub file: Arc<dyn DiskFile>,
 }

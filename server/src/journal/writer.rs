@@ -31,6 +31,9 @@ struct Current {
     segment: Live,
     /// Where the next batch goes.
     position: u64,
+    /// How many bytes there are beside it. A segment that has as many as it is long is full too: so
+    /// they are bounded with the journal.
+    beside: u64,
 }
 
 impl Writer {
@@ -117,7 +120,9 @@ impl Writer {
         let early = sabotaged!(self.queue, PublishBeforeSync);
         let mut attempts = 2;
         loop {
-            let fits = |current: &Current| current.position + padded as u64 <= room;
+            let fits = |current: &Current| {
+                current.position + padded as u64 <= room && current.beside < room
+            };
             let current = match self.current.take_if(|current| fits(current)) {
                 Some(current) => self.current.insert(current),
                 None => self.rotate(first)?,
@@ -132,6 +137,7 @@ impl Writer {
             match written {
                 Ok(()) => {
                     current.position += padded as u64;
+                    current.beside += batch.beside.iter().map(|beside| beside.bytes).sum::<u64>();
                     return Ok(());
                 }
                 Err(error) => {
@@ -155,6 +161,7 @@ impl Writer {
         Ok(self.current.insert(Current {
             segment,
             position: BLOCK as u64,
+            beside: 0,
         }))
     }
 }

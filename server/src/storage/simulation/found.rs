@@ -179,3 +179,20 @@ fn a_file_of_which_the_journal_tells_nothing_more_is_not_suspect_for_ever() {
     put(&storage, "later", 1, 10).unwrap();
     assert!(storage.checkpoint().unwrap());
 }
+
+#[test]
+fn the_pages_of_large_commits_are_bounded_with_the_journal() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    let mut most = 0;
+    for _ in 0..100 {
+        put(&storage, "large", 40, 1000).unwrap();
+        let files = vat.disk.files();
+        let beside = files
+            .iter()
+            .filter(|path| path.extension().is_some_and(|name| name == "pages"));
+        most = most.max(beside.count());
+    }
+    // Some 50 KiB each, and eight segments of 64 KiB.
+    assert!((1..=20).contains(&most), "{most}");
+}
