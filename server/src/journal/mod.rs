@@ -66,7 +66,8 @@ use writer::Writer;
 /// How the journal is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The most disk space it takes, in bytes, large commits not counted; at least 8 MiB.
+    /// The most disk space it takes, in bytes; at least 8 MiB. The pages of large commits may take
+    /// about as much again.
     pub bytes: u64,
     /// The most files of databases that are open at a time, or one more for each thread.
     pub open_files: usize,
