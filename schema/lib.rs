@@ -7,6 +7,7 @@
 //! - [`Address`]: where a vat listens.
 //! - [`Code`]: the stable codes that every error's text starts with.
 //! - [`ObjectId`]: the 32 bytes that name an object.
+//! - [`compat`]: whether an interface may take the place of an earlier one.
 //! - `json` (feature): calls to any method of any class by reflection, as JSON.
 //! - `build` (feature): the helper for the build script of a crate with a schema of its own.
 
@@ -16,6 +17,7 @@ mod id;
 
 #[cfg(feature = "build")]
 pub mod build;
+pub mod compat;
 #[cfg(feature = "json")]
 pub mod json;
 
