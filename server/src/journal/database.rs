@@ -18,7 +18,7 @@ use super::{
     lsn::Lsn,
     page::PAGE_BYTES,
     queue::{Fate, Queue},
-    record::{self, AlarmChange},
+    record,
     replay::Change,
 };
 use crate::{
@@ -237,7 +237,7 @@ impl Database {
     /// Gives the journal what SQLite has committed since it was last asked; `None` if that is nothing.
     /// `storage-failed` if it cannot be made durable: then the database must be closed, and the commit
     /// has not happened.
-    pub(super) fn commit(&self, databases: &Databases, alarm: AlarmChange) -> Result<Option<Lsn>> {
+    pub(super) fn commit(&self, databases: &Databases) -> Result<Option<Lsn>> {
         let queue = &databases.queue;
         let mut state = self.state();
         let frames = state.log.uncaptured();
@@ -253,13 +253,13 @@ impl Database {
             let beside = &databases.beside;
             let (pages_beside, file) = beside.write(log, frames).map_err(unwritten)?;
             let pushed = queue.push(after, Some(file), |records, lsn| {
-                record::Writer::beside(records, lsn, self.id, pages, alarm, pages_beside);
+                record::Writer::beside(records, lsn, self.id, pages, pages_beside);
                 Ok(())
             });
             pushed.inspect_err(|_| beside.remove(pages_beside.number))?
         } else {
             queue.push(after, None, |records, lsn| {
-                let mut record = record::Writer::pages(records, lsn, self.id, pages, alarm);
+                let mut record = record::Writer::pages(records, lsn, self.id, pages);
                 log.for_each(frames, |number, page| {
                     record.page(number, page);
                     Ok(())
@@ -268,6 +268,10 @@ impl Database {
                 Ok(())
             })?
         };
+        #[cfg(any(test, feature = "testing"))]
+        if self.id != DatabaseId::CATALOG {
+            queue.fail_if_wanted();
+        }
         state.log.captured();
         let frames = state.log.frames();
         state.undecided.push_back((lsn, frames));

@@ -5,15 +5,14 @@
 //!  4  checksum         u32   CRC-32C of all that follows, seeded with the segment's salt
 //!  8  length           u32   of the record in bytes, a multiple of 8
 //! 12  kind             u8    1 pages, 2 pages beside, 3 delete
-//! 13  alarm            u8    0 unchanged, 1 cleared, 2 set
-//! 14  -                u16
+//! 13  -                [3]
 //! 16  lsn              u64
 //! 24  durable          u64   the newest LSN that was durable when this was written
 //! 32  interface id     u64   of the object's class; 0 for the catalog
 //! 40  object id        [32]
 //! 72  database pages   u32   how many the database has after the commit
 //! 76  page count       u32   how many follow
-//! 80  alarm time       i64   milliseconds since 1970
+//! 80  -                [8]
 //! 88  pages
 //! ```
 //! A page is its number (u32), where its longest run of zeros starts and how long that is (u16 each),
@@ -38,18 +37,6 @@ const PAGE_HEADER_BYTES: usize = 8;
 /// The most that a record with that many pages takes.
 pub(super) fn most_bytes(pages: u64) -> u64 {
     HEADER_BYTES as u64 + pages * (PAGE_HEADER_BYTES + PAGE_BYTES) as u64
-}
-
-/// What a commit did to the alarm of its object.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AlarmChange {
-    /// Nothing.
-    #[default]
-    Unchanged,
-    /// There is none any more.
-    Cleared,
-    /// It is due at this time, in milliseconds since 1970.
-    Set(i64),
 }
 
 /// The pages of a large commit, in a file of their own.
@@ -84,9 +71,8 @@ impl<'a> Writer<'a> {
         lsn: Lsn,
         database: DatabaseId,
         database_pages: u32,
-        alarm: AlarmChange,
     ) -> Writer<'a> {
-        Writer::begin(buffer, Kind::Pages, lsn, database, database_pages, alarm)
+        Writer::begin(buffer, Kind::Pages, lsn, database, database_pages)
     }
 
     /// A commit whose pages are in a file of their own.
@@ -95,10 +81,9 @@ impl<'a> Writer<'a> {
         lsn: Lsn,
         database: DatabaseId,
         database_pages: u32,
-        alarm: AlarmChange,
         beside: Beside,
     ) {
-        let record = Writer::begin(buffer, Kind::Beside, lsn, database, database_pages, alarm);
+        let record = Writer::begin(buffer, Kind::Beside, lsn, database, database_pages);
         record
             .buffer
             .extend_from_slice(&beside.number.to_le_bytes());
@@ -111,8 +96,7 @@ impl<'a> Writer<'a> {
 
     /// The end of a database.
     pub fn delete(buffer: &'a mut Vec<u8>, lsn: Lsn, database: DatabaseId) {
-        let alarm = AlarmChange::Cleared;
-        Writer::begin(buffer, Kind::Delete, lsn, database, 0, alarm).finish();
+        Writer::begin(buffer, Kind::Delete, lsn, database, 0).finish();
     }
 
     fn begin(
@@ -121,23 +105,16 @@ impl<'a> Writer<'a> {
         lsn: Lsn,
         database: DatabaseId,
         database_pages: u32,
-        alarm: AlarmChange,
     ) -> Writer<'a> {
         let start = buffer.len();
-        let (alarm_kind, alarm_time) = match alarm {
-            AlarmChange::Unchanged => (0, 0),
-            AlarmChange::Cleared => (1, 0),
-            AlarmChange::Set(time) => (2, time),
-        };
         let mut header = [0; HEADER_BYTES];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC.to_le_bytes());
-        put(12, &[kind as u8, alarm_kind]);
+        put(12, &[kind as u8]);
         put(16, &lsn.0.to_le_bytes());
         put(32, &database.class.to_le_bytes());
         put(40, database.object.as_bytes());
         put(72, &database_pages.to_le_bytes());
-        put(80, &i64::to_le_bytes(alarm_time));
         buffer.extend_from_slice(&header);
         Writer {
             buffer,
@@ -242,16 +219,6 @@ impl<'a> Record<'a> {
         u32_at(self.0, 72)
     }
 
-    /// What it does to the object's alarm; `None` for what this version does not know.
-    pub fn alarm(&self) -> Option<AlarmChange> {
-        match self.0[13] {
-            0 => Some(AlarmChange::Unchanged),
-            1 => Some(AlarmChange::Cleared),
-            2 => Some(AlarmChange::Set(i64::from_le_bytes(array_at(self.0, 80)))),
-            _ => None,
-        }
-    }
-
     /// What it says; `None` for what this version does not know.
     pub fn content(&self) -> Option<Content<'a>> {
         let body = &self.0[HEADER_BYTES..];
@@ -353,10 +320,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(pages in pages(), alarm in any::<i64>()) {
+        fn what_is_written_is_read(pages in pages()) {
             let mut buffer = Vec::new();
-            let alarm = AlarmChange::Set(alarm);
-            let mut record = Writer::pages(&mut buffer, Lsn(9), database(), 5, alarm);
+            let mut record = Writer::pages(&mut buffer, Lsn(9), database(), 5);
             for (number, page) in &pages {
                 record.page(*number, Packed::new(page[..].try_into().unwrap()));
             }
@@ -367,7 +333,7 @@ mod tests {
             prop_assert_eq!(record.length(), buffer.len());
             prop_assert_eq!((record.lsn(), record.durable()), (Lsn(9), Lsn(8)));
             prop_assert_eq!(record.database(), database());
-            prop_assert_eq!((record.database_pages(), record.alarm()), (5, Some(alarm)));
+            prop_assert_eq!(record.database_pages(), 5);
             let Some(Content::Pages(mut read)) = record.content() else { panic!() };
             for (number, page) in &pages {
                 let (read, packed) = read.next().unwrap();

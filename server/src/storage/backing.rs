@@ -8,7 +8,7 @@ use super::Vfs;
 use crate::{
     Result,
     folder::DatabaseId,
-    journal::{AlarmChange, Database, Lsn, sabotaged},
+    journal::{Database, Lsn, sabotaged},
 };
 
 /// A database that nobody else has open, until this is dropped.
@@ -47,9 +47,7 @@ impl Backing {
     /// Gives the journal what SQLite has committed since this was last called; `None` if that is
     /// nothing. After an error the database must be closed: what was committed has not happened.
     pub fn commit(&self) -> Result<Option<Lsn>> {
-        self.vfs
-            .journal
-            .commit(&self.database, AlarmChange::Unchanged)
+        self.vfs.journal.commit(&self.database)
     }
 
     /// The newest commit, of an earlier opening too unless it is long durable.

@@ -1,15 +1,28 @@
 //! What the vat remembers about an object, in a table that user SQL cannot see.
 
+use std::rc::Rc;
+
 use rusqlite::{Connection, OptionalExtension};
 
 use super::authorizer::{cached, ours};
-use super::{Inner, SqlValue, Storage};
-use crate::Result;
+use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, prepare_log};
+use crate::{Result, folder::DatabaseId};
 
 pub(super) const TABLE: &str = "_vw_meta";
 
 const CREATED: &str = "created_ms";
 const NAME: &str = "name";
+const MIGRATIONS: &str = "migrations";
+const STATE_VERSION: &str = "state_version";
+
+/// Which version of its class an object's storage is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schema {
+    /// How many of the class's SQL migrations it has had.
+    pub migrations: u32,
+    /// The version of what the class has stored.
+    pub state_version: u32,
+}
 
 /// What the vat remembers about an object. It survives [`Storage::delete_all`]. Writes are part of
 /// the turn like any other.
@@ -49,6 +62,26 @@ impl Meta {
         self.set(NAME, Some(&name.into()))
     }
 
+    /// Which version of its class the storage is of.
+    pub fn schema(&self) -> Result<Schema> {
+        let number = |key| {
+            Ok::<_, crate::Error>(match self.get(key)? {
+                Some(SqlValue::Integer(number)) => u32::try_from(number).unwrap_or(u32::MAX),
+                _ => 0,
+            })
+        };
+        Ok(Schema {
+            migrations: number(MIGRATIONS)?,
+            state_version: number(STATE_VERSION)?,
+        })
+    }
+
+    /// Records that it is of that version.
+    pub fn set_schema(&self, schema: Schema) -> Result<()> {
+        self.set(MIGRATIONS, Some(&i64::from(schema.migrations).into()))?;
+        self.set(STATE_VERSION, Some(&i64::from(schema.state_version).into()))
+    }
+
     /// The value kept under `key`.
     pub(crate) fn get(&self, key: &str) -> Result<Option<SqlValue>> {
         self.storage.operate(None, |connection| {
@@ -84,18 +117,46 @@ pub(crate) struct Remembered {
     pub created: bool,
     /// The name that the object's id was derived from, if it is known.
     pub name: Option<String>,
+    /// When its earliest alarm is due, in milliseconds since 1970.
+    pub next_alarm: Option<i64>,
 }
 
 impl Remembered {
+    /// Reads it from a database of the vat's that nobody has open.
+    pub fn of(vfs: &Rc<Vfs>, object: DatabaseId) -> Result<Remembered> {
+        let backing = Backing::open(vfs, object)?;
+        if !backing.exists() {
+            return Ok(Remembered::default());
+        }
+        let read = || {
+            let connection = backing.connect()?;
+            prepare_log(&connection)?;
+            let remembered = Remembered::read(&connection)?;
+            Ok((connection, remembered))
+        };
+        let failed = |error: rusqlite::Error| {
+            let id = object.object;
+            crate::Error::StorageFailed(format!("the database of object {id}: {error}"))
+        };
+        let (connection, remembered) = read().map_err(failed)?;
+        Attached::new(connection, backing).close().map_err(failed)?;
+        Ok(remembered)
+    }
+
     /// Reads it by a connection that need not be the vat's.
     pub fn read(connection: &Connection) -> rusqlite::Result<Remembered> {
+        let next_alarm = alarms::next_due(connection)?;
         if !exists(connection)? {
-            return Ok(Remembered::default());
+            return Ok(Remembered {
+                next_alarm,
+                ..Remembered::default()
+            });
         }
         let mut query = connection.prepare("SELECT value FROM _vw_meta WHERE key = ?1")?;
         Ok(Remembered {
             created: query.exists([CREATED])?,
             name: query.query_row([NAME], |row| row.get(0)).optional()?,
+            next_alarm,
         })
     }
 }

@@ -1,9 +1,10 @@
-//! The storage of one object: key-value pairs, SQL and transactions on one SQLite database.
+//! The storage of one object: key-value pairs, alarms, SQL and transactions on one SQLite database.
 //!
 //! Everything here is synchronous and belongs to one thread. The owner of the object brackets each
 //! poll of the object's code with `enter_turn` and `commit_turn`, so that the writes between two
 //! awaits are one commit.
 
+mod alarms;
 mod authorizer;
 mod backing;
 mod cursor;
@@ -25,13 +26,14 @@ use std::rc::Rc;
 
 use rusqlite::Connection;
 
+pub(crate) use self::alarms::Alarms;
 pub(crate) use self::backing::{Attached, Backing};
 pub use self::cursor::Cursor;
 pub use self::kv::{Entry, Kv, Lower, Range};
-pub use self::meta::Meta;
 pub(crate) use self::meta::Remembered;
+pub use self::meta::{Meta, Schema};
 pub(crate) use self::open::prepare_log;
-pub use self::open::{Settings, configure_process};
+pub use self::open::{Settings, configure_process, memory_used};
 pub use self::row::Row;
 pub use self::sql::Sql;
 pub(crate) use self::transaction::HeldTransaction;
@@ -54,6 +56,8 @@ pub struct Storage(Rc<Inner>);
 
 type OnCommit = Rc<dyn Fn(Lsn)>;
 
+type BeforeAlarms = Rc<dyn Fn(Option<i64>) -> Result<()>>;
+
 struct Inner {
     connection: RefCell<Option<Rc<Attached>>>,
     gate: Gate,
@@ -63,17 +67,23 @@ struct Inner {
     /// The error of the statement that broke it, if the call that ran it did wrong.
     cause: RefCell<Option<Error>>,
     on_commit: RefCell<Option<OnCommit>>,
+    before_alarms: RefCell<Option<BeforeAlarms>>,
     /// Whether the object's code is being polled.
     in_turn: Cell<bool>,
     /// Whether a transaction is open, implicit or held.
     open: Cell<bool>,
     /// Whether the open transaction has writes that a caller was told succeeded.
     dirty: Cell<bool>,
+    /// Whether one of these is to be durable before anything is said of it.
+    confirmed: Cell<bool>,
+    /// Whether pairs are being written that nothing waits for.
+    unconfirmed: Cell<bool>,
     /// Explicit transactions, outermost first.
     levels: RefCell<Vec<Level>>,
     next_level: Cell<u64>,
     /// Whether `_vw_kv` is known to be there.
     kv_ready: Cell<bool>,
+    alarms: alarms::State,
     /// The log is written back when it is this many pages long.
     checkpoint_pages: u64,
     /// Likewise, and grows while that does not work.
@@ -99,12 +109,16 @@ impl Storage {
             broken: RefCell::default(),
             cause: RefCell::default(),
             on_commit: RefCell::default(),
+            before_alarms: RefCell::default(),
             in_turn: Cell::default(),
             open: Cell::default(),
             dirty: Cell::default(),
+            confirmed: Cell::default(),
+            unconfirmed: Cell::default(),
             levels: RefCell::default(),
             next_level: Cell::default(),
             kv_ready: Cell::default(),
+            alarms: alarms::State::default(),
             checkpoint_pages: settings.checkpoint_pages,
             checkpoint_at: Cell::new(settings.checkpoint_pages),
         })))
@@ -137,6 +151,7 @@ impl Storage {
             .cursors
             .end_all(&Error::ObjectReset(fault::GONE.into()));
         self.0.on_commit.take();
+        self.0.before_alarms.take();
         self.0.undo(&connection);
         let checkpoint = {
             let _trusted = self.0.gate.trust();
@@ -239,7 +254,29 @@ impl Storage {
     /// Whether the turn has written what is not committed yet. What a held transaction has written
     /// does not count: its holder may see it.
     pub(crate) fn is_dirty(&self) -> bool {
-        self.0.open.get() && !self.0.is_held()
+        let unconfirmed = self.0.dirty.get() && !self.0.confirmed.get();
+        self.0.open.get() && !self.0.is_held() && !unconfirmed
+    }
+
+    /// The earliest alarm as of the newest commit, if that may have changed since this was last asked;
+    /// `Some(None)`: none is set.
+    pub(crate) fn take_alarm_change(&self) -> Option<Option<i64>> {
+        self.0.alarms.take_committed()
+    }
+
+    /// Whether anything is to wait for the newest commit.
+    pub(crate) fn was_confirmed(&self) -> bool {
+        self.0.confirmed.get()
+    }
+
+    /// Writes pairs that nothing waits for: results and calls may leave before they are on disk, and
+    /// a loss of power may undo what callers were told of. If the turn writes anything else, that and
+    /// these are one commit, which everything waits for.
+    pub fn allow_unconfirmed<T>(&self, write: impl FnOnce(&Storage) -> T) -> T {
+        let outer = self.0.unconfirmed.replace(true);
+        let written = write(self);
+        self.0.unconfirmed.set(outer);
+        written
     }
 
     /// Ends a turn and undoes its writes, and with them any transaction that is open.
@@ -258,6 +295,14 @@ impl Storage {
         }
     }
 
+    /// Calls `hook` with the earliest alarm, or none, before every commit that changes it. If it fails
+    /// the commit does.
+    pub(crate) fn before_alarms(&self, hook: impl Fn(Option<i64>) -> Result<()> + 'static) {
+        if self.0.connection.borrow().is_some() {
+            self.0.before_alarms.replace(Some(Rc::new(hook)));
+        }
+    }
+
     /// Why the storage can no longer be used, if so. It latches at the first error that lost
     /// writes: a full or failing disk, exhausted memory, a corrupt file, a violated deferred
     /// constraint at a commit, or a statement that undid more than itself. What was committed
@@ -273,7 +318,7 @@ impl Storage {
         self.0.cause.take()
     }
 
-    /// Removes every key, table, view, index and trigger in one step; what the vat itself
+    /// Removes every key, alarm, table, view, index and trigger in one step; what the vat itself
     /// remembers stays. Open cursors answer `closed`. `invalid-argument` inside a transaction. The
     /// file keeps its size and reuses the room.
     pub fn delete_all(&self) -> Result<()> {
@@ -338,7 +383,7 @@ impl Storage {
         self.operate(scope, |connection| {
             self.0.begin(connection)?;
             let value = operation(connection)?;
-            self.0.dirty.set(true);
+            self.0.wrote(!self.0.unconfirmed.get());
             Ok(value)
         })
     }
@@ -367,8 +412,16 @@ impl Inner {
             self.run(connection, ours!("BEGIN"))?;
             self.open.set(true);
             self.dirty.set(false);
+            self.confirmed.set(false);
+            self.alarms.begin();
         }
         Ok(())
+    }
+
+    /// What is open has a write.
+    fn wrote(&self, confirmed: bool) {
+        self.dirty.set(true);
+        self.confirmed.set(self.confirmed.get() || confirmed);
     }
 
     /// Commits the implicit transaction if no turn is going on.
@@ -387,12 +440,29 @@ impl Inner {
         }
         let wrote = self.dirty.get();
         self.check_journal(connection)?;
+        let alarms = self.tell_of_alarms(connection)?;
         self.end_transaction(connection).map_err(|error| {
             self.latch(connection, commit_error("the object was reset", &error))
         })?;
         let lsn = self.give_to_journal(connection)?;
+        self.alarms.committed(alarms);
         // What was undone before leaves pages that are as they were.
         Ok(lsn.filter(|_| wrote))
+    }
+
+    /// If the commit that is about to be made may change the earliest alarm: tells of it before.
+    fn tell_of_alarms(&self, connection: &Connection) -> Result<Option<Option<i64>>> {
+        if !self.alarms.take_change() {
+            return Ok(None);
+        }
+        let due_ms = {
+            let _trusted = self.gate.trust();
+            alarms::next_due(connection).map_err(|error| self.judge(connection, &error))?
+        };
+        let hook = self.before_alarms.borrow().clone();
+        hook.map_or(Ok(()), |hook| hook(due_ms))
+            .map_err(|error| self.latch(connection, error))?;
+        Ok(Some(due_ms))
     }
 
     /// Refuses to commit what could not become durable, and breaks the storage.
@@ -427,7 +497,9 @@ impl Inner {
     /// Rolls back whatever is open, explicit transactions included.
     fn undo(&self, connection: &Connection) {
         self.levels.borrow_mut().clear();
-        self.open.set(false);
+        if self.open.replace(false) {
+            self.alarms.undo();
+        }
         self.dirty.set(false);
         self.kv_ready.set(false);
         if !connection.is_autocommit() {
@@ -503,7 +575,8 @@ impl Inner {
         self.drop_everything(connection)
             .and_then(|()| meta::restore(self, connection, &meta))
             .map_err(|error| self.latch(connection, error))?;
-        self.dirty.set(true);
+        self.alarms.change();
+        self.wrote(true);
         Ok(())
     }
 

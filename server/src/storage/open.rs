@@ -123,6 +123,13 @@ fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// How much memory SQLite uses for all databases of the process together, in bytes.
+pub fn memory_used() -> u64 {
+    // SAFETY: it reads a number, under a lock of SQLite's own.
+    let bytes = unsafe { ffi::sqlite3_memory_used() };
+    bytes.unsigned_abs()
+}
+
 /// SQLite otherwise sets memory aside for each connection: 48 KiB for small allocations and room
 /// for 20 pages, which is most of what an idle object would take. Only good before the process uses
 /// SQLite for anything. Also limits the memory of all databases together.

@@ -212,7 +212,7 @@ impl Inner {
             Ok(())
         })?;
         if writes {
-            self.dirty.set(true);
+            self.wrote(true);
         }
         let written = connection.total_changes() - before;
         Ok(Cursor::new(storage, scope, prepared, rows, more, written))
@@ -238,7 +238,7 @@ impl Inner {
             }
         })?;
         if writes {
-            self.dirty.set(true);
+            self.wrote(true);
         }
         Ok(())
     }

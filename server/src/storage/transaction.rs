@@ -285,6 +285,7 @@ impl Inner {
     fn commit_root(&self, connection: &Attached) -> Result<Option<Lsn>> {
         self.levels.borrow_mut().clear();
         self.check_journal(connection)?;
+        let alarms = self.tell_of_alarms(connection)?;
         self.end_transaction(connection).map_err(|error| {
             if fault::is_critical(&error) {
                 return self.latch(connection, commit_error("", &error));
@@ -295,7 +296,9 @@ impl Inner {
                 fault::text(&error)
             ))
         })?;
-        self.give_to_journal(connection)
+        let lsn = self.give_to_journal(connection)?;
+        self.alarms.committed(alarms);
+        Ok(lsn)
     }
 }
 
