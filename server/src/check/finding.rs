@@ -27,6 +27,8 @@ pub enum Kind {
     Misplaced,
     /// It is there, and the catalog does not know of it.
     Unlisted,
+    /// An alarm is set, and the catalog does not know of it in time.
+    Forgotten,
     /// Nothing is wrong.
     Note,
 }
@@ -39,6 +41,7 @@ impl Kind {
             Kind::Missing => "missing",
             Kind::Misplaced => "misplaced",
             Kind::Unlisted => "unlisted",
+            Kind::Forgotten => "forgotten",
             Kind::Note => "note",
         }
     }

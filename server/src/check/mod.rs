@@ -238,6 +238,13 @@ impl Check<'_> {
             let text = format!("it is the database of the object named {name:?}");
             return self.found(Kind::Misplaced, path, text);
         }
+        if let (Some(catalog), Some(due_ms)) = (catalog, remembered.next_alarm)
+            && listed == Some(true)
+            && !is_expected(catalog, id, due_ms).unwrap_or(true)
+        {
+            let text = "an alarm of it is not in the catalog; it is run when the object is called";
+            self.found(Kind::Forgotten, path, text)?;
+        }
         match (listed, remembered.created) {
             (Some(false), true) => self.found(
                 Kind::Unlisted,
@@ -308,6 +315,15 @@ impl From<CheckError> for Stop {
     fn from(error: CheckError) -> Stop {
         Stop::Check(error)
     }
+}
+
+/// Whether a vat would look at an object's alarm in time, or is about to learn of it, or is not to.
+fn is_expected(catalog: &Connection, object: DatabaseId, due_ms: i64) -> rusqlite::Result<bool> {
+    if !catalog::has_every_alarm(catalog, object.class)? {
+        return Ok(true);
+    }
+    let known_ms = catalog::alarm(catalog, object)?;
+    Ok(known_ms.is_some_and(|known_ms| known_ms <= due_ms))
 }
 
 /// What a database tells of its object, or what is wrong with it.
