@@ -30,6 +30,11 @@ pub struct Config {
     /// `tcp:127.0.0.1:7447` and `unix:DATA/vat.sock`.
     #[serde(deserialize_with = "addresses")]
     pub listen: Option<Vec<Address>>,
+    /// Where operators find the vat's numbers, over HTTP at `/metrics` in the text format of
+    /// Prometheus, and at `/healthz` whether it takes calls: `HOST:PORT` (port 0 for any), or
+    /// `unix:PATH`. Default: nowhere.
+    #[serde(deserialize_with = "address")]
+    pub metrics: Option<Address>,
     /// Listen at TCP addresses that other machines can reach. Whoever reaches them can do
     /// everything. Default false.
     pub insecure: bool,
@@ -53,6 +58,11 @@ pub struct Limits {
     /// How many objects may be awake; above it idle ones are put to sleep, and above twice as many
     /// no more are woken. Each uses about 100 KiB. Default 10,000.
     pub resident_objects: usize,
+    /// How much memory the databases of all objects may take; above it idle objects are put to sleep.
+    /// At 1 GiB SQLite's caches stop growing, and at 2 GiB statements fail. Default 805,306,368.
+    pub memory_bytes: u64,
+    /// How many objects may run alarms at once: after a long time down, many are due. Default 128.
+    pub alarms_at_once: usize,
     /// How many calls may be queued or running in one object. Default 4,096.
     pub calls_per_object: u64,
     /// How many calls may be queued or running in the whole vat. Default 65,536.
@@ -74,6 +84,7 @@ impl Default for Config {
         Config {
             data: PathBuf::from("data"),
             listen: None,
+            metrics: None,
             insecure: false,
             drain_ms: 10_000,
             limits: Limits::default(),
@@ -88,6 +99,8 @@ impl Default for Limits {
             activation_ms: 30_000,
             statement_ms: 5_000,
             resident_objects: 10_000,
+            memory_bytes: 768 << 20,
+            alarms_at_once: 128,
             calls_per_object: 4096,
             calls_per_vat: 65_536,
             connections: 4096,
@@ -123,6 +136,8 @@ impl Limits {
             idle: Duration::from_millis(self.idle_ms),
             activation: Duration::from_millis(self.activation_ms),
             resident_objects: self.resident_objects.max(1),
+            memory_bytes: self.memory_bytes,
+            alarms_at_once: self.alarms_at_once.max(1),
             calls_per_object: self.calls_per_object,
             calls_per_vat: self.calls_per_vat,
             storage: storage::Settings {
@@ -160,6 +175,11 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Address>>,
         .iter()
         .map(|text| text.parse().map_err(D::Error::custom));
     parsed.collect::<Result<_, _>>().map(Some)
+}
+
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Address>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 #[cfg(test)]

@@ -5,10 +5,18 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use vatwerk::Address;
+
+/// How long to wait when the operating system has no room for another connection.
+const BREATHER: Duration = Duration::from_millis(100);
 
 /// A socket that takes connections. A unix socket's file goes with it.
 pub struct Listener {
@@ -104,8 +112,29 @@ impl Listener {
         &self.address
     }
 
-    /// The next connection.
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
+    /// Gives every connection to `serve`, for ever, as long as it finds a place in `room`: others wait
+    /// in the socket's queue.
+    pub(super) async fn each(
+        self,
+        room: Arc<Semaphore>,
+        serve: impl Fn(Stream, OwnedSemaphorePermit),
+    ) {
+        loop {
+            let stream = self.accept().await;
+            let Ok(room) = room.clone().acquire_owned().await else {
+                return;
+            };
+            match stream {
+                Ok(stream) => serve(stream, room),
+                Err(error) => {
+                    tracing::warn!(address = %self.address, %error, "accepting");
+                    tokio::time::sleep(BREATHER).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;

@@ -1,13 +1,14 @@
-//! Sockets, and the sessions that come through them.
+//! Sockets, the sessions that come through them, and what an operator asks.
 
 mod listener;
 pub mod network;
+mod scrape;
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    time::Duration,
+    sync::Arc,
 };
 
 use tokio::{
@@ -20,54 +21,45 @@ use listener::Stream;
 use network::Handle;
 
 pub use listener::{BindError, Listener};
-
-/// How long to wait when the operating system has no room for another connection.
-const BREATHER: Duration = Duration::from_millis(100);
+pub use scrape::Scrape;
 
 /// The connections of a vat.
 pub struct Gateway {
     vat: vat::Client,
     limits: network::Limits,
-    room: std::sync::Arc<Semaphore>,
+    room: Arc<Semaphore>,
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Handle>>,
+    draining: Cell<bool>,
 }
 
 impl Gateway {
     /// Connections to `vat`, at most `connections` at a time: others wait in the socket's queue.
     pub fn new(vat: vat::Client, connections: usize, limits: network::Limits) -> Rc<Gateway> {
-        let room = std::sync::Arc::new(Semaphore::new(connections));
+        let room = Arc::new(Semaphore::new(connections));
         Rc::new(Gateway {
             vat,
             limits,
             room,
             next: Cell::default(),
             open: RefCell::default(),
+            draining: Cell::default(),
         })
     }
 
     /// Takes connections from `listener`, for ever.
     pub async fn accept(self: Rc<Self>, listener: Listener) {
-        loop {
-            let stream = listener.accept().await;
-            let Ok(room) = self.room.clone().acquire_owned().await else {
-                return;
-            };
-            match stream {
-                Ok(Stream::Tcp(stream)) => {
-                    let (read, write) = stream.into_split();
-                    self.serve(read, write, room);
-                }
-                Ok(Stream::Unix(stream)) => {
-                    let (read, write) = stream.into_split();
-                    self.serve(read, write, room);
-                }
-                Err(error) => {
-                    tracing::warn!(address = %listener.address(), %error, "accepting");
-                    tokio::time::sleep(BREATHER).await;
-                }
+        let serve = |stream, room| match stream {
+            Stream::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                self.serve(read, write, room);
             }
-        }
+            Stream::Unix(stream) => {
+                let (read, write) = stream.into_split();
+                self.serve(read, write, room);
+            }
+        };
+        listener.each(self.room.clone(), serve).await;
     }
 
     /// Serves one connection; whatever happens there ends only that.
@@ -88,8 +80,36 @@ impl Gateway {
         });
     }
 
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// How many connections there have been.
+    pub fn connections_taken(&self) -> u64 {
+        self.next.get()
+    }
+
+    /// Whether [`Gateway::finish_calls`] has not been called.
+    pub fn takes_calls(&self) -> bool {
+        !self.draining.get()
+    }
+
+    /// For tests: a connection without a socket. Returns the caller's end.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn connect(self: &Rc<Self>) -> tokio::io::DuplexStream {
+        /// What may be under way in one direction, in bytes.
+        const UNDER_WAY: usize = 64 << 10;
+        let (ours, theirs) = tokio::io::duplex(UNDER_WAY);
+        let room = self.room.clone().try_acquire_owned();
+        let (read, write) = tokio::io::split(ours);
+        self.serve(read, write, room.expect("room for another connection"));
+        theirs
+    }
+
     /// Answers every further call `shutting-down`, and waits until those in flight are answered.
     pub async fn finish_calls(&self) {
+        self.draining.set(true);
         let open: Vec<_> = self.open.borrow().values().cloned().collect();
         open.iter().for_each(Handle::refuse_calls);
         for handle in open {

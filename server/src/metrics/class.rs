@@ -1,0 +1,203 @@
+//! What the objects of one class do.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::Registry,
+};
+use vatwerk::Code;
+
+use super::DURATIONS;
+
+/// The numbers of one class.
+pub struct ClassMetrics {
+    succeeded: Counter,
+    /// In the order of [`Code::ALL`].
+    failed: [Counter; Code::ALL.len()],
+    call_seconds: Histogram,
+    activations: Counter,
+    activation_seconds: Histogram,
+    activation_failures: Counter,
+    evictions: [Counter; Eviction::WORDS.len()],
+    resets: [Counter; Reset::WORDS.len()],
+    background_failures: Counter,
+    alarm_runs: [Counter; AlarmOutcome::WORDS.len()],
+}
+
+/// Why an instance that had done nothing wrong was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// It had nothing to do for long enough.
+    Idle,
+    /// Too many objects were awake.
+    Objects,
+    /// Memory was short.
+    Memory,
+    /// Somebody asked for it: an operator, or the vat that stops.
+    Asked,
+}
+
+impl Eviction {
+    /// In the order of the variants.
+    const WORDS: [&'static str; 4] = ["idle", "objects", "memory", "asked"];
+}
+
+/// Why an instance was dropped that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// Its class panicked.
+    Panic,
+    /// Its class asked for it.
+    Abort,
+    /// What ran with everything else held back failed, or took too long.
+    Blocked,
+    /// Its database or the journal failed, or a write of it was stopped.
+    Storage,
+    /// The object was deleted.
+    Deleted,
+    /// Anything else.
+    Other,
+}
+
+impl Reset {
+    /// In the order of the variants.
+    const WORDS: [&'static str; 6] = ["panic", "abort", "blocked", "storage", "deleted", "other"];
+}
+
+/// What became of one run of an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlarmOutcome {
+    /// It is done.
+    Ok,
+    /// It failed, and is tried again.
+    Failed,
+    /// It failed, and is not tried again.
+    GaveUp,
+    /// There was nothing to do any more: it had been deleted, or set to a later time.
+    Skipped,
+}
+
+impl AlarmOutcome {
+    /// In the order of the variants.
+    const WORDS: [&'static str; 4] = ["ok", "failed", "gave_up", "skipped"];
+}
+
+impl ClassMetrics {
+    /// A call is over, and its outcome has left `took` after the call was delivered. A code of the
+    /// class's own, which is none of the list, counts as [`Code::ApplicationFailed`].
+    pub fn call(&self, outcome: Result<(), Code>, took: Duration) {
+        match outcome {
+            Ok(()) => self.succeeded.inc(),
+            Err(code) => self.failed[code as usize].inc(),
+        };
+        self.call_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An object woke up: its database was opened, and `create` and `activate` were run, in `took`.
+    pub fn activated(&self, took: Duration) {
+        self.activations.inc();
+        self.activation_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An object did not wake up.
+    pub fn activation_failed(&self) {
+        self.activation_failures.inc();
+    }
+
+    /// An object fell asleep.
+    pub fn evicted(&self, why: Eviction) {
+        self.evictions[why as usize].inc();
+    }
+
+    /// An instance failed.
+    pub fn reset(&self, why: Reset) {
+        self.resets[why as usize].inc();
+    }
+
+    /// What an object did beside its calls (`wait_until`) failed.
+    pub fn background_failed(&self) {
+        self.background_failures.inc();
+    }
+
+    /// An alarm was run, or was not worth it.
+    pub fn alarm_ran(&self, outcome: AlarmOutcome) {
+        self.alarm_runs[outcome as usize].inc();
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+type Counters = Family<Labels, Counter>;
+type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// The numbers of all classes, from which those of each are made.
+pub(super) struct Families {
+    calls: Counters,
+    call_seconds: Histograms,
+    activations: Counters,
+    activation_seconds: Histogram,
+    activation_failures: Counters,
+    evictions: Counters,
+    resets: Counters,
+    background_failures: Counters,
+    alarm_runs: Counters,
+}
+
+impl Families {
+    pub fn register(registry: &mut Registry) -> Families {
+        let call_seconds = Histograms::new_with_constructor(|| Histogram::new(DURATIONS));
+        registry.register(
+            "call_seconds",
+            "How long calls took, from their delivery until their outcome left",
+            call_seconds.clone(),
+        );
+        let activation_seconds = Histogram::new(DURATIONS);
+        registry.register(
+            "activation_seconds",
+            "How long objects took to wake up",
+            activation_seconds.clone(),
+        );
+        // `_total` is added to their names.
+        let mut counters = |name, help| {
+            let counters = Counters::default();
+            registry.register(name, help, counters.clone());
+            counters
+        };
+        Families {
+            calls: counters("calls", "Calls that are over, by the code of their outcome"),
+            call_seconds,
+            activations: counters("activations", "Objects that woke up"),
+            activation_seconds,
+            activation_failures: counters("activation_failures", "Objects that failed to wake up"),
+            evictions: counters("evictions", "Objects that were put to sleep"),
+            resets: counters("resets", "Instances that were dropped because they failed"),
+            background_failures: counters(
+                "background_failures",
+                "Work of objects beside their calls that failed",
+            ),
+            alarm_runs: counters("alarm_runs", "Alarms that were run"),
+        }
+    }
+
+    /// The numbers of a class: all of them are there from now on, as zeros.
+    pub fn class(&self, name: &str) -> ClassMetrics {
+        let labels = || vec![("class", name.to_owned())];
+        let with = |label, word: &str| [labels(), vec![(label, word.to_owned())]].concat();
+        let one = |of: &Counters| of.get_or_create_owned(&labels());
+        let code = |word| self.calls.get_or_create_owned(&with("code", word));
+        let reason = |of: &Counters, word| of.get_or_create_owned(&with("reason", word));
+        let outcome = |word| self.alarm_runs.get_or_create_owned(&with("outcome", word));
+        ClassMetrics {
+            succeeded: code("ok"),
+            failed: Code::ALL.map(|failure| code(failure.as_str())),
+            call_seconds: self.call_seconds.get_or_create_owned(&labels()),
+            activations: one(&self.activations),
+            activation_seconds: self.activation_seconds.clone(),
+            activation_failures: one(&self.activation_failures),
+            evictions: Eviction::WORDS.map(|word| reason(&self.evictions, word)),
+            resets: Reset::WORDS.map(|word| reason(&self.resets, word)),
+            background_failures: one(&self.background_failures),
+            alarm_runs: AlarmOutcome::WORDS.map(outcome),
+        }
+    }
+}

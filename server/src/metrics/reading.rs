@@ -1,0 +1,66 @@
+//! Numbers that somebody else keeps.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+/// A number that somebody keeps anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// How many calls are queued or running.
+    CallsInFlight,
+    /// How many objects are awake.
+    ObjectsAwake,
+    /// How many alarms are set.
+    AlarmsPending,
+    /// How many alarms are running.
+    AlarmsRunning,
+    /// How many connections are open.
+    Connections,
+    /// How many connections have been taken since the start.
+    ConnectionsTaken,
+    /// How many commits the journal has made durable since the start.
+    Commits,
+    /// How much of the journal counts, in bytes.
+    JournalBytes,
+}
+
+impl Reading {
+    /// Adds it to the numbers; what it returns sets it.
+    pub(super) fn register(self, registry: &mut Registry) -> Box<dyn Fn(u64)> {
+        let (name, help) = self.described();
+        match self {
+            Reading::ConnectionsTaken | Reading::Commits => {
+                let counter = Counter::<u64, AtomicU64>::default();
+                registry.register(name, help, counter.clone());
+                // Not counted here, but elsewhere.
+                Box::new(move |value| counter.inner().store(value, Ordering::Relaxed))
+            }
+            _ => {
+                let gauge = Gauge::<u64, AtomicU64>::default();
+                registry.register(name, help, gauge.clone());
+                Box::new(move |value| gauge.inner().store(value, Ordering::Relaxed))
+            }
+        }
+    }
+
+    /// Its name and its help text. `_total` is added to the name of what only grows.
+    fn described(self) -> (&'static str, &'static str) {
+        match self {
+            Reading::CallsInFlight => ("calls_in_flight", "Calls that are queued or running"),
+            Reading::ObjectsAwake => ("objects_awake", "Objects that are awake, or waking"),
+            Reading::AlarmsPending => ("alarms_pending", "Alarms that are set"),
+            Reading::AlarmsRunning => ("alarms_running", "Alarms that are running"),
+            Reading::Connections => ("connections", "Connections that are open"),
+            Reading::ConnectionsTaken => ("connections", "Connections that were taken"),
+            Reading::Commits => ("commits", "Commits that the journal has made durable"),
+            Reading::JournalBytes => (
+                "journal_bytes",
+                "The size of the journal's segments that count: what a recovery reads at most",
+            ),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use vatwerk::Code;
+
+/// Every sample of a text, by its name and labels.
+fn samples(text: &str) -> BTreeMap<&str, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let samples = lines.map(|line| line.rsplit_once(' ').unwrap());
+    samples
+        .map(|(name, value)| (name, value.parse().unwrap()))
+        .collect()
+}
+
+#[test]
+fn what_is_recorded_shows_under_its_own_name_and_word() {
+    let metrics = Metrics::new("1.2.3", 1_500);
+    let class = metrics.class("Room");
+    let took = Duration::from_millis(2);
+    class.call(Ok(()), took);
+    class.activated(took);
+    class.activation_failed();
+    class.background_failed();
+    metrics.gate_waited(took);
+    metrics.alarm_started(Duration::from_secs(2));
+    metrics.overloaded();
+    let mut expected = BTreeMap::from([
+        ("vatwerk_build_info{version=\"1.2.3\"}".to_owned(), 1.0),
+        ("vatwerk_start_time_seconds".to_owned(), 1.5),
+        ("vatwerk_gate_wait_seconds_count".to_owned(), 1.0),
+        ("vatwerk_activation_seconds_sum".to_owned(), 0.002),
+        ("vatwerk_alarm_lag_seconds_bucket{le=\"1\"}".to_owned(), 0.0),
+        ("vatwerk_alarm_lag_seconds_bucket{le=\"5\"}".to_owned(), 1.0),
+        ("vatwerk_overloaded_total".to_owned(), 1.0),
+    ]);
+    let mut expect = |name: &str, label: &str, count: f64| {
+        let name = format!("vatwerk_{name}{{class=\"Room\"{label}}}");
+        expected.insert(name, count);
+    };
+    expect("calls_total", ",code=\"ok\"", 1.0);
+    expect("activations_total", "", 1.0);
+    expect("activation_failures_total", "", 1.0);
+    expect("background_failures_total", "", 1.0);
+    // So often that no two are the same.
+    let mut times = 1;
+    let mut so_often = |record: &dyn Fn()| {
+        times += 1;
+        (0..times).for_each(|_| record());
+        f64::from(times)
+    };
+    for code in Code::ALL {
+        let count = so_often(&|| class.call(Err(code), took));
+        expect("calls_total", &format!(",code=\"{code}\""), count);
+    }
+    for (why, word) in [
+        (Eviction::Idle, "idle"),
+        (Eviction::Objects, "objects"),
+        (Eviction::Memory, "memory"),
+        (Eviction::Asked, "asked"),
+    ] {
+        let count = so_often(&|| class.evicted(why));
+        expect("evictions_total", &format!(",reason=\"{word}\""), count);
+    }
+    for (why, word) in [
+        (Reset::Panic, "panic"),
+        (Reset::Abort, "abort"),
+        (Reset::Blocked, "blocked"),
+        (Reset::Storage, "storage"),
+        (Reset::Deleted, "deleted"),
+        (Reset::Other, "other"),
+    ] {
+        let count = so_often(&|| class.reset(why));
+        expect("resets_total", &format!(",reason=\"{word}\""), count);
+    }
+    for (outcome, word) in [
+        (AlarmOutcome::Ok, "ok"),
+        (AlarmOutcome::Failed, "failed"),
+        (AlarmOutcome::GaveUp, "gave_up"),
+        (AlarmOutcome::Skipped, "skipped"),
+    ] {
+        let count = so_often(&|| class.alarm_ran(outcome));
+        expect("alarm_runs_total", &format!(",outcome=\"{word}\""), count);
+    }
+    let text = metrics.encode();
+    let samples = samples(&text);
+    for (name, value) in expected {
+        assert_eq!(samples.get(name.as_str()), Some(&value), "{name}\n{text}");
+    }
+    let calls = samples["vatwerk_call_seconds_count{class=\"Room\"}"];
+    let codes = samples
+        .iter()
+        .filter(|(name, _)| name.starts_with("vatwerk_calls_total{"));
+    assert_eq!(codes.map(|(_, count)| count).sum::<f64>(), calls);
+}
+
+#[test]
+fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start() {
+    let metrics = Metrics::new("1", 0);
+    metrics.class("Room");
+    for reading in [
+        Reading::CallsInFlight,
+        Reading::ObjectsAwake,
+        Reading::AlarmsPending,
+        Reading::AlarmsRunning,
+        Reading::Connections,
+        Reading::ConnectionsTaken,
+        Reading::Commits,
+        Reading::JournalBytes,
+    ] {
+        metrics.show(reading, || 7);
+    }
+    let text = metrics.encode();
+    let mut types = BTreeMap::new();
+    let mut helped = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(types.insert(name, kind), None, "{name} is there twice");
+        }
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            helped.push(rest.split_once(' ').unwrap().0);
+        }
+    }
+    helped.sort_unstable();
+    assert_eq!(helped, types.keys().copied().collect::<Vec<_>>());
+    for (name, kind) in &types {
+        assert!(name.starts_with("vatwerk_"), "{name}");
+        assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
+    }
+    for sample in samples(&text).keys() {
+        let name = sample.split('{').next().unwrap();
+        let ends = ["_bucket", "_sum", "_count"];
+        let whole = ends.iter().find_map(|end| name.strip_suffix(end));
+        assert!(
+            types.contains_key(name) || types.get(whole.unwrap()) == Some(&"histogram"),
+            "{sample}"
+        );
+        for label in sample.split(['{', ',', '}']).skip(1) {
+            let label = label.split('=').next().unwrap();
+            let known = ["class", "code", "outcome", "reason", "version", "le", ""];
+            assert!(known.contains(&label), "{sample}");
+        }
+    }
+    let samples = samples(&text);
+    assert_eq!(
+        samples["vatwerk_calls_total{class=\"Room\",code=\"ok\"}"],
+        0.0
+    );
+    for name in [
+        "connections",
+        "connections_total",
+        "commits_total",
+        "journal_bytes",
+    ] {
+        assert_eq!(samples[format!("vatwerk_{name}").as_str()], 7.0);
+    }
+}
+
+#[test]
+fn a_class_has_one_set_of_numbers_and_a_reading_is_read_whenever_somebody_asks() {
+    let metrics = Metrics::new("1", 0);
+    metrics.class("Room").activation_failed();
+    metrics.clone().class("Room").activation_failed();
+    let awake = Rc::new(std::cell::Cell::new(1));
+    let counted = awake.clone();
+    metrics.show(Reading::ObjectsAwake, move || counted.get());
+    for expected in [1, 2] {
+        awake.set(expected);
+        let text = metrics.encode();
+        let samples = samples(&text);
+        let failures = samples["vatwerk_activation_failures_total{class=\"Room\"}"];
+        assert_eq!(failures, 2.0);
+        assert_eq!(samples["vatwerk_objects_awake"], f64::from(expected as u32));
+    }
+}
