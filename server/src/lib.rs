@@ -2,6 +2,7 @@
 //!
 //! The modules, in the order a call meets them, are drawn in `ARCHITECTURE.md` beside this crate.
 
+pub mod alarm;
 pub mod call;
 pub mod catalog;
 pub mod check;
@@ -15,12 +16,16 @@ pub mod folder;
 pub mod gateway;
 pub mod id;
 pub mod journal;
+pub mod metrics;
 pub mod object;
 pub mod server;
 pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod vat;
 
+pub use alarm::{Alarm, AlarmInfo, Missed, Repeat};
 pub use config::Config;
 pub use error::{Error, Result};
-pub use object::{Class, Context, Namespace};
+pub use object::{Alarms, Class, Context, Namespace};
 pub use server::{Running, ServeError, Server};

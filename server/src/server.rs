@@ -1,5 +1,7 @@
 //! Putting a vat together, starting it and letting it stop.
 
+mod ledger;
+
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
@@ -13,12 +15,13 @@ use vatwerk::{Address, json::SchemaError};
 
 use crate::{
     Config, Error, call,
-    catalog::Catalog,
-    env::{self, Disk, RealDisk},
+    catalog::{Catalog, LedgerError},
+    env::{Clock, Disk, RealDisk},
     folder::{Folder, FolderError, Layout},
-    gateway::{BindError, Gateway, Listener},
+    gateway::{BindError, Gateway, Listener, Scrape},
     journal::{self, Commits, Journal, JournalError},
-    object::{Class, Host, Registry, StartError},
+    metrics::{Metrics, Reading},
+    object::{Class, Host, Parts, Registry, StartError},
     storage::{self, Vfs},
     vat::{self, Vat},
 };
@@ -44,10 +47,14 @@ pub struct Server {
     problem: Option<StartError>,
     bindings: HashMap<TypeId, Rc<dyn Any>>,
     config: Config,
+    retire: Vec<String>,
+    clock: Clock,
     #[cfg(any(test, feature = "testing"))]
     hold: Option<journal::testing::Hold>,
     #[cfg(any(test, feature = "testing"))]
     disk: Option<Arc<dyn Disk>>,
+    #[cfg(any(test, feature = "testing"))]
+    sabotage: Option<crate::object::testing::Sabotage>,
 }
 
 /// Why a vat does not start.
@@ -65,6 +72,9 @@ pub enum ServeError {
     /// Its journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Its classes do not fit the objects that are there.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Its catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] Error),
@@ -93,6 +103,14 @@ impl Server {
         self
     }
 
+    /// Serves a class no more that has objects in the data folder: they are kept, nobody reaches them, and
+    /// no alarm of theirs is run, until it is served again. Named by its name or by its interface's id
+    /// (`0x...`). Without this, a vat that misses a class with objects does not start.
+    pub fn retire(mut self, class: impl Into<String>) -> Server {
+        self.retire.push(class.into());
+        self
+    }
+
     /// The settings.
     pub fn config(mut self, config: Config) -> Server {
         self.config = config;
@@ -107,10 +125,31 @@ impl Server {
         self
     }
 
+    /// For tests: another clock than the machine's.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn clock(mut self, clock: Clock) -> Server {
+        self.clock = clock;
+        self
+    }
+
+    /// For tests: a vat that is wrong in this way.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn sabotage(mut self, sabotage: crate::object::testing::Sabotage) -> Server {
+        self.sabotage = Some(sabotage);
+        self
+    }
+
     /// For tests: another disk than the machine's, for everything but the folder's lock and format.
     #[cfg(any(test, feature = "testing"))]
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Server {
         self.disk = Some(disk);
+        self
+    }
+
+    /// For tests: changes the settings.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn configure(mut self, change: impl FnOnce(&mut Config)) -> Server {
+        change(&mut self.config);
         self
     }
 
@@ -146,16 +185,27 @@ impl Server {
         let layout = folder.layout().clone();
         let journal = self.open_journal(&layout)?;
         let vfs = Vfs::register(journal.clone());
-        let catalog = Catalog::open(&vfs)?;
-        let host = Host::new(
-            self.classes,
+        let catalog = Catalog::open(&vfs, self.clock.clone())?;
+        ledger::enter(&catalog, &self.classes, &self.retire)?;
+        let commits = Commits::new(journal);
+        ledger::index_alarms(&catalog, &commits, &vfs).await?;
+        let started_at = self.clock.now_ms();
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), started_at);
+        let host = Host::new(Parts {
+            classes: self.classes,
             catalog,
-            Commits::new(journal),
+            commits,
             vfs,
-            self.config.limits.objects(),
-            self.bindings,
-        );
-        let vat = Vat::new(host.clone(), description, env::now_ms());
+            limits: self.config.limits.objects(),
+            bindings: self.bindings,
+            clock: self.clock,
+            metrics: metrics.clone(),
+        });
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(sabotage) = self.sabotage {
+            host.sabotage(sabotage);
+        }
+        let vat = Vat::new(host.clone(), description, started_at);
         let gateway = Gateway::new(
             call::serve(vat),
             self.config.limits.connections,
@@ -165,10 +215,21 @@ impl Server {
         for address in self.config.addresses() {
             listeners.push(Listener::bind(&address, self.config.insecure).await?);
         }
+        host.schedule();
+        let scraped = match &self.config.metrics {
+            Some(address) => Some(Listener::bind(address, self.config.insecure).await?),
+            None => None,
+        };
+        show(&metrics, &host, &gateway);
         let addresses = listeners
             .iter()
             .map(|listener| listener.address().clone())
             .collect();
+        let metrics_address = scraped.as_ref().map(|listener| listener.address().clone());
+        let scraping = scraped.map(|listener| {
+            let scrape = Scrape::new(metrics, &gateway);
+            tokio::task::spawn_local(scrape.accept(listener)).abort_handle()
+        });
         let accepting = listeners
             .into_iter()
             .map(|listener| tokio::task::spawn_local(gateway.clone().accept(listener)))
@@ -178,11 +239,42 @@ impl Server {
             host,
             gateway,
             addresses,
+            metrics_address,
             accepting,
+            scraping,
             config: self.config,
             _folder: folder,
         })
     }
+}
+
+/// Lets what is counted anyway be seen.
+fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>) {
+    // From the start, so that the first event of a kind is seen as a change.
+    for class in host.classes.iter() {
+        metrics.class(class.name);
+    }
+    let before = host.commits.journal().commits();
+    let commits = move |host: &Host| host.commits.journal().commits() - before;
+    let bytes = |host: &Host| host.commits.journal().bytes();
+    let awake = |host: &Host| host.resident() as u64;
+    metrics.show(Reading::CallsInFlight, of(host, Host::calls_in_flight));
+    let pending = |host: &Host| host.catalog.alarm_count().unwrap_or(0);
+    metrics.show(Reading::AlarmsPending, of(host, pending));
+    metrics.show(Reading::AlarmsRunning, of(host, Host::alarms_running));
+    let connections = |gateway: &Gateway| gateway.connections() as u64;
+    metrics.show(Reading::Commits, of(host, commits));
+    metrics.show(Reading::JournalBytes, of(host, bytes));
+    metrics.show(Reading::ObjectsAwake, of(host, awake));
+    metrics.show(Reading::Connections, of(gateway, connections));
+    let taken = Gateway::connections_taken;
+    metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
+}
+
+/// A number of something that is not kept alive for it.
+fn of<T, F: Fn(&T) -> u64>(owner: &Rc<T>, read: F) -> impl Fn() -> u64 + use<T, F> {
+    let owner = Rc::downgrade(owner);
+    move || owner.upgrade().map_or(0, |owner| read(&owner))
 }
 
 /// Opens the journal, and says so if there is anything to recover or it takes its time.
@@ -221,7 +313,10 @@ pub struct Running {
     host: Rc<Host>,
     gateway: Rc<Gateway>,
     addresses: Vec<Address>,
+    metrics_address: Option<Address>,
     accepting: Vec<AbortHandle>,
+    /// Answers until the vat has stopped.
+    scraping: Option<AbortHandle>,
     config: Config,
     _folder: Folder,
 }
@@ -232,11 +327,29 @@ impl Running {
         &self.addresses
     }
 
+    /// Where an operator finds its numbers, with the real port, if anywhere.
+    pub fn metrics_address(&self) -> Option<&Address> {
+        self.metrics_address.as_ref()
+    }
+
+    /// For tests: its objects.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn host(&self) -> &Rc<Host> {
+        &self.host
+    }
+
+    /// For tests: its connections.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn gateway(&self) -> &Rc<Gateway> {
+        &self.gateway
+    }
+
     /// Stops in order: takes no more connections, answers further calls `shutting-down`, lets calls
     /// in flight finish, ends the connections and puts every object to sleep. What has not finished
     /// within the time for draining is given up.
     pub async fn stop(self) {
         self.accepting.iter().for_each(AbortHandle::abort);
+        self.host.stop_scheduling();
         let finished = tokio::time::timeout(self.config.drain(), async {
             self.gateway.finish_calls().await;
             self.host.calls_finished().await;
@@ -261,7 +374,8 @@ impl Running {
 
     /// Makes every database a plain file.
     async fn close_journal(&self) {
-        if let Err(error) = self.host.catalog.close() {
+        let written = self.host.write_notes();
+        if let Err(error) = written.and(self.host.catalog.close()) {
             tracing::error!(%error, "closing the catalog");
         }
         let journal = self.host.commits.journal().clone();
@@ -279,5 +393,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.accepting.iter().for_each(AbortHandle::abort);
+        self.host.stop_scheduling();
+        self.scraping.iter().for_each(AbortHandle::abort);
     }
 }

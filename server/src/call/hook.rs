@@ -62,12 +62,8 @@ impl<T: Target> ClientHook for Hook<T> {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (reply, done) = Reply::to_results(results);
-        self.0.deliver(Call {
-            interface_id,
-            method_id,
-            params,
-            reply,
-        });
+        self.0
+            .deliver(Call::sending(interface_id, method_id, params, reply));
         done
     }
 
@@ -123,12 +119,8 @@ impl<T: Target> RequestHook for LocalRequest<T> {
             message,
         } = *self;
         let (reply, sent) = Reply::local();
-        target.deliver(Call {
-            interface_id,
-            method_id,
-            params: Box::new(message),
-            reply,
-        });
+        let params = Box::new(message);
+        target.deliver(Call::sending(interface_id, method_id, params, reply));
         sent
     }
 

@@ -5,6 +5,7 @@
 //! may run in another order than they were made, or not at all. Here a call is delivered, in order,
 //! before `send` returns ([`Target::deliver`]), whether or not anybody waits for it.
 
+mod chain;
 mod coded;
 mod hook;
 mod message;
@@ -14,6 +15,7 @@ mod reply;
 #[cfg(test)]
 mod testing;
 
+pub use chain::{Chain, Chains};
 pub use coded::serve;
 pub use hook::{Hook, Target};
 pub use message::{Caps, Message, Results, ResultsCell, SharedResponse, has_caps, settled};

@@ -10,7 +10,7 @@ use capnp::{
 use futures::channel::oneshot;
 use vatwerk::Code;
 
-use super::{Message, PipelineResolver, deferred, message::SharedResponse};
+use super::{Chain, Message, PipelineResolver, deferred, message::SharedResponse};
 
 /// A call on its way to its target.
 pub struct Call {
@@ -20,24 +20,43 @@ pub struct Call {
     pub method_id: u16,
     /// The parameters.
     pub params: Box<dyn ParamsHook>,
+    /// The chain of calls that it is part of; `None` for one from elsewhere.
+    pub chain: Option<Chain>,
     /// Where the outcome goes.
     pub reply: Reply,
 }
 
 impl Call {
+    /// The call that is being sent.
+    pub fn sending(
+        interface_id: u64,
+        method_id: u16,
+        params: Box<dyn ParamsHook>,
+        reply: Reply,
+    ) -> Call {
+        Call {
+            interface_id,
+            method_id,
+            params,
+            chain: Chain::of_sending(),
+            reply,
+        }
+    }
+
     /// Makes the call on any capability.
     pub fn forward_to(self, target: &dyn ClientHook) {
         let Call {
             interface_id,
             method_id,
             params,
+            chain,
             reply,
         } = self;
         let sent = match params.get().and_then(|params| {
             let size = params.target_size()?;
             let mut request = target.new_call(interface_id, method_id, Some(size));
             request.hook.get().set_as(params)?;
-            Ok(request.hook.send())
+            Ok(Chain::send(chain, || request.hook.send()))
         }) {
             Ok(sent) => sent,
             Err(error) => return reply.finish(Err(error)),

@@ -1,20 +1,22 @@
 //! The edge of the world: nothing else in this crate reads the wall clock, draws a random bit or
 //! writes a file that must last.
 
+mod clock;
 mod disk;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 
+pub use clock::Clock;
 pub use disk::{Disk, DiskFile, Open, RealDisk};
-
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970, by the machine's clock.
 pub fn now_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    Clock::default().now_ms()
+}
+
+/// A number that nobody can guess.
+pub fn random_u64() -> u64 {
+    u64::from_ne_bytes(random())
 }
 
 /// `N` bytes that nobody can guess.

@@ -51,7 +51,6 @@ pub use commits::Commits;
 pub(crate) use database::Database;
 pub(crate) use databases::Databases;
 pub use lsn::Lsn;
-pub use record::AlarmChange;
 pub use recover::Progress;
 pub(crate) use scratch::Scratch;
 pub use segment::{Damage, JournalError};
@@ -218,8 +217,8 @@ impl Journal {
     /// Queues what SQLite has committed to a database since this was last asked; `None` if that is
     /// nothing. `storage-failed` while the journal cannot be written: then the commit has not
     /// happened, and the database must be opened anew.
-    pub(crate) fn commit(&self, database: &Database, alarm: AlarmChange) -> Result<Option<Lsn>> {
-        let lsn = database.commit(&self.0.databases, alarm);
+    pub(crate) fn commit(&self, database: &Database) -> Result<Option<Lsn>> {
+        let lsn = database.commit(&self.0.databases);
         self.work();
         lsn
     }
@@ -267,6 +266,17 @@ impl Journal {
                 "the disk failed, and the write did not happen".into(),
             )),
         }
+    }
+
+    /// How many commits there have been in the life of the data folder that are durable, or that the
+    /// disk failed at.
+    pub fn commits(&self) -> u64 {
+        self.0.queue.durable().0
+    }
+
+    /// How large the segments that count are, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.0.segments.live().len() as u64 * self.0.segments.bytes
     }
 
     /// Makes every database's file durable, and the journal empty. Nobody may commit any more. Takes

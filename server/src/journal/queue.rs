@@ -57,6 +57,9 @@ pub(super) struct Batch {
     pub span: Option<(Lsn, Lsn)>,
     /// Files with pages of records, which must be durable first.
     pub beside: Vec<BesideFile>,
+    /// Whether a test wants it to fail.
+    #[cfg(any(test, feature = "testing"))]
+    pub fails: bool,
 }
 
 /// A file with the pages of a large commit.
@@ -75,6 +78,10 @@ impl Batch {
         self.records.clear();
         self.span = None;
         self.beside.clear();
+        #[cfg(any(test, feature = "testing"))]
+        {
+            self.fails = false;
+        }
     }
 }
 
@@ -117,6 +124,14 @@ impl Queue {
     #[cfg(any(test, feature = "testing"))]
     pub fn is_sabotaged(&self, sabotage: super::testing::Sabotage) -> bool {
         self.control.sabotage == Some(sabotage)
+    }
+
+    /// Fails what was taken in last, if a test wants that.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn fail_if_wanted(&self) {
+        if self.control.hold.take_failure() {
+            self.state().batch.fails = true;
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,34 +1,56 @@
 //! For tests: a disk that takes its time, and a journal that is wrong on purpose.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use tokio::sync::watch;
 
-/// Holds back the durability of every commit made meanwhile. Cheap to clone, from any thread.
+/// Holds back the durability of every commit made meanwhile, or fails one. Cheap to clone, from any
+/// thread.
 #[derive(Clone)]
-pub struct Hold(watch::Sender<bool>);
+pub struct Hold {
+    held: watch::Sender<bool>,
+    fails_next: Arc<AtomicBool>,
+}
 
 impl Default for Hold {
     fn default() -> Self {
-        Hold(watch::Sender::new(false))
+        Hold {
+            held: watch::Sender::new(false),
+            fails_next: Arc::default(),
+        }
     }
 }
 
 impl Hold {
     /// From now on no commit becomes durable.
     pub fn hold(&self) {
-        self.0.send_replace(true);
+        self.held.send_replace(true);
     }
 
     /// Every commit made so far becomes durable, and later ones at once.
     pub fn release(&self) {
-        self.0.send_replace(false);
+        self.held.send_replace(false);
+    }
+
+    /// The next commit of an object, and whatever is written together with it, does not become
+    /// durable: the disk fails, and works again.
+    pub fn fail_next(&self) {
+        self.fails_next.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_failure(&self) -> bool {
+        self.fails_next.swap(false, Ordering::Relaxed)
     }
 
     pub(super) fn is_held(&self) -> bool {
-        *self.0.borrow()
+        *self.held.borrow()
     }
 
     pub(super) fn released(&self) -> watch::Receiver<bool> {
-        self.0.subscribe()
+        self.held.subscribe()
     }
 }
 

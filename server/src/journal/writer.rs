@@ -105,6 +105,10 @@ impl Writer {
 
     /// `tried`: any of it may be on the disk.
     fn write(&mut self, batch: &mut Batch, first: Lsn, tried: &mut bool) -> io::Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        if batch.fails {
+            return Err(io::Error::other("a test let the disk fail"));
+        }
         let records = batch.records.len();
         let padded = records.next_multiple_of(BLOCK);
         batch.records.resize(padded, 0);

@@ -15,7 +15,7 @@ use futures::future::LocalBoxFuture;
 use vatwerk::json::Schemas;
 
 use super::Context;
-use crate::{Error, Result, id::IdScheme};
+use crate::{Error, Result, alarm::AlarmInfo, id::IdScheme};
 
 /// A kind of object.
 ///
@@ -82,6 +82,42 @@ pub trait Class: Sized + 'static {
         async { Ok(()) }
     }
 
+    /// Whether the class takes alarms: set it where [`Class::alarm`] is implemented. Without it alarms
+    /// cannot be set.
+    const ALARMS: bool = false;
+
+    /// Whether its objects take one call at a time, in order, instead of letting others in while one
+    /// awaits something. A call that such a call causes, directly or by way of other objects of the
+    /// vat, is let in: A -> B -> A does not wait for itself.
+    const SERIAL: bool = false;
+
+    /// SQL that brings an object's tables up to date, oldest first: each is applied once in an
+    /// object's life, before [`Class::create`] of a new one, and in the turn in which
+    /// [`Class::activate`] begins of one that is behind. Append to them, and never change or remove
+    /// one: objects know how many they have had.
+    const MIGRATIONS: &'static [&'static str] = &[];
+
+    /// The version of what the class keeps in its storage; see [`Class::migrate`]. An object of a
+    /// later version than this is not woken.
+    const STATE_VERSION: u32 = 0;
+
+    /// Brings what an object has stored from version `from` to [`Class::STATE_VERSION`], after its
+    /// [`Class::MIGRATIONS`], in the turn in which [`Class::activate`] begins. If it fails, nothing of
+    /// it is kept, and neither is of the migrations. Not called for new objects.
+    fn migrate(ctx: &Context, from: u32) -> capnp::Result<()> {
+        let _ = (ctx, from);
+        Ok(())
+    }
+
+    /// An alarm is due: see [`Alarms`](super::Alarms). It runs at least once, at or after its time. If
+    /// this fails, it runs again after 2 s, 4 s and so on up to 128 s, as long as nobody has set or
+    /// deleted it, and after the sixth time no more. It is gone only when this has succeeded, and
+    /// with the writes of its last turn.
+    fn alarm(self: Rc<Self>, alarm: AlarmInfo) -> impl Future<Output = capnp::Result<()>> {
+        let _ = alarm;
+        async { Err(Error::Unimplemented("the class has no handler for alarms".into()).into()) }
+    }
+
     /// Wakes the object. Calls wait meanwhile. If it fails they fail, with
     /// `activation-failed` or the error's own code, and the next call tries again.
     fn activate(ctx: Context) -> impl Future<Output = capnp::Result<Self>>;
@@ -96,11 +132,16 @@ pub(super) trait Dispatch {
         params: Params<any_pointer::Owned>,
         results: Results<any_pointer::Owned>,
     ) -> DispatchCallResult;
+
+    fn alarm(&self, alarm: AlarmInfo) -> LocalBoxFuture<'static, capnp::Result<()>>;
 }
 
-struct Served<D>(D);
+struct Served<C, D> {
+    instance: Rc<C>,
+    methods: D,
+}
 
-impl<D: Server + Clone> Dispatch for Served<D> {
+impl<C: Class, D: Server + Clone> Dispatch for Served<C, D> {
     fn dispatch(
         &self,
         interface_id: u64,
@@ -108,9 +149,14 @@ impl<D: Server + Clone> Dispatch for Served<D> {
         params: Params<any_pointer::Owned>,
         results: Results<any_pointer::Owned>,
     ) -> DispatchCallResult {
-        self.0
+        self.methods
             .clone()
             .dispatch_call(interface_id, method_id, params, results)
+    }
+
+    fn alarm(&self, alarm: AlarmInfo) -> LocalBoxFuture<'static, capnp::Result<()>> {
+        let instance = self.instance.clone();
+        Box::pin(instance.alarm(alarm))
     }
 }
 
@@ -126,6 +172,12 @@ pub struct ClassEntry {
     pub schema: &'static [u8],
     /// Makes and checks the ids of its objects.
     pub ids: IdScheme,
+    /// Whether it has a handler for alarms.
+    pub alarms: bool,
+    pub(super) is_serial: bool,
+    pub(super) migrations: &'static [&'static str],
+    pub(super) state_version: u32,
+    pub(super) migrate: fn(&Context, u32) -> capnp::Result<()>,
     answers: HashSet<u64>,
     create: fn(Context) -> LocalBoxFuture<'static, capnp::Result<()>>,
     activate: fn(Context) -> Activation,
@@ -157,12 +209,18 @@ impl ClassEntry {
             interface_id,
             schema: C::SCHEMA,
             ids: IdScheme::new(interface_id),
+            alarms: C::ALARMS,
+            is_serial: C::SERIAL,
+            migrations: C::MIGRATIONS,
+            state_version: C::STATE_VERSION,
+            migrate: C::migrate,
             answers: answers.into_iter().collect(),
             create: |ctx| Box::pin(async move { C::create(&ctx).await }),
             activate: |ctx| {
                 Box::pin(async move {
                     let instance = Rc::new(C::activate(ctx).await?);
-                    let served = Served(C::Client::from_server(instance));
+                    let methods = C::Client::from_server(instance.clone());
+                    let served = Served { instance, methods };
                     Ok(Box::new(served) as Box<dyn Dispatch>)
                 })
             },

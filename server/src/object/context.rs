@@ -1,12 +1,18 @@
 //! What an object's code holds: its storage, its identity, and the way to other objects.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use capnp::{capability::FromClientHook, traits::HasTypeId};
+use tokio::time::timeout;
 use vatwerk::ObjectId;
 
-use super::{gate::SectionId, instance::Instance, namespace::Namespace, stub::Stub};
-use crate::{Error, Result, storage::Storage};
+use super::{
+    alarms::Alarms, instance::Instance, namespace::Namespace, sections::Section, stub::Stub,
+};
+use crate::{Error, Result, metrics::Reset, storage::Storage};
+
+/// How deep [`Context::block_concurrency_while`] may be nested.
+const MAX_NESTING: u64 = 64;
 
 /// One object, as its own code sees it. Cheap to clone. It belongs to one instance: when that is
 /// gone, everything asked of it fails with `object-reset`.
@@ -31,6 +37,21 @@ impl Context {
     /// The object's storage. Synchronous: nothing else of the object runs meanwhile.
     pub fn storage(&self) -> &Storage {
         &self.0.storage
+    }
+
+    /// The object's alarms. `invalid-argument` if the class has no handler for them.
+    pub fn alarms(&self) -> Result<Alarms> {
+        let class = &self.0.slot.class;
+        if !class.alarms {
+            return Err(Error::InvalidArgument(format!(
+                "class {} takes no alarms: implement Class::alarm, and set Class::ALARMS",
+                class.name
+            )));
+        }
+        Ok(Alarms::new(
+            self.0.storage.alarms(),
+            self.0.host.clock.clone(),
+        ))
     }
 
     /// All objects of the class whose interface is `C`. `not-found` if the vat does not serve it.
@@ -59,37 +80,82 @@ impl Context {
         binding.clone().downcast().ok()
     }
 
+    /// What time it is, in milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        self.0.host.clock.now_ms()
+    }
+
+    /// Waits. Other calls run meanwhile. The object stays awake if a call, or what
+    /// [`Context::wait_until`] was given, waits for it.
+    pub async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    /// Goes on with `work` when the call at hand has ended. The object stays awake until it is done,
+    /// and a vat that stops waits for it as for a call. If it fails, that is logged. A reset of the
+    /// object ends it, as it ends calls.
+    pub fn wait_until(&self, work: impl Future<Output = capnp::Result<()>> + 'static) {
+        self.0.wait_until(Box::pin(work));
+    }
+
+    /// Runs `work` while nothing else of the object does: no call is let in, and calls that run do not
+    /// go on, except for calls on what `work` itself hands out. May be nested, up to 64 deep. If
+    /// `work` fails, or takes longer than 30 s, the object is reset: everybody who waits for it gets
+    /// `object-reset`, and the turn is undone.
+    pub async fn block_concurrency_while<T>(
+        &self,
+        work: impl Future<Output = capnp::Result<T>>,
+    ) -> capnp::Result<T> {
+        let instance = &self.0;
+        let current = instance.current_section();
+        // Only code that runs outside of any event has to wait.
+        instance.sections.admitted(current.as_ref()).await;
+        Error::check_limit(
+            "the nesting of block_concurrency_while (calls)",
+            MAX_NESTING,
+            1 + instance.sections.depth(current.as_ref()) as u64,
+        )?;
+        let limit = instance.host.limits.blocked;
+        let section = instance.open_section();
+        let failure = match timeout(limit, work).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => error.extra,
+            Err(_) => format!("it took longer than {} s", limit.as_secs_f32()),
+        };
+        let error = Error::ObjectReset(format!("in block_concurrency_while: {failure}"));
+        // Before the others may go on.
+        instance.break_off(error.clone(), Reset::Blocked);
+        drop(section);
+        Err(error.into())
+    }
+
+    /// Waits until everything that the object has written so far is on disk. `storage-failed` if that
+    /// cannot be, or takes longer than 30 s.
+    pub async fn sync(&self) -> Result<()> {
+        // What this turn has written is committed when it ends.
+        tokio::task::yield_now().await;
+        self.0.gate.synced().await
+    }
+
     /// Ends the instance after this turn: calls in flight get `object-reset`, and the next call
     /// wakes the object from what is on disk. The turn itself is undone, and so is what it said.
     pub fn abort(&self, reason: &str) {
-        self.0
-            .break_off(Error::ObjectReset(format!("the object aborted: {reason}")));
+        self.0.break_off(
+            Error::ObjectReset(format!("the object aborted: {reason}")),
+            Reset::Abort,
+        );
     }
 
     /// Holds back all other events of the object from now on, until the section is dropped. What
     /// the event at hand hands out may still be called. `None` inside a section.
     pub(crate) fn open_section(&self) -> Option<Section> {
-        Some(Section {
-            id: self.0.open_section()?,
-            instance: self.0.clone(),
-        })
+        let sections = &self.0.sections;
+        let depth = sections.depth(self.0.current_section().as_ref());
+        (depth == 0).then(|| self.0.open_section())
     }
 
     /// How long a transaction capability may stay open.
     pub(crate) fn transaction_limit(&self) -> std::time::Duration {
         self.0.host.limits.transaction
-    }
-}
-
-/// While it lives, events that are not part of it wait.
-pub(crate) struct Section {
-    id: SectionId,
-    instance: Rc<Instance>,
-}
-
-impl Drop for Section {
-    fn drop(&mut self) {
-        self.instance.sections.close(self.id);
-        self.instance.slot.wake();
     }
 }

@@ -1,10 +1,10 @@
-//! The output gate, and the sections that hold back other events.
+//! The output gate.
 
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
-    task::Waker,
+    time::Duration,
 };
 
 use capnp::{
@@ -13,12 +13,21 @@ use capnp::{
     private::capability::ClientHook,
 };
 use futures::channel::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Span;
 
-use super::{instance::Instance, membrane::InwardPipeline, results::Returning};
-use crate::{
-    call::{Message, PipelineResolver, settled},
-    journal::{Commits, Lsn},
+use super::{
+    host::Host, instance::Instance, membrane::InwardPipeline, results::Returning, ringing::Ringing,
 };
+use crate::{
+    call::{Chain, Message, PipelineResolver, settled},
+    journal::{Commits, Lsn},
+    metrics::Metrics,
+};
+
+/// How long a commit may take to become durable. After that the object is reset: whether the commit
+/// will ever be durable, nobody knows.
+pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// While a commit of the object, or the turn that is running, is not durable yet, whatever could
 /// reveal it waits here, in order: results, errors, pipelined answers, calls to others.
@@ -27,10 +36,24 @@ use crate::{
 /// write too.
 pub(super) struct OutputGate {
     commits: Commits,
+    metrics: Metrics,
+    /// Nothing waits: it is wrong on purpose.
+    is_forced: bool,
     newest: Cell<Lsn>,
-    waiting: RefCell<VecDeque<(Release, Output)>>,
+    /// The newest commit that nothing waits for.
+    unconfirmed: Cell<Lsn>,
+    waiting: RefCell<VecDeque<Waiting>>,
     /// What waits, or for what, is not what [`OutputGate::opened`] saw.
     changed: tokio::sync::Notify,
+}
+
+/// An output, and when it may leave.
+struct Waiting {
+    release: Release,
+    since: Instant,
+    /// What it is part of, for logs: a call.
+    span: Span,
+    output: Output,
 }
 
 /// When an output may leave.
@@ -49,6 +72,8 @@ pub(super) enum Output {
     Pipeline(Returning, Message),
     /// A call to somebody else.
     Send(Box<Outgoing>),
+    /// The alarms that were due have run.
+    Rung(Ringing),
 }
 
 /// A call to somebody else, held back.
@@ -57,6 +82,8 @@ pub(super) struct Outgoing {
     pub interface_id: u64,
     pub method_id: u16,
     pub params: Message,
+    /// The chain of the event that makes it.
+    pub chain: Option<Chain>,
     pub sent: Sent,
 }
 
@@ -74,10 +101,13 @@ pub(super) enum Sent {
 impl OutputGate {
     /// The gate of a new instance. An earlier one may have made commits that are not durable yet:
     /// `newest` is the last of them.
-    pub fn new(commits: Commits, newest: Lsn) -> OutputGate {
+    pub fn new(host: &Host, newest: Lsn) -> OutputGate {
         OutputGate {
+            is_forced: sabotaged!(host, OpenGate),
             newest: Cell::new(newest),
-            commits,
+            unconfirmed: Cell::new(newest),
+            commits: host.commits.clone(),
+            metrics: host.metrics.clone(),
             waiting: RefCell::default(),
             changed: tokio::sync::Notify::new(),
         }
@@ -92,14 +122,19 @@ impl OutputGate {
 
     /// Lets `output` leave as soon as it may. `dirty`: the turn that makes it has written.
     pub fn pass(&self, dirty: bool, output: Output) {
-        if self.is_open(dirty) {
+        if self.is_open(dirty) || self.is_forced {
             return output.release();
         }
         let release = match dirty {
             true => Release::ThisTurn,
             false => Release::Durable(self.newest.get()),
         };
-        self.waiting.borrow_mut().push_back((release, output));
+        self.waiting.borrow_mut().push_back(Waiting {
+            release,
+            since: Instant::now(),
+            span: Span::current(),
+            output,
+        });
         self.changed.notify_one();
     }
 
@@ -109,17 +144,35 @@ impl OutputGate {
         self.settled();
     }
 
+    /// There is a commit at `lsn` that nothing waits for.
+    pub fn committed_unconfirmed(&self, lsn: Lsn) {
+        self.unconfirmed.set(lsn);
+        self.settled();
+    }
+
     /// The newest commit.
     pub fn newest(&self) -> Lsn {
-        self.newest.get()
+        self.newest.get().max(self.unconfirmed.get())
+    }
+
+    /// Why the object cannot go on, if one of its commits has not happened.
+    pub fn lost(&self) -> Option<crate::Error> {
+        self.commits.is_durable(self.newest()).err()
+    }
+
+    /// Waits until every commit so far is durable. `storage-failed` if one of them has not happened,
+    /// or takes too long.
+    pub async fn synced(&self) -> Result<(), crate::Error> {
+        let durable = timeout(COMMIT_LIMIT, self.commits.durable(self.newest())).await;
+        durable.unwrap_or_else(|_| Err(stuck()))
     }
 
     /// Nothing is left uncommitted of what the turn has written so far, if anything: what it said
     /// waits for the newest commit.
     pub fn settled(&self) {
-        for (release, _) in self.waiting.borrow_mut().iter_mut() {
-            if let Release::ThisTurn = release {
-                *release = Release::Durable(self.newest.get());
+        for waiting in self.waiting.borrow_mut().iter_mut() {
+            if let Release::ThisTurn = waiting.release {
+                waiting.release = Release::Durable(self.newest.get());
                 self.changed.notify_one();
             }
         }
@@ -131,7 +184,7 @@ impl OutputGate {
             .waiting
             .take()
             .into_iter()
-            .partition(|(release, _)| matches!(release, Release::ThisTurn));
+            .partition(|waiting| matches!(waiting.release, Release::ThisTurn));
         self.waiting.replace(kept);
         let said: VecDeque<_> = said;
         drop(said);
@@ -164,13 +217,17 @@ impl OutputGate {
     pub async fn opened(&self) {
         loop {
             let next = match self.waiting.borrow().front() {
-                Some((Release::Durable(lsn), _)) => Some(*lsn),
+                Some(Waiting {
+                    release: Release::Durable(lsn),
+                    since,
+                    ..
+                }) => Some((*lsn, *since + COMMIT_LIMIT)),
                 _ => None,
             };
             let durable = async {
                 match next {
                     // Whether it is, `release` looks.
-                    Some(lsn) => _ = self.commits.durable(lsn).await,
+                    Some((lsn, at)) => _ = timeout_at(at, self.commits.durable(lsn)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -182,22 +239,38 @@ impl OutputGate {
     }
 
     /// Lets out whatever may leave by now. `storage-failed` if a commit that something waits for has
-    /// not happened: whoever was to be told of it is told that instead.
+    /// not happened, or takes too long: whoever was to be told of it is told that instead.
     pub fn release(&self) -> Result<(), crate::Error> {
         let mut failed = Ok(());
         loop {
             let mut waiting = self.waiting.borrow_mut();
             let durable = match waiting.front() {
-                Some((Release::Durable(lsn), _)) => self.commits.is_durable(*lsn),
+                Some(Waiting {
+                    release: Release::Durable(lsn),
+                    since,
+                    ..
+                }) => match self.commits.is_durable(*lsn) {
+                    Ok(false) if since.elapsed() >= COMMIT_LIMIT => Err(stuck()),
+                    durable => durable,
+                },
                 _ => Ok(false),
             };
             if durable == Ok(false) {
                 return failed;
             }
-            let Some((_, output)) = waiting.pop_front() else {
+            let Some(Waiting {
+                output,
+                since,
+                span,
+                ..
+            }) = waiting.pop_front()
+            else {
                 return failed;
             };
             drop(waiting);
+            let waited = since.elapsed();
+            self.metrics.gate_waited(waited);
+            span.in_scope(|| tracing::trace!(?waited, "passed the gate"));
             match durable {
                 Ok(_) => output.release(),
                 Err(error) => {
@@ -214,19 +287,29 @@ impl OutputGate {
     }
 }
 
+fn stuck() -> crate::Error {
+    crate::Error::StorageFailed(format!(
+        "a commit was not on disk after {} s",
+        COMMIT_LIMIT.as_secs()
+    ))
+}
+
 impl Output {
     fn release(self) {
         match self {
             Output::Return(returning, outcome) => returning.finish(outcome),
             Output::Pipeline(returning, early) => returning.set_pipeline(early),
             Output::Send(outgoing) => outgoing.release(),
+            Output::Rung(ringing) => ringing.done(),
         }
     }
 
     /// It must never leave.
     fn fail(self, error: &crate::Error) {
-        if let Output::Return(returning, _) = self {
-            returning.finish(Err(error.clone().into()));
+        match self {
+            Output::Return(returning, _) => returning.finish(Err(error.clone().into())),
+            Output::Rung(ringing) => ringing.end(error.clone()),
+            Output::Pipeline(..) | Output::Send(_) => {}
         }
     }
 }
@@ -238,6 +321,7 @@ impl Outgoing {
             interface_id,
             method_id,
             params,
+            chain,
             sent,
         } = self;
         let target = settled(target);
@@ -256,7 +340,8 @@ impl Outgoing {
                     caller,
                 },
             ) => {
-                let RemotePromise { promise, pipeline } = request.hook.send();
+                let RemotePromise { promise, pipeline } =
+                    Chain::send(chain, || request.hook.send());
                 let pipeline = pipeline.hook;
                 resolver.follow(Box::new(InwardPipeline {
                     instance: caller,
@@ -265,7 +350,7 @@ impl Outgoing {
                 let _ = tell.send(promise);
             }
             (Ok(request), Sent::Stream(tell)) => {
-                let _ = tell.send(request.hook.send_streaming());
+                let _ = tell.send(Chain::send(chain, || request.hook.send_streaming()));
             }
             (Err(error), Sent::Call { promise, .. }) => {
                 let _ = promise.send(Promise::err(error));
@@ -273,51 +358,6 @@ impl Outgoing {
             (Err(error), Sent::Stream(promise)) => {
                 let _ = promise.send(Promise::err(error));
             }
-        }
-    }
-}
-
-/// Names one section of an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SectionId(u64);
-
-/// At most one section is open at a time; while it is, only events that belong to it proceed: new
-/// ones are not delivered, and running ones are not polled.
-#[derive(Default)]
-pub(super) struct Sections {
-    opened: Cell<u64>,
-    open: Cell<Option<SectionId>>,
-    held_back: RefCell<Vec<Waker>>,
-}
-
-impl Sections {
-    /// Opens a section.
-    pub fn open(&self) -> SectionId {
-        debug_assert!(self.open.get().is_none(), "one section at a time");
-        self.opened.set(self.opened.get() + 1);
-        let section = SectionId(self.opened.get());
-        self.open.set(Some(section));
-        section
-    }
-
-    /// Ends a section; of one that has ended already, nothing.
-    pub fn close(&self, section: SectionId) {
-        if self.open.get() == Some(section) {
-            self.open.set(None);
-            self.held_back.take().into_iter().for_each(Waker::wake);
-        }
-    }
-
-    /// Whether an event of `section` may proceed.
-    pub fn admits(&self, section: Option<SectionId>) -> bool {
-        self.open.get().is_none() || self.open.get() == section
-    }
-
-    /// Wakes `waker` when the section that is open ends.
-    pub fn wait(&self, waker: &Waker) {
-        let mut held_back = self.held_back.borrow_mut();
-        if !held_back.iter().any(|held| held.will_wake(waker)) {
-            held_back.push(waker.clone());
         }
     }
 }

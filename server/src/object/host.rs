@@ -9,19 +9,28 @@ use std::{
     time::Duration,
 };
 
+use futures::channel::oneshot;
+use tokio::task::AbortHandle;
 use vatwerk::ObjectId;
 
 use super::{
     class::{ClassEntry, Registry},
+    deletion::{Deleted, delete},
+    notes::Notes,
+    ringing::Ringing,
+    scheduler::{Scheduler, schedule},
     serve::serve,
-    slot::{EventTarget, Load, Slot},
+    slot::{EventTarget, Load, Slot, Status},
 };
 use crate::{
     Error, Result,
-    call::Call,
-    catalog::Catalog,
-    journal::Commits,
-    storage::{self, Vfs},
+    call::{Call, Chains},
+    catalog::{Activity, Catalog},
+    env::Clock,
+    folder::DatabaseId,
+    journal::{Commits, Lsn},
+    metrics::{Eviction, Metrics},
+    storage::{self, Backing, Vfs},
 };
 
 /// How much objects may use.
@@ -33,9 +42,19 @@ pub struct Limits {
     pub activation: Duration,
     /// How long a transaction capability may stay open.
     pub transaction: Duration,
+    /// How long [`Context::block_concurrency_while`](super::Context::block_concurrency_while) may
+    /// hold everything else back.
+    pub blocked: Duration,
+    /// How long the handler of an alarm may take.
+    pub alarm: Duration,
+    /// How many objects may run alarms at once.
+    pub alarms_at_once: usize,
     /// How many objects may be awake; above it the least recently used that are idle are put to
     /// sleep. Above twice as many, further ones are not woken: `overloaded`.
     pub resident_objects: usize,
+    /// How much memory SQLite may use for all databases together, in bytes; above it objects that are
+    /// idle are put to sleep, the least recently used first.
+    pub memory_bytes: u64,
     /// How many calls may be queued or running in one object.
     pub calls_per_object: u64,
     /// How many calls may be queued or running in the whole vat.
@@ -50,12 +69,43 @@ impl Default for Limits {
             idle: Duration::from_secs(10),
             activation: Duration::from_secs(30),
             transaction: Duration::from_millis(vatwerk::limit_capnp::MAX_TRANSACTION_MS.into()),
+            blocked: Duration::from_secs(30),
+            alarm: Duration::from_secs(15 * 60),
+            alarms_at_once: 128,
             resident_objects: 10_000,
+            memory_bytes: 768 << 20,
             calls_per_object: 4096,
             calls_per_vat: 65_536,
             storage: storage::Settings::default(),
         }
     }
+}
+
+/// What is remembered of an object, also when it sleeps: of some more than may be awake.
+#[derive(Clone, Copy, Default)]
+struct Past {
+    activated_ms: Option<i64>,
+    resets: u64,
+}
+
+/// What a [`Host`] is made of.
+pub struct Parts {
+    /// The classes.
+    pub classes: Registry,
+    /// The names.
+    pub catalog: Catalog,
+    /// What becomes of commits.
+    pub commits: Commits,
+    /// Where objects' databases are.
+    pub vfs: Rc<Vfs>,
+    /// How much objects may use.
+    pub limits: Limits,
+    /// Values that the embedding program gives to its classes.
+    pub bindings: HashMap<TypeId, Rc<dyn Any>>,
+    /// What time it is.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What objects share. One for each thread that has objects.
@@ -72,22 +122,36 @@ pub struct Host {
     pub limits: Limits,
     /// Values that the embedding program gives to its classes.
     pub bindings: HashMap<TypeId, Rc<dyn Any>>,
+    /// What time it is.
+    pub clock: Clock,
+    pub(super) chains: Chains,
+    pub(super) scheduler: Scheduler,
+    pub(super) notes: Notes,
+    scheduling: Cell<Option<AbortHandle>>,
+    /// What is counted.
+    pub metrics: Metrics,
     slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     load: Rc<Load>,
+    past: RefCell<HashMap<ObjectId, Past>>,
     asleep: tokio::sync::Notify,
     stopping: Cell<bool>,
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) sabotage: Cell<Option<super::testing::Sabotage>>,
 }
 
 impl Host {
     /// A host without objects awake.
-    pub fn new(
-        classes: Registry,
-        catalog: Catalog,
-        commits: Commits,
-        vfs: Rc<Vfs>,
-        limits: Limits,
-        bindings: HashMap<TypeId, Rc<dyn Any>>,
-    ) -> Rc<Host> {
+    pub fn new(parts: Parts) -> Rc<Host> {
+        let Parts {
+            classes,
+            catalog,
+            commits,
+            vfs,
+            limits,
+            bindings,
+            clock,
+            metrics,
+        } = parts;
         Rc::new(Host {
             classes,
             catalog,
@@ -95,11 +159,30 @@ impl Host {
             vfs,
             limits,
             bindings,
+            clock,
+            metrics,
+            chains: Chains::default(),
+            scheduler: Scheduler::default(),
+            notes: Notes::default(),
+            scheduling: Cell::default(),
             slots: RefCell::default(),
             load: Rc::default(),
+            past: RefCell::default(),
             asleep: tokio::sync::Notify::new(),
             stopping: Cell::default(),
+            #[cfg(any(test, feature = "testing"))]
+            sabotage: Cell::default(),
         })
+    }
+
+    /// How many calls are queued or running.
+    pub fn calls_in_flight(&self) -> u64 {
+        self.load.calls()
+    }
+
+    /// How many objects are looking at their alarms.
+    pub fn alarms_running(&self) -> u64 {
+        self.scheduler.busy() as u64
     }
 
     /// How many objects are awake.
@@ -119,20 +202,56 @@ impl Host {
             let error = unimplemented(class, &call);
             return call.reply.finish(Err(error.into()));
         }
+        match self.slot(class, id, name) {
+            Ok(slot) => slot.push_call(self, EventTarget::Object, None, call),
+            Err(error) => call.reply.finish(Err(error.into())),
+        }
+    }
+
+    /// Has an object look at its alarms, waking it if need be. One that is not there has none, and does
+    /// not come into being for them.
+    pub(super) fn ring(self: &Rc<Self>, object: DatabaseId, ringing: Ringing) {
+        match self.is_there(object) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.note_alarm(object, Lsn::default(), None);
+                return ringing.done();
+            }
+            Err(error) => return ringing.end(error),
+        }
+        let slot = self
+            .classes
+            .by_interface(object.class)
+            .and_then(|class| self.slot(class, object.object, None));
+        match slot {
+            Ok(slot) => slot.push_alarms(self, ringing),
+            Err(error) => ringing.end(error),
+        }
+    }
+
+    /// Whether there is anything of an object. It may be listed all the same.
+    fn is_there(&self, object: DatabaseId) -> Result<bool> {
+        let is_awake = self.slots.borrow().contains_key(&object.object);
+        Ok(is_awake || Backing::open(&self.vfs, object)?.exists())
+    }
+
+    /// The place of an object, which is woken if need be.
+    fn slot(
+        self: &Rc<Self>,
+        class: &Rc<ClassEntry>,
+        id: ObjectId,
+        name: Option<&Rc<str>>,
+    ) -> Result<Rc<Slot>> {
         let awake = self.slots.borrow().get(&id).cloned();
-        let slot = match awake {
+        match awake {
             Some(slot) => {
                 if let Some(name) = name {
                     self.learn_name(&slot, name);
                 }
-                slot
+                Ok(slot)
             }
-            None => match self.wake(class, id, name) {
-                Ok(slot) => slot,
-                Err(error) => return call.reply.finish(Err(error.into())),
-            },
-        };
-        slot.push(EventTarget::Object, None, call, &self.limits);
+            None => self.wake(class, id, name),
+        }
     }
 
     fn wake(
@@ -143,7 +262,9 @@ impl Host {
     ) -> Result<Rc<Slot>> {
         let limit = self.limits.resident_objects;
         if self.resident() >= limit {
-            self.evict_some();
+            self.evict_some(Eviction::Objects);
+        } else if storage::memory_used() > self.limits.memory_bytes {
+            self.evict_some(Eviction::Memory);
         }
         // Those that are asked to go need a moment, and some cannot go.
         if self.resident() >= 2 * limit {
@@ -152,45 +273,113 @@ impl Host {
                 limit: 2 * limit as u64,
             });
         }
+        let slot = self.insert_slot(class, id, name);
+        tokio::task::spawn_local(serve(self.clone(), slot.clone()));
+        Ok(slot)
+    }
+
+    fn insert_slot(
+        &self,
+        class: &Rc<ClassEntry>,
+        id: ObjectId,
+        name: Option<&Rc<str>>,
+    ) -> Rc<Slot> {
         let slot = Rc::new(Slot::new(
             id,
             class.clone(),
             name.cloned(),
             self.load.clone(),
+            self.metrics.class(class.name),
         ));
         if self.stopping.get() {
-            slot.evict();
+            slot.evict(Eviction::Asked);
         }
         self.slots.borrow_mut().insert(id, slot.clone());
-        tokio::task::spawn_local(serve(self.clone(), slot.clone()));
-        Ok(slot)
+        slot
     }
 
     /// Asks the least recently used of the idle objects to go: a sixteenth of them, so that looking
     /// at all of them pays.
-    fn evict_some(&self) {
+    fn evict_some(&self, why: Eviction) {
         let slots = self.slots.borrow();
-        let idle = |slot: &&Rc<Slot>| slot.is_idle() && !slot.is_evicted();
+        let idle = |slot: &&Rc<Slot>| slot.is_idle() && slot.evicted().is_none();
         let mut idle: Vec<_> = slots.values().filter(idle).collect();
         let some = idle.len().div_ceil(16);
         if some > 0 {
             idle.select_nth_unstable_by_key(some - 1, |slot| slot.last_used());
-            idle[..some].iter().for_each(|slot| slot.evict());
+            idle[..some].iter().for_each(|slot| slot.evict(why));
         }
     }
 
     /// The instance in `slot` is gone, its database closed.
-    pub(super) fn remove(&self, slot: &Rc<Slot>) {
-        let mut slots = self.slots.borrow_mut();
-        if slots
-            .get(&slot.id)
-            .is_some_and(|current| Rc::ptr_eq(current, slot))
-        {
-            slots.remove(&slot.id);
+    pub(super) fn remove(self: &Rc<Self>, slot: &Rc<Slot>) {
+        self.slots.borrow_mut().remove(&slot.id);
+        slot.go();
+        let deleted = slot.take_deleted();
+        if !deleted.is_empty() {
+            self.begin_deletion(&slot.class, slot.id, deleted);
         }
-        if slots.is_empty() {
+        if self.slots.borrow().is_empty() {
             self.asleep.notify_waiters();
         }
+    }
+
+    /// What an object looks like at the moment. Does not wake it.
+    pub fn status(&self, id: ObjectId) -> Status {
+        let status = self.slots.borrow().get(&id).map(|slot| slot.status());
+        let past = self.past.borrow().get(&id).copied().unwrap_or_default();
+        Status {
+            activated_ms: past.activated_ms,
+            resets: past.resets,
+            ..status.unwrap_or_default()
+        }
+    }
+
+    /// Puts an object to sleep as soon as nothing of it runs, and waits until it sleeps.
+    pub async fn evict(&self, id: ObjectId) {
+        let awake = self.slots.borrow().get(&id).cloned();
+        if let Some(slot) = awake {
+            slot.evict(Eviction::Asked);
+            slot.gone().await;
+        }
+    }
+
+    /// Deletes an object for good: its storage, its alarms and its row in the catalog. An instance
+    /// that is awake ends, and its callers get `object-reset`. Whether there was anything; returns
+    /// when the end is on disk. Stubs and saved references still name the object, which comes into
+    /// being again with the next call.
+    pub async fn delete(self: &Rc<Self>, class: &Rc<ClassEntry>, id: ObjectId) -> Result<bool> {
+        let (tell, told) = oneshot::channel();
+        let awake = self.slots.borrow().get(&id).cloned();
+        match awake {
+            Some(slot) => slot.delete(tell),
+            None => self.begin_deletion(class, id, vec![tell]),
+        }
+        told.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    /// An instance of the object is awake.
+    pub(super) fn remember_activation(&self, id: ObjectId, now_ms: i64) {
+        self.remember(id, |past| past.activated_ms = Some(now_ms));
+    }
+
+    /// An instance of the object was reset.
+    pub(super) fn remember_reset(&self, id: ObjectId) {
+        self.remember(id, |past| past.resets += 1);
+    }
+
+    fn remember(&self, id: ObjectId, change: impl FnOnce(&mut Past)) {
+        let mut past = self.past.borrow_mut();
+        if past.len() >= 2 * self.limits.resident_objects {
+            let slots = self.slots.borrow();
+            past.retain(|id, _| slots.contains_key(id));
+        }
+        change(past.entry(id).or_default());
+    }
+
+    fn begin_deletion(self: &Rc<Self>, class: &Rc<ClassEntry>, id: ObjectId, tell: Vec<Deleted>) {
+        let slot = self.insert_slot(class, id, None);
+        tokio::task::spawn_local(delete(self.clone(), slot, tell));
     }
 
     /// An object that is awake, and had no name, is called by one.
@@ -208,6 +397,53 @@ impl Host {
         }
     }
 
+    /// Runs alarms from now on. Must be called inside a [`LocalSet`](tokio::task::LocalSet).
+    pub fn schedule(self: &Rc<Self>) {
+        let task = tokio::task::spawn_local(schedule(self.clone()));
+        self.scheduling.set(Some(task.abort_handle()));
+    }
+
+    /// Begins no more alarms. Those that run go on.
+    pub fn stop_scheduling(&self) {
+        if let Some(task) = self.scheduling.take() {
+            task.abort();
+        }
+    }
+
+    /// The object, or the vat for it, has learnt of an alarm: the catalog is told before that is
+    /// committed, unless it knows of an earlier one.
+    pub(super) fn expect_alarm(&self, object: DatabaseId, due_ms: i64) -> Result<()> {
+        if sabotaged!(self, IndexAlarmsLate) {
+            return Ok(());
+        }
+        self.catalog.expect_alarm(object, due_ms)?;
+        if !sabotaged!(self, LetSchedulerSleep) {
+            self.scheduler.expect(object, due_ms);
+        }
+        Ok(())
+    }
+
+    /// The earliest alarm of an object is this, as of the commit at `lsn`.
+    pub(super) fn note_alarm(&self, object: DatabaseId, lsn: Lsn, due_ms: Option<i64>) {
+        self.notes.alarm(object, lsn, due_ms, self.clock.now_ms());
+        self.scheduler.look_at(self.notes.due_ms());
+    }
+
+    /// An object was written, last by the commit at `lsn`.
+    pub(super) fn note_activity(&self, object: DatabaseId, lsn: Lsn, activity: Activity) {
+        let now_ms = self.clock.now_ms();
+        self.notes.activity(object, lsn, activity, now_ms);
+        self.scheduler.look_at(self.notes.due_ms());
+    }
+
+    /// Tells the catalog what has been noted of objects.
+    pub fn write_notes(&self) -> Result<()> {
+        if !sabotaged!(self, NoteVoidCommits) {
+            self.notes.drop_void(&self.commits);
+        }
+        self.notes.write(&self.catalog, self.clock.now_ms())
+    }
+
     /// Waits until everything that the catalog says is durable: before that nobody may be told.
     pub async fn catalog_is_durable(&self) -> Result<()> {
         self.commits.durable(self.catalog.newest()).await
@@ -218,18 +454,29 @@ impl Host {
         self.load.idle().await;
     }
 
+    /// Whether objects are being put to sleep for good.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
     /// Puts every object to sleep, and waits until the last database is closed. An object that is
     /// busy, or has handed out capabilities, sleeps when it no longer is.
     pub async fn sleep_all(&self) {
         self.stopping.set(true);
-        self.slots.borrow().values().for_each(|slot| slot.evict());
+        self.slots
+            .borrow()
+            .values()
+            .for_each(|slot| slot.evict(Eviction::Asked));
         self.all_asleep().await;
     }
 
     /// Ends every instance that is left, whatever it is doing: those that will not sleep because
     /// they hold capabilities of each other, or are busy. Their databases are closed.
     pub async fn abandon_all(&self) {
-        self.slots.borrow().values().for_each(|slot| slot.abandon());
+        self.slots
+            .borrow()
+            .values()
+            .for_each(|slot| slot.abandon(Error::ShuttingDown));
         self.all_asleep().await;
     }
 

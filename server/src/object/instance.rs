@@ -5,15 +5,26 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use futures::future::LocalBoxFuture;
+use tokio::time::Instant;
+
 use super::{
-    gate::{Output, OutputGate, SectionId, Sections},
+    gate::{Output, OutputGate},
     host::Host,
     membrane::Membrane,
-    slot::{Slot, shielded},
+    sections::{Flow, Section, SectionId, Sections},
+    serial::Serial,
+    slot::{Slot, Ticket, shielded},
 };
-use crate::{Error, Result, storage::Storage};
+use crate::{
+    Error, Result, call::Chain, catalog::Activity, journal::Lsn, metrics::Reset, storage::Storage,
+};
+
+/// How often the catalog is told that an object has been written.
+const NOTE_EVERY: Duration = Duration::from_secs(10);
 
 /// An object awake in memory. Code may hold on to it after its end; then everything it asks fails.
 pub(crate) struct Instance {
@@ -23,14 +34,32 @@ pub(crate) struct Instance {
     pub(super) gate: OutputGate,
     pub(super) membrane: Membrane,
     pub(super) sections: Sections,
-    broken: RefCell<Option<Error>>,
+    pub(super) serial: Serial,
+    /// What [`Instance::wait_until`] was given and nobody runs yet.
+    background: RefCell<Vec<Background>>,
+    /// What the catalog is to be told when the turn is over, whatever is committed: the earliest alarm.
+    next_alarm: Cell<Option<Option<i64>>>,
+    /// Whether it is noted that the object has been written, when that was, and when to note it again.
+    is_noted: Cell<bool>,
+    written_ms: Cell<i64>,
+    note_again: Cell<Instant>,
+    broken: RefCell<Option<(Error, Reset)>>,
     unborn: Cell<bool>,
-    current_section: Cell<Option<SectionId>>,
+    /// Of the event whose turn this is.
+    current_section: RefCell<Option<SectionId>>,
+    current_chain: Cell<Option<Chain>>,
+}
+
+/// Work that no caller waits for.
+pub(super) struct Background {
+    pub work: LocalBoxFuture<'static, capnp::Result<()>>,
+    pub section: Option<SectionId>,
+    pub ticket: Ticket,
 }
 
 impl Instance {
     pub fn new(host: Rc<Host>, slot: Rc<Slot>, storage: Storage) -> Rc<Instance> {
-        let gate = OutputGate::new(host.commits.clone(), storage.newest());
+        let gate = OutputGate::new(&host, storage.newest());
         let instance = Rc::new(Instance {
             host,
             slot,
@@ -38,60 +67,131 @@ impl Instance {
             gate,
             membrane: Membrane::default(),
             sections: Sections::default(),
+            serial: Serial::default(),
+            background: RefCell::default(),
+            next_alarm: Cell::default(),
+            is_noted: Cell::new(true),
+            written_ms: Cell::default(),
+            note_again: Cell::new(Instant::now()),
             broken: RefCell::default(),
             unborn: Cell::default(),
-            current_section: Cell::default(),
+            current_section: RefCell::default(),
+            current_chain: Cell::default(),
         });
         // A write outside any turn, by a task that the class spawned, is a commit of its own.
         let weak = Rc::downgrade(&instance);
         instance.storage.on_commit(move |lsn| {
             if let Some(instance) = weak.upgrade() {
-                instance.gate.committed(lsn);
+                instance.committed(lsn);
             }
         });
+        let weak = Rc::downgrade(&instance);
         instance
+            .storage
+            .before_alarms(move |due_ms| match weak.upgrade() {
+                Some(instance) => instance.expect_alarm(due_ms),
+                None => Ok(()),
+            });
+        instance
+    }
+
+    /// The earliest alarm is to be this, as of the commit that is about to be made. The catalog never
+    /// has a later time: it is told of an earlier one before, and of a later one some time after.
+    fn expect_alarm(&self, due_ms: Option<i64>) -> Result<()> {
+        match due_ms {
+            Some(due_ms) => self.host.expect_alarm(self.slot.database(), due_ms),
+            None => Ok(()),
+        }
+    }
+
+    /// Whoever asks when to look at the alarms next is told this when the turn is over.
+    pub fn note_alarm(&self, due_ms: Option<i64>) {
+        self.next_alarm.set(Some(due_ms));
+    }
+
+    /// There is a commit at `lsn`.
+    fn committed(&self, lsn: Lsn) {
+        tracing::trace!(?lsn, "committed");
+        match self.storage.was_confirmed() {
+            true => self.gate.committed(lsn),
+            false => self.gate.committed_unconfirmed(lsn),
+        }
+        self.pass_note_on();
+        self.is_noted.set(false);
+        self.written_ms.set(self.host.clock.now_ms());
+        let now = Instant::now();
+        if now >= self.note_again.get() {
+            self.note_again.set(now + NOTE_EVERY);
+            self.note_activity();
+        }
+    }
+
+    /// Notes for the catalog when the object was last written, and how large it is.
+    fn note_activity(&self) {
+        if let Ok(bytes) = self.storage.database_size() {
+            self.is_noted.set(true);
+            let written_ms = self.written_ms.get();
+            let activity = Activity { written_ms, bytes };
+            self.host
+                .note_activity(self.slot.database(), self.gate.newest(), activity);
+        }
+    }
+
+    /// What became of the alarms in the turn that is over.
+    fn pass_note_on(&self) {
+        let committed = self.storage.take_alarm_change();
+        if let Some(due_ms) = self.next_alarm.take().or(committed) {
+            self.host
+                .note_alarm(self.slot.database(), self.gate.newest(), due_ms);
+        }
     }
 
     /// One turn: a poll of the object's code. What it writes is committed when the poll returns;
     /// what it says leaves when that is durable. A panic undoes the turn and ends the instance.
     ///
-    /// `section` is the section that the event belongs to; while another is open, the poll waits.
+    /// While a section is open that the event of `flow` is not in, the poll waits.
     pub fn poll_turn<R>(
         &self,
-        section: &Cell<Option<SectionId>>,
+        flow: &Flow,
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<R>,
     ) -> Poll<Result<R>> {
-        if !self.sections.admits(section.get()) {
+        if !self.sections.admits(flow.section.borrow().as_ref()) {
             self.sections.wait(cx.waker());
             return Poll::Pending;
         }
-        if let Some(error) = self.broken() {
+        if let Some(error) = self.broken().or_else(|| self.gate.lost()) {
+            self.break_off(error.clone(), Reset::Storage);
             return Poll::Ready(Err(error));
         }
         if self.poll_journal(cx).is_pending() {
             return Poll::Pending;
         }
-        self.current_section.set(section.get());
+        self.current_section.replace(flow.section.take());
+        self.current_chain.set(Some(flow.chain));
         self.storage.enter_turn();
         let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
-        section.set(self.current_section.take());
+        flow.section.replace(self.current_section.take());
+        self.current_chain.set(None);
         let ended = match (polled, self.broken()) {
             // The object aborted: the turn is undone.
             (Ok(_), Some(error)) => {
                 self.undo_turn();
-                Err(error)
+                Err((error, Reset::Abort))
             }
-            (Ok(polled), None) => self.end_turn().map(|()| polled),
+            (Ok(polled), None) => match self.end_turn() {
+                Ok(()) => Ok(polled),
+                Err(error) => Err((error, Reset::Storage)),
+            },
             (Err(panic), _) => {
                 self.undo_turn();
-                Err(self.panicked(panic.as_ref()))
+                Err((self.panicked(panic.as_ref()), Reset::Panic))
             }
         };
         match ended {
             Ok(polled) => polled.map(Ok),
-            Err(error) => {
-                self.break_off(error.clone());
+            Err((error, why)) => {
+                self.break_off(error.clone(), why);
                 // Whoever broke it need not try again; the others may.
                 Poll::Ready(Err(self.storage.take_cause().unwrap_or(error)))
             }
@@ -108,10 +208,13 @@ impl Instance {
     }
 
     /// Commits what the turn wrote.
-    fn end_turn(&self) -> Result<()> {
+    pub fn end_turn(&self) -> Result<()> {
         match self.storage.commit_turn() {
-            Ok(Some(lsn)) => self.gate.committed(lsn),
-            Ok(None) => self.gate.settled(),
+            Ok(Some(lsn)) => self.committed(lsn),
+            Ok(None) => {
+                self.gate.settled();
+                self.pass_note_on();
+            }
             Err(error) => {
                 self.gate.undone();
                 return Err(error);
@@ -124,6 +227,7 @@ impl Instance {
     /// Undoes what the turn at hand has written and said so far.
     pub fn undo_turn(&self) {
         self.storage.rollback_turn();
+        self.next_alarm.take();
         self.gate.undone();
     }
 
@@ -147,14 +251,21 @@ impl Instance {
     }
 
     /// Ends the instance, for this reason unless there is one already. It is gone after the turn.
-    pub fn break_off(&self, error: Error) {
-        self.broken.borrow_mut().get_or_insert(error);
+    pub fn break_off(&self, error: Error, why: Reset) {
+        self.broken.borrow_mut().get_or_insert((error, why));
         self.slot.wake();
     }
 
     /// Why the instance is about to be gone.
     pub fn broken(&self) -> Option<Error> {
-        self.broken.borrow().clone()
+        let broken = self.broken.borrow();
+        broken.as_ref().map(|(error, _)| error.clone())
+    }
+
+    /// Likewise, in a word.
+    pub fn reset_by(&self) -> Reset {
+        let broken = self.broken.borrow();
+        broken.as_ref().map_or(Reset::Other, |(_, why)| *why)
     }
 
     /// Whether the object is known not to have come into being: then nothing of it is worth keeping.
@@ -169,18 +280,41 @@ impl Instance {
 
     /// The section that the event whose turn this is belongs to.
     pub fn current_section(&self) -> Option<SectionId> {
-        self.current_section.get()
+        self.current_section.borrow().clone()
     }
 
-    /// From now on the event whose turn this is, and what it hands out, is in a section of its own.
-    /// `None` if it is in one already.
-    pub fn open_section(&self) -> Option<SectionId> {
-        if self.current_section.get().is_some() {
-            return None;
+    /// The chain of calls that the event whose turn this is belongs to.
+    pub fn current_chain(&self) -> Option<Chain> {
+        self.current_chain.get()
+    }
+
+    /// From now on the event whose turn this is, and what it hands out, is in a section of its own,
+    /// inside the one it is in.
+    pub fn open_section(self: &Rc<Self>) -> Section {
+        let id = self.sections.open();
+        self.current_section.replace(Some(id.clone()));
+        Section {
+            id,
+            instance: self.clone(),
         }
-        let section = self.sections.open();
-        self.current_section.set(Some(section));
-        Some(section)
+    }
+
+    /// Takes work that goes on when the event whose turn this is has ended.
+    pub fn wait_until(&self, work: LocalBoxFuture<'static, capnp::Result<()>>) {
+        if self.broken.borrow().is_some() {
+            return;
+        }
+        self.background.borrow_mut().push(Background {
+            work,
+            section: self.current_section(),
+            ticket: Ticket::new(&self.slot),
+        });
+        self.slot.wake();
+    }
+
+    /// What [`Instance::wait_until`] has taken since this was last called.
+    pub fn take_background(&self) -> Vec<Background> {
+        self.background.take()
     }
 
     /// Whether nobody would notice if the instance were gone.
@@ -192,9 +326,15 @@ impl Instance {
     /// class does in destructors, each step is taken.
     pub fn end(&self, error: Error) {
         let slot = &self.slot;
-        self.break_off(error.clone());
+        if !self.is_noted.get() {
+            self.note_activity();
+        }
+        self.break_off(error.clone(), Reset::Other);
         slot.end(error);
         shielded(slot, || self.gate.close());
+        for background in self.take_background() {
+            shielded(slot, || drop(background));
+        }
         self.membrane.close(slot);
         if let Some(Err(error)) = shielded(slot, || self.storage.close()) {
             tracing::error!(id = %slot.id, %error, "closing an object's database");

@@ -22,8 +22,9 @@ use capnp::{
 use futures::channel::oneshot;
 
 use super::{
-    gate::{Outgoing, Output, SectionId, Sent},
+    gate::{Outgoing, Output, Sent},
     instance::Instance,
+    sections::SectionId,
     slot::{EventTarget, Slot, shielded},
 };
 use crate::{
@@ -180,12 +181,13 @@ impl Target for Inside {
     fn deliver(&self, call: Call) {
         let raw = self.raw.borrow().as_ref().map(|raw| raw.add_ref());
         match (self.instance.upgrade(), raw) {
-            (Some(instance), Some(raw)) => instance.slot.push(
-                EventTarget::Capability(raw),
-                self.section,
-                call,
-                &instance.host.limits,
-            ),
+            (Some(instance), Some(raw)) => {
+                let target = EventTarget::Capability(raw);
+                let section = self.section.clone();
+                instance
+                    .slot
+                    .push_call(&instance.host, target, section, call);
+            }
             _ => call.reply.finish(Err(VatError::ObjectReset(
                 "the instance that handed out this capability is gone".into(),
             )
@@ -258,13 +260,7 @@ impl ClientHook for OutsideHook {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (reply, done) = Reply::to_results(results);
-        Call {
-            interface_id,
-            method_id,
-            params,
-            reply,
-        }
-        .forward_to(self);
+        Call::sending(interface_id, method_id, params, reply).forward_to(self);
         done
     }
 
@@ -313,6 +309,7 @@ impl OutsideRequest {
             interface_id,
             method_id,
             params,
+            chain: instance.current_chain(),
             sent,
         };
         instance.say(Output::Send(Box::new(outgoing)));

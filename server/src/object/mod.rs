@@ -8,22 +8,49 @@
 //! By lifetime: a [`Host`] lives as long as the process, a slot as long as an instance is wanted, an
 //! instance from waking to sleeping, a turn as long as a poll.
 
+/// Whether a test wants the host to be wrong in this way.
+#[cfg(any(test, feature = "testing"))]
+macro_rules! sabotaged {
+    ($host:expr, $how:ident) => {
+        $host.is_sabotaged($crate::object::testing::Sabotage::$how)
+    };
+}
+#[cfg(not(any(test, feature = "testing")))]
+macro_rules! sabotaged {
+    ($host:expr, $how:ident) => {
+        false
+    };
+}
+
+mod alarms;
 mod class;
 mod context;
+mod deletion;
 mod gate;
 mod host;
 mod instance;
 mod membrane;
 mod namespace;
+mod notes;
 mod results;
+mod ringing;
+mod scheduler;
+mod sections;
+mod serial;
 mod serve;
 mod slot;
 mod stub;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod wake;
+mod work;
 
+pub use alarms::Alarms;
 pub use class::{Class, ClassEntry, Registry, StartError};
 pub use context::Context;
-pub use host::{Host, Limits};
+pub use host::{Host, Limits, Parts};
 pub use namespace::Namespace;
+pub use slot::{State, Status};
 pub use stub::Stub;
 
-pub(crate) use context::Section;
+pub(crate) use sections::Section;

@@ -3,6 +3,8 @@
 use std::{cell::RefCell, rc::Rc};
 
 use capnp::Error;
+use tokio::time::Instant;
+use vatwerk::Code;
 
 use super::slot::Ticket;
 use crate::{
@@ -18,13 +20,16 @@ pub(super) struct Returning(Rc<RefCell<Waiting>>);
 struct Waiting {
     reply: Option<Reply>,
     ticket: Ticket,
+    since: Instant,
 }
 
 impl Returning {
-    pub fn new(reply: Reply, ticket: Ticket) -> Returning {
+    /// For a call that was delivered at `since`.
+    pub fn new(reply: Reply, ticket: Ticket, since: Instant) -> Returning {
         Returning(Rc::new(RefCell::new(Waiting {
             reply: Some(reply),
             ticket,
+            since,
         })))
     }
 
@@ -42,15 +47,29 @@ impl Returning {
     pub fn finish(&self, outcome: Result<Option<Message>, Error>) {
         let reply = self.0.borrow_mut().reply.take();
         if let Some(reply) = reply {
-            reply.finish(outcome.map_err(fault::leaving));
+            let outcome = outcome.map_err(fault::leaving);
+            self.0.borrow().count(outcome.as_ref().err());
+            reply.finish(outcome);
         }
+    }
+}
+
+impl Waiting {
+    fn count(&self, error: Option<&Error>) {
+        let code = |error: &Error| Code::split(&error.extra).0;
+        let outcome = error.map_or(Ok(()), |error| {
+            Err(code(error).unwrap_or(Code::ApplicationFailed))
+        });
+        self.ticket.metrics().call(outcome, self.since.elapsed());
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(reply) = self.reply.take() {
-            reply.finish(Err(self.ticket.reason().into()));
+            let error = self.ticket.reason().into();
+            self.count(Some(&error));
+            reply.finish(Err(error));
         }
     }
 }

@@ -10,10 +10,18 @@ use std::{
 
 use capnp::private::capability::ClientHook;
 use tokio::time::Instant;
+use tracing::Span;
 use vatwerk::ObjectId;
 
-use super::{class::ClassEntry, gate::SectionId};
-use crate::{Error, Result, call::Call};
+use super::{
+    class::ClassEntry, deletion::Deleted, host::Host, ringing::Ringing, sections::SectionId,
+};
+use crate::{
+    Error, Result,
+    call::{Call, Chain},
+    folder::DatabaseId,
+    metrics::{ClassMetrics, Eviction},
+};
 
 /// One object that is awake, or waking.
 pub(super) struct Slot {
@@ -23,14 +31,49 @@ pub(super) struct Slot {
     queue: RefCell<VecDeque<Event>>,
     stirred: Cell<bool>,
     waker: Cell<Option<Waker>>,
+    /// Calls and other events, and background work.
     in_flight: Cell<u64>,
     ended: RefCell<Option<Error>>,
-    evict: Cell<bool>,
-    abandoned: Cell<bool>,
+    evict: Cell<Option<Eviction>>,
+    gone: tokio::sync::Notify,
+    abandoned: RefCell<Option<Error>>,
+    deleted: RefCell<Vec<Deleted>>,
     /// How many of the object's own capabilities others hold.
     pub handed_out: Cell<usize>,
     last_used: Cell<Instant>,
+    pub metrics: Rc<ClassMetrics>,
+    /// Whether `activate` has succeeded.
+    pub is_awake: Cell<bool>,
     vat: Rc<Load>,
+}
+
+/// What an object looks like from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether there is an instance.
+    pub state: State,
+    /// Calls, other events and background work, queued or running.
+    pub in_flight: u64,
+    /// How many of these are queued.
+    pub queued: u64,
+    /// How many capabilities of its own others hold.
+    pub handed_out: u64,
+    /// When it last woke, in milliseconds since 1970, if the vat remembers.
+    pub activated_ms: Option<i64>,
+    /// How many instances have ended by a failure, as far as the vat remembers.
+    pub resets: u64,
+}
+
+/// Whether an object has an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// It has none.
+    #[default]
+    Asleep,
+    /// It is opening its database, or in `create` or `activate`.
+    Waking,
+    /// It takes calls.
+    Awake,
 }
 
 /// How many calls are in flight in a whole vat.
@@ -41,6 +84,11 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// How many calls are in flight.
+    pub fn calls(&self) -> u64 {
+        self.calls.get()
+    }
+
     /// Waits until no call is in flight.
     pub async fn idle(&self) {
         while self.calls.get() > 0 {
@@ -49,12 +97,23 @@ impl Load {
     }
 }
 
-/// A call that has reached its object.
+/// Something that has reached its object.
 pub(super) struct Event {
-    pub target: EventTarget,
     pub section: Option<SectionId>,
-    pub call: Call,
+    pub chain: Chain,
+    pub what: What,
     pub ticket: Ticket,
+    /// What it came from, for logs: a session.
+    pub span: Span,
+    pub since: Instant,
+}
+
+/// What there is to do.
+pub(super) enum What {
+    /// To answer a call.
+    Call(EventTarget, Call),
+    /// To run the alarms that are due.
+    Alarms(Ringing),
 }
 
 /// What of an object is called.
@@ -69,7 +128,13 @@ pub(super) enum EventTarget {
 pub(super) struct Ticket(Rc<Slot>);
 
 impl Slot {
-    pub fn new(id: ObjectId, class: Rc<ClassEntry>, name: Option<Rc<str>>, vat: Rc<Load>) -> Slot {
+    pub fn new(
+        id: ObjectId,
+        class: Rc<ClassEntry>,
+        name: Option<Rc<str>>,
+        vat: Rc<Load>,
+        metrics: Rc<ClassMetrics>,
+    ) -> Slot {
         Slot {
             id,
             class,
@@ -80,31 +145,57 @@ impl Slot {
             in_flight: Cell::default(),
             ended: RefCell::default(),
             evict: Cell::default(),
-            abandoned: Cell::default(),
+            gone: tokio::sync::Notify::new(),
+            abandoned: RefCell::default(),
+            deleted: RefCell::default(),
             handed_out: Cell::default(),
             last_used: Cell::new(Instant::now()),
+            metrics,
+            is_awake: Cell::default(),
             vat,
         }
     }
 
     /// Takes a call in. It is counted before anything else, so queues are bounded.
-    pub fn push(
+    pub fn push_call(
         self: &Rc<Self>,
+        host: &Host,
         target: EventTarget,
         section: Option<SectionId>,
         call: Call,
-        limits: &super::Limits,
     ) {
-        if let Err(error) = self.admit(limits) {
-            return call.reply.finish(Err(error.into()));
+        match self.admit(&host.limits) {
+            Ok(()) => {
+                let chain = call.chain.unwrap_or_else(|| host.chains.begin());
+                self.push(section, chain, What::Call(target, call));
+            }
+            Err(error) => {
+                if let Error::Overloaded { .. } = error {
+                    host.metrics.overloaded();
+                }
+                call.reply.finish(Err(error.into()));
+            }
         }
-        self.last_used.set(Instant::now());
-        let ticket = Ticket::new(self);
+    }
+
+    /// Takes in that alarms are due.
+    pub fn push_alarms(self: &Rc<Self>, host: &Host, ringing: Ringing) {
+        match self.admit(&host.limits) {
+            Ok(()) => self.push(None, host.chains.begin(), What::Alarms(ringing)),
+            Err(error) => ringing.end(error),
+        }
+    }
+
+    fn push(self: &Rc<Self>, section: Option<SectionId>, chain: Chain, what: What) {
+        let now = Instant::now();
+        self.last_used.set(now);
         self.queue.borrow_mut().push_back(Event {
-            target,
             section,
-            call,
-            ticket,
+            chain,
+            what,
+            ticket: Ticket::new(self),
+            span: Span::current(),
+            since: now,
         });
         self.wake();
     }
@@ -129,9 +220,9 @@ impl Slot {
     }
 
     /// The next event that `admits` lets in, in order.
-    pub fn next(&self, admits: impl Fn(Option<SectionId>) -> bool) -> Option<Event> {
+    pub fn next(&self, admits: impl Fn(&Event) -> bool) -> Option<Event> {
         let mut queue = self.queue.borrow_mut();
-        let next = queue.iter().position(|event| admits(event.section))?;
+        let next = queue.iter().position(admits)?;
         queue.remove(next)
     }
 
@@ -160,7 +251,41 @@ impl Slot {
         self.ended.replace(Some(error.clone()));
         for event in self.queue.take() {
             // What the parameters hold may panic when it is dropped.
-            shielded(self, || event.call.reply.finish(Err(error.clone().into())));
+            shielded(self, || match event.what {
+                What::Call(_, call) => call.reply.finish(Err(error.clone().into())),
+                What::Alarms(ringing) => ringing.end(error.clone()),
+            });
+        }
+    }
+
+    /// There are no alarms to look at any more.
+    pub fn silence(&self) {
+        while let Some(event) = self.next(|event| matches!(event.what, What::Alarms(_))) {
+            if let What::Alarms(ringing) = event.what {
+                ringing.done();
+            }
+        }
+    }
+
+    /// The object's database.
+    pub fn database(&self) -> DatabaseId {
+        DatabaseId {
+            class: self.class.interface_id,
+            object: self.id,
+        }
+    }
+
+    /// What it looks like from outside.
+    pub fn status(&self) -> Status {
+        Status {
+            state: match self.is_awake.get() {
+                true => State::Awake,
+                false => State::Waking,
+            },
+            in_flight: self.in_flight.get(),
+            queued: self.queue.borrow().len() as u64,
+            handed_out: self.handed_out.get() as u64,
+            ..Status::default()
         }
     }
 
@@ -175,23 +300,46 @@ impl Slot {
     }
 
     /// Asks for eviction as soon as the object is quiet.
-    pub fn evict(&self) {
-        self.evict.set(true);
+    pub fn evict(&self, why: Eviction) {
+        self.evict.set(Some(why));
         self.wake();
     }
 
-    pub fn is_evicted(&self) -> bool {
+    /// Why it is to go, if so.
+    pub fn evicted(&self) -> Option<Eviction> {
         self.evict.get()
     }
 
     /// Asks for the end of the instance, whatever it is doing.
-    pub fn abandon(&self) {
-        self.abandoned.set(true);
+    pub fn abandon(&self, reason: Error) {
+        self.abandoned.borrow_mut().get_or_insert(reason);
         self.wake();
     }
 
-    pub fn is_abandoned(&self) -> bool {
-        self.abandoned.get()
+    /// Why the instance is to end, if so.
+    pub fn abandoned(&self) -> Option<Error> {
+        self.abandoned.borrow().clone()
+    }
+
+    /// Asks for the end of the object itself, once the instance has ended.
+    pub fn delete(&self, tell: Deleted) {
+        self.deleted.borrow_mut().push(tell);
+        self.abandon(Error::ObjectReset("the object was deleted".into()));
+    }
+
+    /// Who has asked for the end of the object.
+    pub fn take_deleted(&self) -> Vec<Deleted> {
+        self.deleted.take()
+    }
+
+    /// Waits until the instance is gone.
+    pub async fn gone(&self) {
+        self.gone.notified().await;
+    }
+
+    /// The instance is gone.
+    pub fn go(&self) {
+        self.gone.notify_waiters();
     }
 
     pub fn last_used(&self) -> Instant {
@@ -222,7 +370,7 @@ pub(super) fn shielded<T>(slot: &Slot, what: impl FnOnce() -> T) -> Option<T> {
 }
 
 impl Ticket {
-    fn new(slot: &Rc<Slot>) -> Ticket {
+    pub fn new(slot: &Rc<Slot>) -> Ticket {
         slot.in_flight.set(slot.in_flight.get() + 1);
         slot.vat.calls.set(slot.vat.calls.get() + 1);
         Ticket(slot.clone())
@@ -235,6 +383,18 @@ impl Ticket {
             Some(error) => Error::ObjectReset(format!("the instance ended: {error}")),
             None => Error::ObjectReset("the instance ended while the call was in flight".into()),
         }
+    }
+}
+
+impl Ticket {
+    /// The numbers of the object's class.
+    pub fn metrics(&self) -> &ClassMetrics {
+        &self.0.metrics
+    }
+
+    /// Why the instance ended, if it has.
+    pub fn ended(&self) -> Option<Error> {
+        self.0.ended.borrow().clone()
     }
 }
 

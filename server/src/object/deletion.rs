@@ -1,0 +1,71 @@
+//! The end of an object, for good.
+
+use std::rc::Rc;
+
+use futures::channel::oneshot;
+use tokio::time::timeout;
+
+use super::{gate::COMMIT_LIMIT, host::Host, serve::serve, slot::Slot};
+use crate::{Error, Result, storage::Backing};
+
+/// Tells who asked for a deletion whether there was anything to delete.
+pub(super) type Deleted = oneshot::Sender<Result<bool>>;
+
+/// Deletes the object of a slot that is new. Calls that come meanwhile wait in it, for the object
+/// that comes into being with them.
+pub(super) async fn delete(host: Rc<Host>, slot: Rc<Slot>, tell: Vec<Deleted>) {
+    let deleted = timeout(COMMIT_LIMIT, delete_database(&host, &slot))
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::StorageFailed(
+                "the end of the object is not on disk yet".into(),
+            ))
+        });
+    if deleted.is_ok() {
+        slot.silence();
+    }
+    for tell in tell {
+        // Who has hung up does not want to know.
+        let _ = tell.send(deleted.clone());
+    }
+    if !slot.is_quiet() {
+        return serve(host, slot).await;
+    }
+    host.remove(&slot);
+}
+
+/// Deletes the database, the row in the catalog and the alarm: in this order, so that whatever exists
+/// is listed.
+async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
+    let object = slot.database();
+    let listed = host.catalog.find(object.class, object.object)?.is_some();
+    let backing = Backing::open(&host.vfs, object)?;
+    let existed = backing.exists();
+    let end = existed.then(|| backing.delete()).transpose()?;
+    host.notes.forget(object);
+    host.catalog.remove(object)?;
+    host.catalog_is_durable().await?;
+    if let Some(end) = end {
+        host.commits.durable(end).await?;
+        backing.forget(end)?;
+    }
+    Ok(listed || existed)
+}
+
+/// Removes the database of an object that did not come into being. Earlier turns of its `create` may
+/// have written to it.
+pub(super) async fn discard(host: &Host, slot: &Slot) {
+    let removed = async {
+        let backing = Backing::open(&host.vfs, slot.database())?;
+        if !backing.exists() {
+            return Ok(());
+        }
+        let end = backing.delete()?;
+        host.commits.durable(end).await?;
+        backing.forget(end)
+    };
+    if let Ok(Err(error)) = timeout(COMMIT_LIMIT, removed).await {
+        let id = slot.id;
+        tracing::warn!(%id, %error, "removing the database of an object that failed to be made");
+    }
+}
