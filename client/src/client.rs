@@ -6,7 +6,7 @@ use capnp::traits::HasTypeId;
 use vatwerk::vat_capnp::{class_info, server_info};
 
 use crate::{
-    Address, Credential, LocalClient, Result,
+    Address, AlarmPage, Credential, LocalClient, Result,
     handles::{Namespace, Pinned, Stub},
     link::{Link, Options},
     path::{ClassKey, Path, Space},
@@ -136,6 +136,20 @@ impl Client {
             let answer = local.session().classes_request().send().promise.await?;
             let classes = answer.get()?.get_classes()?;
             classes.iter().map(ClassInfo::read).collect()
+        })
+        .await
+    }
+
+    /// One page of the objects that have alarms, in the order in which the earliest of each is due: at
+    /// most `limit` (1 to 1000) of them after the `next` of the page before, or, if that is empty, from
+    /// the first.
+    pub async fn alarm_page(&self, after: &str, limit: u32) -> Result<AlarmPage> {
+        let after = after.to_owned();
+        self.run(async move |local| {
+            let mut request = local.session().alarms_request();
+            request.get().set_after(after.as_str());
+            request.get().set_limit(limit);
+            AlarmPage::read(request.send().promise.await?.get()?)
         })
         .await
     }

@@ -16,11 +16,12 @@ use futures::{
 };
 use vatwerk::{
     ObjectId,
-    object_capnp::{namespace, object_info, stub},
+    object_capnp::{namespace, stub},
 };
 
 use crate::{
-    Error, Result,
+    Error, Identity, ObjectInfo, ObjectKey, ObjectStatus, Page, Result,
+    object::{read_id, some},
     path::{Key, Path, Space},
     worker::{Call, Handle},
 };
@@ -196,6 +197,42 @@ impl<C> Namespace<C> {
         .await
     }
 
+    /// How many objects [`list`](Namespace::list) lists with this prefix.
+    pub async fn count(&self, prefix: &str) -> Result<u64> {
+        let prefix = prefix.to_owned();
+        self.call(async move |namespace| {
+            let mut request = namespace.count_request();
+            request.get().set_prefix(prefix.as_str());
+            Ok(request.send().promise.await?.get()?.get_count())
+        })
+        .await
+    }
+
+    /// What an object looks like at the moment, by its name or its id. Does not wake it, and does not
+    /// make it.
+    pub async fn show(&self, key: impl Into<ObjectKey>) -> Result<ObjectStatus> {
+        let key = key.into();
+        self.call(async move |namespace| {
+            let mut request = namespace.show_request();
+            key.write(request.get().init_key());
+            ObjectStatus::read(request.send().promise.await?.get()?.get_status()?)
+        })
+        .await
+    }
+
+    /// Deletes an object for good, by its name or its id: its storage, its alarms, and its place in
+    /// listings. Says whether there was anything to delete, once that is on disk. Calls on it that are
+    /// in flight fail with `object-reset`. Stubs still name it: the next call makes it anew.
+    pub async fn delete(&self, key: impl Into<ObjectKey>) -> Result<bool> {
+        let key = key.into();
+        self.call(async move |namespace| {
+            let mut request = namespace.delete_request();
+            key.write(request.get().init_key());
+            Ok(request.send().promise.await?.get()?.get_existed())
+        })
+        .await
+    }
+
     /// The same class, narrowed to objects whose name starts with `prefix`. No I/O.
     pub fn restrict(&self, prefix: &str) -> Namespace<C> {
         Namespace::new(self.pinned.handle.clone(), self.space.restrict(prefix))
@@ -314,70 +351,4 @@ impl<C> Stub<C> {
             })
             .await
     }
-}
-
-/// Which object a stub is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Identity {
-    /// Its id.
-    pub id: ObjectId,
-    /// Its name, if it has one that the vat knows of.
-    pub name: Option<String>,
-    /// The name that its class is served under.
-    pub class: String,
-    /// The id of its class's interface.
-    pub interface_id: u64,
-}
-
-/// What a listing says of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ObjectInfo {
-    /// Its id.
-    pub id: ObjectId,
-    /// Its name, if it has one.
-    pub name: Option<String>,
-    /// When it came into being, in milliseconds since 1970.
-    pub created_ms: i64,
-}
-
-/// One page of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Page {
-    /// The objects, in order.
-    pub objects: Vec<ObjectInfo>,
-    /// What to ask for the next page with; `None` after the last.
-    pub next: Option<String>,
-}
-
-impl Page {
-    /// Reads what `Namespace.list` answers.
-    pub fn read(page: namespace::list_results::Reader<'_>) -> capnp::Result<Self> {
-        let objects = page.get_objects()?.iter().map(ObjectInfo::read);
-        Ok(Page {
-            objects: objects.collect::<capnp::Result<_>>()?,
-            next: some(page.get_next()?.to_string()?),
-        })
-    }
-}
-
-impl ObjectInfo {
-    /// Reads an entry of what `Namespace.list` answers.
-    pub fn read(object: object_info::Reader<'_>) -> capnp::Result<Self> {
-        Ok(ObjectInfo {
-            id: read_id(object.get_id()?)?,
-            name: some(object.get_object_name()?.to_string()?),
-            created_ms: object.get_created_ms(),
-        })
-    }
-}
-
-fn some(text: String) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty())
-}
-
-fn read_id(bytes: &[u8]) -> capnp::Result<ObjectId> {
-    ObjectId::try_from(bytes).map_err(|error| capnp::Error::failed(error.to_string()))
 }

@@ -129,4 +129,4 @@ const maxDatabaseBytes :UInt64 = 10737418240;
 # The largest database of an object, 10 GiB. A write that does not fit is `storage-failed`.
 
 const maxListedObjects :UInt32 = 1000;
-# The most objects in one page of Namespace.list.
+# The most objects in one page of Namespace.list or Session.alarms.

@@ -47,6 +47,31 @@ interface Namespace @0xe3b2d379d9f66f82 {
   restrict @7 (prefix :Text) -> (namespace :Namespace);
   # The same class, narrowed to objects whose name starts with `prefix`: to be passed on. It answers
   # `permission-denied` to other names and to ids.
+
+  delete @8 (key :ObjectKey) -> (existed :Bool);
+  # Deletes an object for good: its storage, its alarms, and its place in listings. An instance that
+  # is awake ends; calls that are in flight get `object-reset`. `existed` is false if there was
+  # nothing to delete. Returns when the end is on disk; after `storage-failed` it is not known whether
+  # it is, and the call may be repeated. Stubs and saved references still name the object: the next
+  # call on one makes it anew.
+
+  show @9 (key :ObjectKey) -> (status :ObjectStatus);
+  # What an object looks like at the moment. Does not wake it, and does not make it.
+
+  count @10 (prefix :Text) -> (count :UInt64);
+  # How many objects `list` lists with this `prefix`, on all pages.
+}
+
+struct ObjectKey @0xd5ce6727392dde67 {
+  # Which object of a class.
+
+  union {
+    objectName @0 :Text;
+    # The one of that name, of 1 to `maxNameBytes` bytes.
+
+    id @1 :Data;
+    # The one of that id. `invalid-argument` for an id of another class.
+  }
 }
 
 struct ObjectInfo @0xef71471e72ea38da {
@@ -60,6 +85,67 @@ struct ObjectInfo @0xef71471e72ea38da {
 
   createdMs @2 :Int64;
   # When it came into being, in milliseconds since 1970.
+
+  writtenMs @3 :Int64;
+  # About when it was last written, in milliseconds since 1970: while it is awake, and after a crash
+  # of the vat, the last 10 s may be missing. 0 if the vat does not know.
+
+  bytes @4 :UInt64;
+  # How large its database was then, free pages not counted. 0 if the vat does not know.
+}
+
+struct ObjectStatus @0xce246fb929d9edd1 {
+  # What an object looks like from outside, at one moment.
+
+  info @0 :ObjectInfo;
+  # What a listing says of it. If it does not exist, its id, and the name it was asked for by.
+
+  exists @1 :Bool;
+  # Whether it has come into being.
+
+  state @2 :ObjectState;
+  # Whether there is an instance of it.
+
+  inFlight @3 :UInt64;
+  # How many calls, other events and background tasks of it are queued or running.
+
+  queued @4 :UInt64;
+  # How many of these are queued.
+
+  heldCapabilities @5 :UInt64;
+  # How many capabilities of its own, stubs not counted, others hold. It does not fall asleep before
+  # they are let go.
+
+  alarm :union {
+    # The earliest of its alarms.
+
+    none @6 :Void;
+    # It has none.
+
+    dueMs @7 :Int64;
+    # When that is due, in milliseconds since 1970, as in `PendingAlarm`.
+  }
+
+  activatedMs @8 :Int64;
+  # When it last woke, in milliseconds since 1970. 0 if it has not since the vat started, as far as
+  # the vat remembers.
+
+  resets @9 :UInt64;
+  # How many instances of it have ended by a failure since the vat started, as far as the vat
+  # remembers.
+}
+
+enum ObjectState @0xdf4d6b44ef2b47bc {
+  # Whether there is an instance of an object.
+
+  asleep @0;
+  # There is none. The next call makes one.
+
+  waking @1;
+  # It is being made, or, after a deletion, its predecessor is being removed: calls wait.
+
+  awake @2;
+  # It takes calls.
 }
 
 interface Stub @0xcd5ebe4d559db58d {

@@ -58,6 +58,11 @@ interface Session @0xb78b40576d5f4da2 {
 
   serverInfo @4 () -> (info :ServerInfo);
   # About the vat.
+
+  alarms @5 (after :Text, limit :UInt32 = 100) -> (alarms :List(PendingAlarm), next :Text);
+  # A page of the objects that have alarms, in the order in which the earliest of each is due. `after`
+  # is empty for the first page, then the `next` of the page before. `next` is empty after the last
+  # page. `limit` is 1 to `maxListedObjects`. Does not wake anything.
 }
 
 struct ClassKey @0xe759bd56b0f93722 {
@@ -83,6 +88,27 @@ struct ClassInfo @0xbe06a40166640cd4 {
 
   objectCount @2 :UInt64;
   # How many of its objects have come into being.
+}
+
+struct PendingAlarm @0xba401d81c807bf11 {
+  # The earliest alarm of one object.
+
+  className @0 :Text;
+  # The name that the object's class is served under; empty if the vat does not serve it.
+
+  interfaceId @1 :UInt64;
+  # The id of its class's interface.
+
+  id @2 :Data;
+  # Its id, `idBytes` long.
+
+  objectName @3 :Text;
+  # Its name; empty if it has none.
+
+  dueMs @4 :Int64;
+  # When the alarm is due, in milliseconds since 1970. One that runs, or is late, is due in the past.
+  # If a turn that set an alarm was undone, this may be the time of that one: the vat finds out when
+  # that comes.
 }
 
 struct ServerInfo @0xc7bbd759102e3265 {

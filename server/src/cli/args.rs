@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use vatwerk::ObjectId;
+use vatwerk_client::ObjectKey;
 
 use super::{json, sql::Binding};
 
@@ -24,8 +26,10 @@ pub enum ClientVerb {
     Kv(KvArgs),
     /// Run SQL on an object's database
     Sql(SqlArgs),
-    /// List the objects of a class
+    /// List, count, show and delete the objects of a class
     Objects(ObjectsArgs),
+    /// List the alarms that are set
+    Alarms(AlarmsArgs),
     /// List the classes that the vat serves
     Classes(ClassesArgs),
     /// Write out the schema files that other languages need
@@ -216,13 +220,101 @@ pub struct ObjectsArgs {
 /// What to do with objects.
 #[derive(Debug, Subcommand)]
 pub enum ObjectsVerb {
-    /// Print the objects that have come into being: name, id, and when, in milliseconds since 1970
+    /// Print the objects that have come into being
+    ///
+    /// A line for each: its name, its id, when it came into being, when it was last written, both in
+    /// milliseconds since 1970, and how large its database was then, in bytes. The last 10 s of what
+    /// it wrote may be missing. What an object does not have, or the vat does not know, is left empty;
+    /// in JSON it is null.
     List {
         /// The class, by the name it is served under
         class: String,
         /// Only objects whose name starts with this
         #[arg(long, default_value = "")]
         prefix: String,
+        /// At most this many
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+    },
+    /// Print how many objects have come into being
+    Count {
+        /// The class, by the name it is served under
+        class: String,
+        /// Only objects whose name starts with this
+        #[arg(long, default_value = "")]
+        prefix: String,
+    },
+    /// Print what an object looks like at the moment, and do not wake it
+    ///
+    /// A line for each of: what `list` tells; whether it exists, that is, has come into being; its
+    /// state, which is asleep, waking or awake; how many calls and other events are in flight, and how
+    /// many of these are queued; how many capabilities of its own others hold; when its earliest alarm
+    /// is due, and when it woke, in milliseconds since 1970; and how often it was reset since the vat
+    /// started. What there is not is left empty; in JSON it is null.
+    #[command(override_usage = usage("objects show [OPTIONS] <CLASS> <NAME|--id <HEX>>"))]
+    Show {
+        /// The class, by the name it is served under
+        class: String,
+        /// The object
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Delete an object for good: its storage, its alarms and its place in listings
+    ///
+    /// Prints how many objects that were, 1 or 0. That there is none is not an error, so that whoever
+    /// was cut off may ask again. Calls on the object that are in flight fail with `object-reset`; a
+    /// later call makes it anew.
+    #[command(override_usage = usage("objects delete [OPTIONS] <CLASS> <NAME|--id <HEX>>"))]
+    Delete {
+        /// The class, by the name it is served under
+        class: String,
+        /// The object
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+}
+
+/// An object, by its name or its id.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct KeyArgs {
+    /// The object's name
+    #[arg(allow_hyphen_values = true)]
+    name: Option<String>,
+    /// The object's id, instead of its name: 64 hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    id: Option<ObjectId>,
+}
+
+impl KeyArgs {
+    /// The object that was named.
+    pub fn key(&self) -> ObjectKey {
+        match self.id {
+            Some(id) => id.into(),
+            None => self.name.as_deref().unwrap_or_default().into(),
+        }
+    }
+}
+
+/// What `alarms` takes.
+#[derive(Args, Debug)]
+pub struct AlarmsArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: AlarmsVerb,
+    /// Which vat, and how to print
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What to do with alarms.
+#[derive(Debug, Subcommand)]
+pub enum AlarmsVerb {
+    /// Print the objects that have alarms, in the order in which they are due
+    ///
+    /// A line for each: when the earliest of its alarms is due, in milliseconds since 1970, and its
+    /// class, name and id. Nothing is woken for it.
+    List {
         /// At most this many
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         limit: Option<u64>,

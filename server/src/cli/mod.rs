@@ -1,5 +1,6 @@
 //! The command line: `serve`, and the verbs of a client. A server of a user's own has the same.
 
+mod alarms;
 pub mod args;
 mod call;
 mod cbor;
@@ -26,7 +27,6 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use tokio::{runtime, task::LocalSet};
-use tracing_subscriber::EnvFilter;
 use vatwerk_client::LocalClient;
 
 use crate::Server;
@@ -96,15 +96,7 @@ fn data_folder(told: Option<&PathBuf>) -> Option<PathBuf> {
 /// Runs the command line of a server with these classes: what its `main` returns.
 pub fn run(server: Server) -> ExitCode {
     match Cli::parse().verb {
-        Verb::Serve(serve) => {
-            let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
-            tracing_subscriber::fmt()
-                .with_env_filter(filter.from_env_lossy())
-                .with_writer(io::stderr)
-                .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-                .init();
-            serve.run(server)
-        }
+        Verb::Serve(serve) => serve.run(server),
         Verb::Check(check) => check.run(),
         Verb::Client(verb) => client_verb(&verb),
     }
@@ -145,6 +137,7 @@ async fn perform(verb: &ClientVerb, out: &mut dyn io::Write) -> Result<(), Failu
         ClientVerb::Objects(args) => {
             objects::objects(&connect(&args.target).await?, args, out).await
         }
+        ClientVerb::Alarms(args) => alarms::alarms(&connect(&args.target).await?, args, out).await,
         ClientVerb::Classes(args) => {
             classes::classes(&connect(&args.target).await?, args, out).await
         }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use vatwerk::Code;
 use vatwerk_client::Error;
 
-use super::json;
+use super::{args::Format, json};
 
 /// Why a verb did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +102,11 @@ pub fn line(out: &mut dyn io::Write, text: &str) -> io::Result<()> {
 }
 
 /// Prints one line of fields that are set apart by tabs.
-pub fn fields(out: &mut dyn io::Write, fields: &[&str]) -> io::Result<()> {
-    let fields: Vec<_> = fields.iter().map(|field| one_line(field)).collect();
+pub fn fields(out: &mut dyn io::Write, fields: &[impl AsRef<str>]) -> io::Result<()> {
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|field| one_line(field.as_ref()))
+        .collect();
     line(out, &fields.join("\t"))
 }
 
@@ -128,6 +131,55 @@ fn escaped(text: &str, which: impl Fn(char) -> bool) -> String {
         }
     }
     escaped
+}
+
+/// A value and what it is called.
+pub type Field = (&'static str, Value);
+
+/// A value as one of several on a line: a string as it is, and nothing for null.
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => json::text(other),
+    }
+}
+
+/// Prints records of the same fields, one by one: the values on a line each, or a JSON array.
+pub struct Records {
+    format: Format,
+    array: Array,
+}
+
+impl Records {
+    /// None so far.
+    pub fn new(format: Format) -> Records {
+        Records {
+            format,
+            array: Array::default(),
+        }
+    }
+
+    /// Prints the next record.
+    pub fn push(&mut self, out: &mut dyn io::Write, record: &[Field]) -> io::Result<()> {
+        match self.format {
+            Format::Text => {
+                let values: Vec<_> = record.iter().map(|(_, value)| plain(value)).collect();
+                fields(out, &values)
+            }
+            Format::Json => self
+                .array
+                .push(out, &Value::from_iter(record.iter().cloned())),
+        }
+    }
+
+    /// Prints the end.
+    pub fn finish(self, out: &mut dyn io::Write) -> io::Result<()> {
+        match self.format {
+            Format::Text => Ok(()),
+            Format::Json => self.array.finish(out),
+        }
+    }
 }
 
 /// Prints a JSON array whose elements come one by one, each on a line of its own.

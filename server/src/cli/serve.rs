@@ -1,12 +1,17 @@
 //! `vatwerk serve`.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::LocalSet,
 };
+use tracing_subscriber::EnvFilter;
 use vatwerk::Address;
 
 use crate::{Config, Server};
@@ -23,13 +28,50 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Address>,
 
+    /// Where operators find /metrics, for Prometheus, and /healthz, over HTTP: HOST:PORT (port 0:
+    /// any) or unix:PATH [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<Address>,
+
     /// Listen even where other machines can reach the vat: it asks nobody who they are
     #[arg(long)]
     insecure: bool,
 
+    /// Serve this class no more, though it has objects here: they are kept, and nobody reaches them
+    /// until it is served again. By its name or by its interface's id; any number of times
+    #[arg(long, value_name = "CLASS")]
+    retire: Vec<String>,
+
     /// Settings, as TOML; options given here go before them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// How to write the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// How to write the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people
+    Text,
+    /// For programs: each line is a JSON object
+    Json,
+}
+
+impl LogFormat {
+    /// Writes what this process logs to stderr from now on, as RUST_LOG says.
+    fn start(self) {
+        let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter.from_env_lossy())
+            .with_writer(io::stderr);
+        match self {
+            LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+            LogFormat::Json => log.json().init(),
+        }
+    }
 }
 
 impl Serve {
@@ -47,12 +89,16 @@ impl Serve {
         if !self.listen.is_empty() {
             config.listen = Some(self.listen.clone());
         }
+        if let Some(metrics) = &self.metrics {
+            config.metrics = Some(metrics.clone());
+        }
         config.insecure |= self.insecure;
         Ok(config)
     }
 
     /// Serves until a signal says stop.
     pub fn run(&self, server: Server) -> ExitCode {
+        self.log_format.start();
         let config = match self.config() {
             Ok(config) => config,
             Err(problem) => {
@@ -63,9 +109,13 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
+        let retire = self.retire.iter().cloned();
         let served = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
             let tasks = LocalSet::new();
-            tasks.block_on(&runtime, serve(server.config(config)))
+            tasks.block_on(
+                &runtime,
+                serve(retire.fold(server.config(config), Server::retire)),
+            )
         });
         match served {
             Ok(()) => ExitCode::SUCCESS,
@@ -84,9 +134,12 @@ async fn serve(server: Server) -> Result<(), String> {
     let running = server.start().await.map_err(|e| e.to_string())?;
     for address in running.addresses() {
         // `tcp:HOST:PORT` is told as `tcp HOST:PORT`.
-        let told = address.to_string().replacen(':', " ", 1);
-        // Nobody has to read it.
-        let _ = writeln!(std::io::stdout(), "listening {told}");
+        say_listening(&address.to_string().replacen(':', " ", 1));
+    }
+    if let Some(address) = running.metrics_address() {
+        let address = address.to_string();
+        let told = address.strip_prefix("tcp:").unwrap_or(&address);
+        say_listening(&format!("metrics {told}"));
     }
     tokio::select! {
         _ = terminate.recv() => {}
@@ -99,4 +152,9 @@ async fn serve(server: Server) -> Result<(), String> {
         _ = interrupt.recv() => tracing::warn!("stopped without draining"),
     }
     Ok(())
+}
+
+fn say_listening(told: &str) {
+    // Nobody has to read it.
+    let _ = writeln!(io::stdout(), "listening {told}");
 }

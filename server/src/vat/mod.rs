@@ -1,6 +1,7 @@
 //! What a connection meets: the vat, sessions and namespaces, as `schema/vatwerk/vat.capnp` and
 //! `object.capnp` say.
 
+mod listing;
 mod namespace;
 mod session;
 

@@ -3,11 +3,16 @@
 use std::rc::Rc;
 
 use capnp::capability::FromClientHook;
-use vatwerk::{ObjectId, limit_capnp, object_capnp::namespace};
+use vatwerk::{
+    ObjectId,
+    object_capnp::{namespace, object_key},
+};
 
+use super::listing::{after_object, check_limit, cut, next_object, write_info, write_status};
 use crate::{
     Error, Result, call,
-    catalog::{After, Listed},
+    catalog::Listed,
+    folder::DatabaseId,
     id,
     object::{ClassEntry, Host, Stub},
 };
@@ -57,6 +62,34 @@ impl NamespaceService {
         self.check_ids()?;
         self.class.ids.parse(bytes)
     }
+
+    fn id_of_name(&self, name: &str) -> Result<ObjectId> {
+        self.check_reach(name)?;
+        self.class.ids.of_name(name)
+    }
+
+    /// The object that a key stands for, and its name if the key has it.
+    fn read_key<'a>(
+        &self,
+        key: object_key::Reader<'a>,
+    ) -> capnp::Result<(ObjectId, Option<&'a str>)> {
+        match key.which()? {
+            object_key::ObjectName(name) => {
+                let name = name?.to_str()?;
+                Ok((self.id_of_name(name)?, Some(name)))
+            }
+            object_key::Id(id) => Ok((self.parse_id(id?)?, None)),
+        }
+    }
+
+    /// The prefix of what starts with `prefix` and is within reach, if anything can be both.
+    fn within_reach<'a>(&'a self, prefix: &'a str) -> Option<&'a str> {
+        match &self.prefix {
+            Some(reach) if reach.starts_with(prefix) => Some(reach),
+            Some(reach) if !prefix.starts_with(reach.as_str()) => None,
+            _ => Some(prefix),
+        }
+    }
 }
 
 impl namespace::Server for NamespaceService {
@@ -66,8 +99,7 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::GetByNameResults,
     ) -> capnp::Result<()> {
         let name = params.get()?.get_object_name()?.to_str()?;
-        self.check_reach(name)?;
-        let id = self.class.ids.of_name(name)?;
+        let id = self.id_of_name(name)?;
         results.get().set_object(self.stub(id, Some(name)));
         Ok(())
     }
@@ -108,10 +140,7 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::IdFromNameResults,
     ) -> capnp::Result<()> {
         let name = params.get()?.get_object_name()?.to_str()?;
-        self.check_reach(name)?;
-        results
-            .get()
-            .set_id(self.class.ids.of_name(name)?.as_bytes());
+        results.get().set_id(self.id_of_name(name)?.as_bytes());
         Ok(())
     }
 
@@ -145,40 +174,25 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::ListResults,
     ) -> capnp::Result<()> {
         let params = params.get()?;
-        let prefix = params.get_prefix()?.to_str()?;
-        let prefix = match &self.prefix {
-            // What was asked for lies within reach, or the other way round, or they do not meet.
-            Some(reach) if reach.starts_with(prefix) => reach,
-            Some(reach) if !prefix.starts_with(reach.as_str()) => return Ok(()),
-            _ => prefix,
+        let Some(prefix) = self.within_reach(params.get_prefix()?.to_str()?) else {
+            return Ok(());
         };
-        let after = self.read_cursor(params.get_after()?.to_str()?)?;
+        let after = after_object(params.get_after()?.to_str()?)?;
         let limit = params.get_limit();
-        if !(1..=limit_capnp::MAX_LISTED_OBJECTS).contains(&limit) {
-            return Err(Error::InvalidArgument(format!(
-                "the limit of a listing is 1 to {}, not {limit}",
-                limit_capnp::MAX_LISTED_OBJECTS
-            ))
-            .into());
-        }
-        // One more than asked for tells whether there is another page.
+        check_limit(limit)?;
+        self.host.write_notes()?;
         let mut page =
             self.host
                 .catalog
                 .list(self.class.interface_id, prefix, &after, limit + 1)?;
         self.host.catalog_is_durable().await?;
-        let more = page.len() > limit as usize;
-        page.truncate(limit as usize);
         let mut results = results.get();
-        if more && let Some(last) = page.last() {
-            results.set_next(cursor(last));
+        if let Some(last) = cut(&mut page, limit) {
+            results.set_next(next_object(last));
         }
         let mut list = results.init_objects(page.len() as u32);
         for (i, listed) in page.iter().enumerate() {
-            let mut info = list.reborrow().get(i as u32);
-            info.set_id(listed.id.as_bytes());
-            info.set_object_name(listed.name.as_deref().unwrap_or_default());
-            info.set_created_ms(listed.created_ms);
+            write_info(list.reborrow().get(i as u32), listed);
         }
         Ok(())
     }
@@ -205,30 +219,60 @@ impl namespace::Server for NamespaceService {
         results.get().set_namespace(call::serve(narrowed));
         Ok(())
     }
-}
 
-/// Where the page after this object starts, as text: `n` and its name, or `i` and its id.
-fn cursor(last: &Listed) -> String {
-    match &last.name {
-        Some(name) => format!("n{name}"),
-        None => format!("i{}", last.id),
+    async fn delete(
+        self: Rc<Self>,
+        params: namespace::DeleteParams,
+        mut results: namespace::DeleteResults,
+    ) -> capnp::Result<()> {
+        let (id, _) = self.read_key(params.get()?.get_key()?)?;
+        let existed = self.host.delete(&self.class, id).await?;
+        results.get().set_existed(existed);
+        Ok(())
     }
-}
 
-impl NamespaceService {
-    fn read_cursor(&self, text: &str) -> Result<After> {
-        if text.is_empty() {
-            return Ok(After::Beginning);
-        }
-        if let Some(name) = text.strip_prefix('n') {
-            return Ok(After::Name(name.to_owned()));
-        }
-        let id = text
-            .strip_prefix('i')
-            .and_then(|id| id.parse().ok())
-            .ok_or_else(|| {
-                Error::InvalidArgument("`after` is not the `next` of an earlier page".into())
-            })?;
-        Ok(After::Id(id))
+    async fn show(
+        self: Rc<Self>,
+        params: namespace::ShowParams,
+        mut results: namespace::ShowResults,
+    ) -> capnp::Result<()> {
+        let (id, name) = self.read_key(params.get()?.get_key()?)?;
+        let object = DatabaseId {
+            class: self.class.interface_id,
+            object: id,
+        };
+        let Host { catalog, .. } = &*self.host;
+        self.host.write_notes()?;
+        let listed = catalog.find(object.class, id)?;
+        let alarm_ms = catalog.alarm_of(object)?;
+        let status = self.host.status(id);
+        self.host.catalog_is_durable().await?;
+        let mut to = results.get().init_status();
+        to.set_exists(listed.is_some());
+        let listed = listed.unwrap_or_else(|| Listed {
+            id,
+            name: name.map(str::to_owned),
+            created_ms: 0,
+            written_ms: None,
+            bytes: None,
+        });
+        write_info(to.reborrow().init_info(), &listed);
+        write_status(to, status, alarm_ms);
+        Ok(())
+    }
+
+    async fn count(
+        self: Rc<Self>,
+        params: namespace::CountParams,
+        mut results: namespace::CountResults,
+    ) -> capnp::Result<()> {
+        let Some(prefix) = self.within_reach(params.get()?.get_prefix()?.to_str()?) else {
+            return Ok(());
+        };
+        let class = self.class.interface_id;
+        let count = self.host.catalog.count_prefix(class, prefix)?;
+        self.host.catalog_is_durable().await?;
+        results.get().set_count(count);
+        Ok(())
     }
 }

@@ -4,7 +4,11 @@ use std::rc::Rc;
 
 use vatwerk::vat_capnp::{class_key, session};
 
-use super::{VERSION, namespace::NamespaceService};
+use super::{
+    VERSION,
+    listing::{after_alarm, check_limit, cut, next_alarm},
+    namespace::NamespaceService,
+};
 use crate::{
     Error, call,
     object::{Host, Stub},
@@ -50,7 +54,7 @@ impl session::Server for Session {
             let mut info = list.reborrow().get(i as u32);
             info.set_class_name(class.name);
             info.set_interface_id(class.interface_id);
-            info.set_object_count(self.host.catalog.count(class.interface_id));
+            info.set_object_count(self.host.catalog.count(class.interface_id)?);
         }
         Ok(())
     }
@@ -93,6 +97,36 @@ impl session::Server for Session {
         info.set_version(VERSION);
         info.set_started_ms(self.started_ms);
         info.set_resident_objects(self.host.resident() as u64);
+        Ok(())
+    }
+
+    async fn alarms(
+        self: Rc<Self>,
+        params: session::AlarmsParams,
+        mut results: session::AlarmsResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let after = after_alarm(params.get_after()?.to_str()?)?;
+        let limit = params.get_limit();
+        check_limit(limit)?;
+        self.host.write_notes()?;
+        let mut page = self.host.catalog.alarms(after, limit + 1)?;
+        self.host.catalog_is_durable().await?;
+        let mut results = results.get();
+        if let Some(last) = cut(&mut page, limit) {
+            results.set_next(next_alarm(last.due_ms, last.object));
+        }
+        let mut list = results.init_alarms(page.len() as u32);
+        for (i, pending) in page.iter().enumerate() {
+            let mut alarm = list.reborrow().get(i as u32);
+            let interface_id = pending.object.class;
+            let class = self.host.classes.by_interface(interface_id);
+            alarm.set_class_name(class.map_or("", |class| class.name));
+            alarm.set_interface_id(interface_id);
+            alarm.set_id(pending.object.object.as_bytes());
+            alarm.set_object_name(pending.name.as_deref().unwrap_or_default());
+            alarm.set_due_ms(pending.due_ms);
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::vat::{binary, run};
 fn every_verb_has_help_that_says_what_it_takes() {
     let folder = tempdir().unwrap();
     let client = ["--connect", "--output", "VATWERK_CONNECT"];
-    let verbs: [(&[&str], &[&str]); 16] = [
+    let verbs: [(&[&str], &[&str]); 21] = [
         (
             &[],
             &[
@@ -17,6 +17,7 @@ fn every_verb_has_help_that_says_what_it_takes() {
                 "kv",
                 "sql",
                 "objects",
+                "alarms",
                 "classes",
                 "schema",
                 "check",
@@ -32,8 +33,11 @@ fn every_verb_has_help_that_says_what_it_takes() {
                 "--listen",
                 "tcp:127.0.0.1:7447",
                 "unix:DATA/vat.sock",
+                "--metrics",
+                "/healthz",
                 "--insecure",
                 "--config",
+                "--log-format",
             ],
         ),
         (&["call"], &["<CLASS>", "<NAME>", "<METHOD>", "JSON"]),
@@ -55,8 +59,22 @@ fn every_verb_has_help_that_says_what_it_takes() {
         ),
         (&["sql"], &["<QUERY>", "--param", "base64"]),
         (&["sql"], &client),
-        (&["objects"], &["list"]),
-        (&["objects", "list"], &["--prefix", "--limit", "--connect"]),
+        (&["objects"], &["list", "count", "show", "delete"]),
+        (
+            &["objects", "list"],
+            &["--prefix", "--limit", "--connect", "10 s"],
+        ),
+        (&["objects", "count"], &["--prefix", "--output"]),
+        (
+            &["objects", "show"],
+            &["[OPTIONS] <CLASS> <NAME|--id <HEX>>", "asleep"],
+        ),
+        (
+            &["objects", "delete"],
+            &["[OPTIONS] <CLASS> <NAME|--id <HEX>>", "1 or 0"],
+        ),
+        (&["alarms"], &client),
+        (&["alarms", "list"], &["--limit", "--connect"]),
         (&["classes"], &client),
         (
             &["check"],
@@ -92,7 +110,7 @@ fn version() {
 #[test]
 fn bad_usage_is_exit_code_2_and_says_what_is_right() {
     let folder = tempdir().unwrap();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 13] = [
         (&[], "Usage"),
         (&["sevre"], "serve"),
         (&["call", "Counter"], "<METHOD>"),
@@ -127,6 +145,11 @@ fn bad_usage_is_exit_code_2_and_says_what_is_right() {
             "too large",
         ),
         (&["classes", "--output", "xml"], "json"),
+        (&["objects", "show", "Counter"], "<CLASS> <NAME|--id <HEX>>"),
+        (
+            &["objects", "delete", "Counter", "--id", "abc"],
+            "hexadecimal",
+        ),
     ];
     for (args, said) in cases {
         let error = run(folder.path(), args).failed(2);

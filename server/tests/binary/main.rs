@@ -1,10 +1,12 @@
 //! The real binary, as a process of its own.
 
+mod alarms;
 mod check;
 mod crash;
 mod help;
 mod kills;
 mod locks;
+mod metrics;
 mod readme;
 mod serve;
 mod vat;

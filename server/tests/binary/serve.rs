@@ -170,6 +170,21 @@ fn settings_come_from_a_file_and_bad_ones_are_refused() {
 }
 
 #[test]
+fn the_log_may_be_json() {
+    let folder = tempdir().unwrap();
+    let json = ["--listen", "tcp:127.0.0.1:0", "--log-format", "json"];
+    let mut vat = Vat::spawn(folder.path(), json).ready(1);
+    vat.signal(libc::SIGTERM);
+    assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+    let log = vat.errors();
+    let lines = log.lines().map(serde_json::from_str::<serde_json::Value>);
+    let lines: Vec<_> = lines.collect::<Result<_, _>>().expect(&log);
+    let last = lines.last().expect("it says that it has stopped");
+    assert_eq!(last["fields"]["message"], "stopped");
+    assert_eq!(last["level"], "INFO");
+}
+
+#[test]
 fn nobody_there_is_exit_code_3() {
     let folder = tempdir().unwrap();
     // Bound and gone, so that nobody else has it.

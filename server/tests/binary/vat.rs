@@ -10,7 +10,20 @@ use std::{
 
 /// The binary, away from the settings and the sockets of whoever runs the tests.
 pub fn binary(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vatwerk"));
+    program(Path::new(env!("CARGO_BIN_EXE_vatwerk")), folder)
+}
+
+/// An example of this package, which is a server too. `cargo test` builds it.
+pub fn example(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_BIN_EXE_vatwerk")).with_file_name("examples");
+    let path = folder.join(name);
+    assert!(path.exists(), "`cargo build --examples` has not been run");
+    path
+}
+
+/// A server, likewise.
+fn program(path: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(path);
     command
         .current_dir(folder)
         .env_remove("VATWERK_CONNECT")
@@ -47,7 +60,11 @@ impl Ended {
 
 /// Runs the binary to its end.
 pub fn run(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Ended {
-    let output = binary(folder).args(args).output().unwrap();
+    ended(binary(folder).args(args))
+}
+
+fn ended(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
     Ended {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
@@ -58,6 +75,7 @@ pub fn run(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> 
 /// A vat in a process, which is killed when this is dropped.
 pub struct Vat {
     child: Child,
+    program: PathBuf,
     folder: PathBuf,
     /// What it printed, line by line.
     pub lines: Vec<String>,
@@ -77,8 +95,18 @@ impl Vat {
 
     /// Begins to serve `folder/data` with these arguments, and does not wait for anything.
     pub fn spawn(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Vat {
+        let program = Path::new(env!("CARGO_BIN_EXE_vatwerk"));
+        Vat::spawn_program(program, folder, args)
+    }
+
+    /// Likewise, with another server.
+    pub fn spawn_program(
+        program: &Path,
+        folder: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Vat {
         let errors = File::create(folder.join("stderr")).unwrap();
-        let child = binary(folder)
+        let child = self::program(program, folder)
             .args(["serve", "--data", "data"])
             .args(args)
             .stdout(Stdio::piped())
@@ -87,6 +115,7 @@ impl Vat {
             .unwrap();
         Vat {
             child,
+            program: program.to_owned(),
             folder: folder.to_owned(),
             lines: Vec::new(),
         }
@@ -115,10 +144,8 @@ impl Vat {
 
     /// Runs a verb against it.
     pub fn run(&self, args: &[&str]) -> Ended {
-        run(
-            &self.folder,
-            args.iter().chain(&["--connect", &self.address(0)]),
-        )
+        let to = ["--connect", &self.address(0)];
+        ended(program(&self.program, &self.folder).args(args).args(to))
     }
 
     /// What a verb prints that must succeed.

@@ -280,6 +280,58 @@ fn objects_and_classes() {
 }
 
 #[test]
+fn objects_are_counted_shown_and_deleted() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    for name in ["user-2", "user-1", "other"] {
+        vat.call("Counter", name, "increment", "{}");
+    }
+    assert_eq!(vat.printed(&["objects", "count", "Counter"]), "3\n");
+    let count = ["objects", "count", "Counter", "--prefix", "user-"];
+    let json = ["--output", "json"];
+    assert_eq!(
+        vat.printed(&[&count[..], &json].concat()),
+        "{\"count\":2}\n"
+    );
+    let show = |which: &[&str]| {
+        let shown = vat.printed(&[&["objects", "show", "Counter"], which, &json].concat());
+        parse(&shown)
+    };
+    let shown = show(&["user-1"]);
+    assert_eq!(shown["exists"], true);
+    assert_eq!(shown["alarmMs"], Value::Null);
+    assert!(shown["bytes"].as_u64().unwrap() > 0, "{shown}");
+    assert!(shown["writtenMs"].as_i64() >= shown["createdMs"].as_i64());
+    let text = vat.printed(&["objects", "show", "Counter", "user-1"]);
+    assert!(
+        text.starts_with("name\tuser-1\nid\t") && text.contains("exists\ttrue\n"),
+        "{text}"
+    );
+    let id = shown["id"].as_str().unwrap();
+    assert_eq!(show(&["--id", id])["name"], "user-1");
+
+    let delete = |which: &[&str]| vat.printed(&[&["objects", "delete", "Counter"], which].concat());
+    assert_eq!(delete(&["user-1"]), "1\n");
+    assert_eq!(delete(&["user-1"]), "0\n");
+    assert_eq!(show(&["--id", id])["exists"], false);
+    assert_eq!(vat.printed(&["objects", "count", "Counter"]), "2\n");
+    assert_eq!(vat.call("Counter", "user-1", "get", "{}"), r#"{"count":0}"#);
+    assert_eq!(delete(&["--id", id]), "1\n");
+    let refused = vat.run(&["objects", "delete", "Cell", "--id", id]);
+    let error = refused.failed(1);
+    assert!(error.starts_with("error: invalid-argument: "), "{error}");
+
+    vat.kill();
+    let vat = Vat::start(folder.path());
+    let listed = vat.printed(&["objects", "list", "Counter"]);
+    let names: Vec<_> = listed.lines().map(|line| line.split('\t').next()).collect();
+    assert_eq!(names, [Some("other"), Some("user-2")]);
+    // No class that the binary brings along takes alarms.
+    assert_eq!(vat.printed(&["alarms", "list"]), "");
+    assert_eq!(vat.printed(&["alarms", "list", "--output", "json"]), "[]\n");
+}
+
+#[test]
 fn schema_export() {
     let folder = tempdir().unwrap();
     // The files are in the binary: no vat is asked.
@@ -351,6 +403,11 @@ fn values_may_start_with_a_hyphen() {
     assert_eq!(kv(&["list", "--prefix=--j"]), "--json\t\"--file\"\n");
     assert_eq!(kv(&["delete", "--", "-key", "--key"]), "2\n");
     vat.call("Counter", "-x", "increment", "{}");
+    for (verb, printed) in [("show", "name\t-x\n"), ("delete", "1\n")] {
+        let start = ["objects", "--connect", &address, verb, "Counter", "-x"];
+        let out = run(folder.path(), start).printed();
+        assert!(out.starts_with(printed), "{out}");
+    }
     let query = "-- a comment\nSELECT 1 AS one";
     let sql = ["sql", "Cell", "-x", query, "--output", "json"];
     assert_eq!(vat.printed(&sql), "[\n{\"one\":1}\n]\n");

@@ -8,7 +8,7 @@ use capnp_rpc::new_client;
 use vatwerk::{
     cell_capnp::cell,
     counter_capnp::counter,
-    object_capnp::{namespace, stub},
+    object_capnp::{ObjectState, namespace, object_key, stub},
     storage_capnp::{cursor, operations, range, sql, sql_value, storage},
     vat_capnp::{class_key, session, vat},
 };
@@ -75,6 +75,24 @@ impl session::Server for Fake {
         }
         Ok(())
     }
+
+    /// One alarm to a page.
+    async fn alarms(
+        self: Rc<Self>,
+        params: session::AlarmsParams,
+        mut results: session::AlarmsResults,
+    ) -> capnp::Result<()> {
+        let first = params.get()?.get_after()?.is_empty();
+        let mut alarm = results.get().init_alarms(1).get(0);
+        alarm.set_id(&[u8::from(first); 32]);
+        alarm.set_due_ms(if first { 7 } else { 8 });
+        if first {
+            alarm.set_class_name("Counter");
+            alarm.set_object_name("a");
+            results.get().set_next("more");
+        }
+        Ok(())
+    }
 }
 
 struct Namespace(String, Pairs);
@@ -105,8 +123,56 @@ impl namespace::Server for Namespace {
         object.set_created_ms(5);
         if first {
             object.set_object_name("a");
+            object.set_written_ms(6);
+            object.set_bytes(4096);
             results.get().set_next("more");
         }
+        Ok(())
+    }
+
+    async fn count(
+        self: Rc<Self>,
+        params: namespace::CountParams,
+        mut results: namespace::CountResults,
+    ) -> capnp::Result<()> {
+        let count = params.get()?.get_prefix()?.len() as u64;
+        results.get().set_count(count);
+        Ok(())
+    }
+
+    /// Those with a name are there and awake.
+    async fn show(
+        self: Rc<Self>,
+        params: namespace::ShowParams,
+        mut results: namespace::ShowResults,
+    ) -> capnp::Result<()> {
+        let mut status = results.get().init_status();
+        match params.get()?.get_key()?.which()? {
+            object_key::ObjectName(name) => {
+                let mut info = status.reborrow().init_info();
+                info.set_id(&[1; 32]);
+                info.set_object_name(name?);
+                info.set_created_ms(5);
+                status.set_exists(true);
+                status.set_state(ObjectState::Awake);
+                status.set_queued(2);
+                status.reborrow().init_alarm().set_due_ms(7);
+                status.set_activated_ms(6);
+            }
+            object_key::Id(id) => status.init_info().set_id(id?),
+        }
+        Ok(())
+    }
+
+    /// Likewise.
+    async fn delete(
+        self: Rc<Self>,
+        params: namespace::DeleteParams,
+        mut results: namespace::DeleteResults,
+    ) -> capnp::Result<()> {
+        let key = params.get()?.get_key()?.which()?;
+        let existed = matches!(key, object_key::ObjectName(_));
+        results.get().set_existed(existed);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 
 use capnp_rpc::{RpcSystem, new_client, rpc_twoparty_capnp::Side, twoparty};
 use clap::Parser;
+use serde_json::{Value, json};
 use tokio::{net::UnixListener, task::LocalSet};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 use vatwerk::vat_capnp::vat;
@@ -89,6 +90,10 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!(format!("{:?}", failure.exit_code()), format!("{success:?}"));
 }
 
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
 /// Like [`verbs`], for those that must succeed.
 fn printed(lines: &[&[&str]]) -> Vec<String> {
     let outcomes = verbs(lines).into_iter();
@@ -167,7 +172,7 @@ fn kv_reads_what_it_wrote() {
     assert_eq!(out[4], "{\"n\":1}\n");
     assert_eq!(std::fs::read(copy).unwrap(), [0, 159]);
     assert_eq!(out[6], "a\t\"AJ8=\"\nb\t\"some text\"\nc\t{\"n\":1}\n");
-    let reversed: serde_json::Value = serde_json::from_str(&out[7]).unwrap();
+    let reversed = parse(&out[7]);
     let keys: Vec<_> = reversed
         .as_array()
         .unwrap()
@@ -237,12 +242,15 @@ fn listings_go_through_all_pages() {
         ],
         &["classes"],
         &["schema", "export", &folder],
+        &["alarms", "list"],
+        &["alarms", "list", "--limit", "1", "--output", "json"],
     ]);
     let (one, zero) = ("01".repeat(32), "00".repeat(32));
-    assert_eq!(out[0], format!("a\t{one}\t5\n\t{zero}\t5\n"));
-    let listed: serde_json::Value = serde_json::from_str(&out[1]).unwrap();
-    assert_eq!(listed[0]["id"], *one);
-    assert_eq!(listed[1], serde_json::Value::Null);
+    assert_eq!(out[0], format!("a\t{one}\t5\t6\t4096\n\t{zero}\t5\t\t\n"));
+    let listed = json!([
+        {"name": "a", "id": one, "createdMs": 5, "writtenMs": 6, "bytes": 4096}
+    ]);
+    assert_eq!(parse(&out[1]), listed);
     assert_eq!(
         out[2],
         "Cell\t@0xe48c9cf682361897\t0\nCounter\t@0xb8f725b103f79538\t1\n"
@@ -252,6 +260,58 @@ fn listings_go_through_all_pages() {
         std::fs::read(dir.path().join("vat.cgr")).unwrap(),
         vatwerk::CODE_GENERATOR_REQUEST
     );
+    assert_eq!(out[4], format!("7\tCounter\ta\t{one}\n8\t\t\t{zero}\n"));
+    let first = json!([{"dueMs": 7, "className": "Counter", "name": "a", "id": one}]);
+    assert_eq!(parse(&out[5]), first);
+}
+
+#[test]
+fn objects_go_by_name_or_by_id() {
+    let id = "0f".repeat(32);
+    let out = printed(&[
+        &["objects", "count", "Counter"],
+        &[
+            "objects", "count", "Counter", "--prefix", "abc", "--output", "json",
+        ],
+        &["objects", "delete", "Counter", "-x"],
+        &[
+            "objects", "delete", "Counter", "--id", &id, "--output", "json",
+        ],
+        &["objects", "show", "Counter", "-x"],
+        &[
+            "objects", "show", "Counter", "--id", &id, "--output", "json",
+        ],
+    ]);
+    assert_eq!(
+        out[..4],
+        ["0\n", "{\"count\":3}\n", "1\n", "{\"deleted\":0}\n"]
+    );
+    let shown: Vec<_> = out[4].lines().collect();
+    let one = format!("id\t{}", "01".repeat(32));
+    assert_eq!(
+        shown,
+        [
+            "name\t-x",
+            &one,
+            "createdMs\t5",
+            "writtenMs\t",
+            "bytes\t",
+            "exists\ttrue",
+            "state\tawake",
+            "inFlight\t0",
+            "queued\t2",
+            "heldCapabilities\t0",
+            "alarmMs\t7",
+            "activatedMs\t6",
+            "resets\t0",
+        ]
+    );
+    let absent = json!({
+        "name": null, "id": id, "createdMs": null, "writtenMs": null, "bytes": null,
+        "exists": false, "state": "asleep", "inFlight": 0, "queued": 0, "heldCapabilities": 0,
+        "alarmMs": null, "activatedMs": null, "resets": 0,
+    });
+    assert_eq!(parse(&out[5]), absent);
 }
 
 #[test]
@@ -263,6 +323,16 @@ fn bad_usage_is_refused_before_anything_is_called() {
         &["kv", "Cell", "x", "delete"],
         &["kv", "Cell", "x", "list", "--limit", "0"],
         &["classes", "--output", "xml"],
+        &["objects", "show", "Counter"],
+        &[
+            "objects",
+            "delete",
+            "Counter",
+            "x",
+            "--id",
+            &"0f".repeat(32),
+        ],
+        &["objects", "delete", "Counter", "--id", "0f"],
     ] {
         let parsed = Cli::try_parse_from(["vatwerk"].iter().chain(line));
         assert_eq!(parsed.err().unwrap().exit_code(), 2, "{line:?}");
