@@ -1,5 +1,5 @@
 //! Turns checked-in CodeGeneratorRequests into Rust, so that building needs no `capnp` executable:
-//! that of `schema/vatwerk/*.capnp`, and that of the tests' own class, where there are tests. The
+//! that of `schema/vatwerk/*.capnp`, and those of the tests' own classes, where there are tests. The
 //! tests `schema::*_is_current` hold requests and schemas together.
 
 use std::{
@@ -10,9 +10,14 @@ use std::{
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     generate(&root.join("schema/vatwerk.cgr"));
-    let of_tests = root.join("tests/support/probe.cgr");
-    if of_tests.exists() {
-        generate(&of_tests);
+    for of_tests in ["probe", "puppet"] {
+        let request = root
+            .join("tests/support")
+            .join(of_tests)
+            .with_extension("cgr");
+        if request.exists() {
+            generate(&request);
+        }
     }
 }
 
