@@ -303,7 +303,7 @@ fn note_cells(catalog: &std::path::Path, names: &[String]) {
     for name in names {
         let id = ids.of_name(name).unwrap();
         all.execute(
-            "INSERT INTO objects VALUES (?, ?, ?, 1)",
+            "INSERT INTO objects (class, id, name, created_ms) VALUES (?, ?, ?, 1)",
             rusqlite::params![class.cast_signed(), id.as_bytes(), name],
         )
         .unwrap();

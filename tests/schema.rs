@@ -46,10 +46,13 @@ fn check_request(prefix: &Path, files: &[PathBuf], checked_in: &Path) {
 }
 
 #[test]
-fn request_of_the_tests_own_class_is_current() {
+fn the_request_of_each_class_of_the_tests_is_current() {
     let support = root().join("tests/support");
-    let files = [support.join("probe.capnp")];
-    check_request(&support, &files, &support.join("probe.cgr"));
+    for name in ["probe", "puppet"] {
+        let schema = support.join(name).with_extension("capnp");
+        let request = schema.with_extension("cgr");
+        check_request(&support, &[schema], &request);
+    }
 }
 
 #[test]

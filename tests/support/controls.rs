@@ -31,11 +31,13 @@ struct Latch {
 pub enum Hook {
     Create,
     Activate,
+    /// An alarm runs.
+    Alarm,
     /// The instance was dropped.
     Drop,
 }
 
-/// What `create` or `activate` of one object does from now on.
+/// What `create`, `activate` or `alarm` of one object does from now on.
 #[derive(Clone, Debug)]
 pub enum Mood {
     Fail(&'static str),

@@ -2,10 +2,12 @@
 //! the wire, and a class that does what it is told.
 
 pub mod cell;
+pub mod clockwork;
 mod controls;
 pub mod disk;
 mod harness;
 mod probe;
+pub mod puppet;
 mod script;
 mod wire;
 

@@ -119,5 +119,8 @@ struct Step @0xb57e91c03d6fa284 {
     mine @41 :Text;
     # Puts something that panics when it is dropped into the object's "self", the "call" or the
     # "result".
+
+    alarm @42 :UInt64;
+    # Sets its own alarm, so many milliseconds from now.
   }
 }

@@ -1,11 +1,11 @@
 //! The class of the tests: an object that does what it is told, step by step.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use capnp::struct_list;
 use futures::future::LocalBoxFuture;
 use vatwerk::counter_capnp::counter;
-use vatwerk_server::{Class, Context, Error};
+use vatwerk_server::{AlarmInfo, Class, Context, Error};
 
 use super::controls::{Controls, Hook, Mood};
 use crate::probe_capnp::{probe, sink, step};
@@ -72,6 +72,7 @@ async fn undergo(controls: &Controls, hook: Hook, ctx: &Context) -> capnp::Resul
 impl Class for Probe {
     const NAME: &'static str = "Probe";
     const SCHEMA: &'static [u8] = SCHEMA;
+    const ALARMS: bool = true;
     type Client = probe::Client;
 
     async fn create(ctx: &Context) -> capnp::Result<()> {
@@ -93,6 +94,10 @@ impl Class for Probe {
             held: RefCell::default(),
             mine: RefCell::default(),
         })
+    }
+
+    async fn alarm(self: Rc<Self>, _: AlarmInfo) -> capnp::Result<()> {
+        undergo(&self.controls, Hook::Alarm, &self.ctx).await
     }
 }
 
@@ -304,6 +309,10 @@ impl Probe {
                     "call" => outcome.mine = Some(Mine),
                     _ => outcome.cap = Some(capnp_rpc::new_client(Mine)),
                 },
+                step::Alarm(delay_ms) => {
+                    let alarms = self.ctx.alarms()?;
+                    alarms.set_in(Duration::from_millis(delay_ms))?;
+                }
             }
             Ok(())
         })

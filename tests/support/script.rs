@@ -41,6 +41,7 @@ pub enum Do {
     Glance(&'static str),
     Regret(&'static str),
     Mine(&'static str),
+    Alarm(u64),
 }
 
 fn write_all(steps: &[Do], mut list: struct_list::Builder<'_, step::Owned>) {
@@ -118,6 +119,7 @@ impl Do {
             Do::Glance(key) => to.set_glance(*key),
             Do::Regret(key) => to.set_regret(*key),
             Do::Mine(place) => to.set_mine(*place),
+            Do::Alarm(delay_ms) => to.set_alarm(*delay_ms),
         }
     }
 }

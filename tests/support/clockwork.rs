@@ -1,0 +1,129 @@
+//! Puppets with alarms: what runs is noted, and does what the test has said.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
+
+use futures::future::LocalBoxFuture;
+use vatwerk_server::{AlarmInfo, Context, testing::TestVat};
+
+use super::puppet::{self, Client, Own, Program};
+
+type OnAlarm = Rc<dyn Fn(Context, AlarmInfo) -> LocalBoxFuture<'static, capnp::Result<()>>>;
+
+/// What a test and its objects share. Given to the vat as a binding.
+#[derive(Clone, Default)]
+pub struct Spring(Rc<State>);
+
+#[derive(Default)]
+struct State {
+    on_alarm: RefCell<Option<OnAlarm>>,
+    ran: RefCell<Vec<Ran>>,
+    /// How many instances of an object there are.
+    instances: RefCell<HashMap<String, u32>>,
+    most_instances: Cell<u32>,
+}
+
+/// A run of an alarm that began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    pub object: String,
+    pub at_ms: i64,
+    pub alarm: AlarmInfo,
+}
+
+impl Spring {
+    /// Has an object do something, and returns what that came to.
+    pub async fn act<T, F>(
+        &self,
+        vat: &TestVat,
+        object: &str,
+        deed: impl FnOnce(Context) -> F + 'static,
+    ) -> capnp::Result<T>
+    where
+        T: 'static,
+        F: Future<Output = capnp::Result<T>> + 'static,
+    {
+        let object: Client = vat.object(object);
+        puppet::act(&object, async move |own| deed(own.ctx.clone()).await).await
+    }
+
+    /// What the handler of every alarm does from now on. Until this is called, nothing.
+    pub fn on_alarm<F>(&self, handler: impl Fn(Context, AlarmInfo) -> F + 'static)
+    where
+        F: Future<Output = capnp::Result<()>> + 'static,
+    {
+        let handler: OnAlarm = Rc::new(move |ctx, alarm| Box::pin(handler(ctx, alarm)));
+        self.0.on_alarm.replace(Some(handler));
+    }
+
+    /// The runs that began since this was last called.
+    pub fn ran(&self) -> Vec<Ran> {
+        self.0.ran.take()
+    }
+
+    /// The most instances of one object that there were at a time.
+    pub fn most_instances(&self) -> u32 {
+        self.0.most_instances.get()
+    }
+}
+
+/// One instance. It is gone when this is dropped.
+struct Instance {
+    spring: Spring,
+    object: String,
+}
+
+impl Instance {
+    fn begin(spring: Spring, object: String) -> Instance {
+        let mut instances = spring.0.instances.borrow_mut();
+        let count = instances.entry(object.clone()).or_default();
+        *count += 1;
+        let most = spring.0.most_instances.get().max(*count);
+        spring.0.most_instances.set(most);
+        drop(instances);
+        Instance { spring, object }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let mut instances = self.spring.0.instances.borrow_mut();
+        *instances.get_mut(&self.object).expect("it was counted") -= 1;
+    }
+}
+
+/// The program of [`Puppet`](puppet::Puppet)s that have a [`Spring`].
+pub struct Clockwork;
+
+fn spring(ctx: &Context) -> Spring {
+    let spring = ctx.binding::<Spring>().expect("the test binds it");
+    (*spring).clone()
+}
+
+fn name(ctx: &Context) -> String {
+    ctx.name().as_deref().unwrap_or("-").to_owned()
+}
+
+impl Program for Clockwork {
+    fn awake(own: &Own) {
+        let instance = Instance::begin(spring(&own.ctx), name(&own.ctx));
+        own.kept.replace(Some(Box::new(instance)));
+    }
+
+    async fn alarm(own: Rc<Own>, alarm: AlarmInfo) -> capnp::Result<()> {
+        let State { ran, on_alarm, .. } = &*spring(&own.ctx).0;
+        ran.borrow_mut().push(Ran {
+            object: name(&own.ctx),
+            at_ms: own.ctx.now_ms(),
+            alarm: alarm.clone(),
+        });
+        let handler = on_alarm.borrow().clone();
+        match handler {
+            Some(handler) => handler(own.ctx.clone(), alarm).await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! A class whose code is in the tests: each call does a deed that the test has written, in the object.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    marker::PhantomData,
+    rc::Rc,
+};
+
+use futures::future::LocalBoxFuture;
+use vatwerk_server::{AlarmInfo, Class, Context, testing::TestVat};
+
+use crate::puppet_capnp::puppet;
+pub use crate::puppet_capnp::puppet::Client;
+
+type Deed = Box<dyn FnOnce(Rc<Own>, Option<Client>) -> LocalBoxFuture<'static, Done>>;
+
+/// The capability to be returned, if any.
+type Done = capnp::Result<Option<Client>>;
+
+thread_local! {
+    /// Those of the test of this thread that are not done yet; a call has the number of one.
+    static DEEDS: RefCell<Vec<Option<Deed>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a deed is done with.
+pub struct Own {
+    pub ctx: Context,
+    /// Nothing keeps it but the instance.
+    pub memory: Cell<u32>,
+    /// Dropped with the instance.
+    pub kept: RefCell<Option<Box<dyn Any>>>,
+}
+
+impl Own {
+    pub fn put(&self, key: &str, value: &str) -> vatwerk_server::Result<()> {
+        self.ctx.storage().kv().put(key, value)
+    }
+
+    pub fn get(&self, key: &str) -> vatwerk_server::Result<Option<String>> {
+        self.ctx.storage().kv().get(key)
+    }
+
+    /// Another object of the class.
+    pub fn other(&self, name: &str) -> Client {
+        let all = self.ctx.namespace().expect("the vat serves it");
+        all.get(name).expect("a name")
+    }
+
+    /// A capability of the object's own.
+    pub fn handle(self: &Rc<Self>) -> Client {
+        capnp_rpc::new_client(Handle(self.clone()))
+    }
+}
+
+/// Sends a deed. It is under way when this returns.
+pub fn act<T: 'static>(
+    on: &Client,
+    deed: impl AsyncFnOnce(Rc<Own>) -> capnp::Result<T> + 'static,
+) -> LocalBoxFuture<'static, capnp::Result<T>> {
+    let sent = send(on, None, async |own, _| Ok((deed(own).await?, None)));
+    Box::pin(async move { Ok(sent.await?.0) })
+}
+
+/// Sends a deed, and a capability to do it with.
+pub fn give<T: 'static>(
+    on: &Client,
+    cap: Client,
+    deed: impl AsyncFnOnce(Rc<Own>, Client) -> capnp::Result<T> + 'static,
+) -> LocalBoxFuture<'static, capnp::Result<T>> {
+    let deed = async |own, given: Option<Client>| {
+        let given = given.expect("it was sent");
+        Ok((deed(own, given).await?, None))
+    };
+    let sent = send(on, Some(cap), deed);
+    Box::pin(async move { Ok(sent.await?.0) })
+}
+
+/// Sends a deed that returns a capability.
+pub fn obtain(
+    on: &Client,
+    deed: impl AsyncFnOnce(Rc<Own>) -> capnp::Result<Client> + 'static,
+) -> LocalBoxFuture<'static, capnp::Result<Client>> {
+    let sent = send(on, None, async |own, _| Ok(((), Some(deed(own).await?))));
+    Box::pin(async move { Ok(sent.await?.1.expect("it returned one")) })
+}
+
+fn send<T: 'static>(
+    on: &Client,
+    given: Option<Client>,
+    deed: impl AsyncFnOnce(Rc<Own>, Option<Client>) -> capnp::Result<(T, Option<Client>)> + 'static,
+) -> LocalBoxFuture<'static, capnp::Result<(T, Option<Client>)>> {
+    let said = Rc::new(Cell::new(None));
+    let deed: Deed = Box::new({
+        let said = said.clone();
+        move |own, given| {
+            Box::pin(async move {
+                let (value, cap) = deed(own, given).await?;
+                said.set(Some(value));
+                Ok(cap)
+            })
+        }
+    });
+    let number = DEEDS.with_borrow_mut(|deeds| {
+        deeds.push(Some(deed));
+        deeds.len() - 1
+    });
+    let mut request = on.act_request();
+    request.get().set_deed(number as u32);
+    if let Some(given) = given {
+        request.get().set_given(given);
+    }
+    let answer = request.send().promise;
+    Box::pin(async move {
+        let answer = answer.await?;
+        let answer = answer.get()?;
+        let cap = answer.has_cap().then(|| answer.get_cap()).transpose()?;
+        Ok((said.take().expect("it was done"), cap))
+    })
+}
+
+/// Stores a text.
+pub async fn put(object: &Client, key: &'static str, value: &'static str) -> capnp::Result<()> {
+    act(object, async move |own| Ok(own.put(key, value)?)).await
+}
+
+/// What is stored.
+pub async fn get(object: &Client, key: &'static str) -> capnp::Result<Option<String>> {
+    act(object, async move |own| Ok(own.get(key)?)).await
+}
+
+/// What happened, in order. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Log(Rc<RefCell<Vec<&'static str>>>);
+
+impl Log {
+    pub fn note(&self, what: &'static str) {
+        self.0.borrow_mut().push(what);
+    }
+
+    /// What was noted since this was last asked.
+    pub fn take(&self) -> Vec<&'static str> {
+        self.0.take()
+    }
+}
+
+async fn perform(
+    own: Rc<Own>,
+    params: puppet::ActParams,
+    mut results: puppet::ActResults,
+) -> capnp::Result<()> {
+    let params = params.get()?;
+    let given = params.has_given().then(|| params.get_given()).transpose()?;
+    let number = params.get_deed() as usize;
+    let deed = DEEDS.with_borrow_mut(|deeds| deeds[number].take());
+    let deed = deed.expect("a call is delivered once");
+    if let Some(cap) = deed(own, given).await? {
+        results.get().set_cap(cap);
+    }
+    Ok(())
+}
+
+/// What else there is to a class.
+pub trait Program: 'static {
+    const SERIAL: bool = false;
+    const MIGRATIONS: &'static [&'static str] = &[];
+    const STATE_VERSION: u32 = 0;
+
+    fn migrate(_ctx: &Context, _from: u32) -> capnp::Result<()> {
+        Ok(())
+    }
+
+    fn create(_ctx: &Context) -> impl Future<Output = capnp::Result<()>> {
+        async { Ok(()) }
+    }
+
+    fn activate(_ctx: &Context) -> impl Future<Output = capnp::Result<()>> {
+        async { Ok(()) }
+    }
+
+    /// An instance is there.
+    fn awake(_own: &Own) {}
+
+    fn alarm(_own: Rc<Own>, _alarm: AlarmInfo) -> impl Future<Output = capnp::Result<()>> {
+        async { Ok(()) }
+    }
+}
+
+/// Nothing else.
+pub struct Plain;
+
+impl Program for Plain {}
+
+/// A vat that serves puppets, and one of them.
+pub async fn vat() -> (TestVat, Client) {
+    let vat = TestVat::start(|server| server.class::<Puppet>()).await;
+    let object = vat.object("p");
+    (vat, object)
+}
+
+pub struct Puppet<P = Plain>(Rc<Own>, PhantomData<P>);
+
+impl<P: Program> Class for Puppet<P> {
+    const NAME: &'static str = "Puppet";
+    const SCHEMA: &'static [u8] = include_bytes!("puppet.cgr");
+    const SERIAL: bool = P::SERIAL;
+    const MIGRATIONS: &'static [&'static str] = P::MIGRATIONS;
+    const STATE_VERSION: u32 = P::STATE_VERSION;
+    const ALARMS: bool = true;
+    type Client = Client;
+
+    fn migrate(ctx: &Context, from: u32) -> capnp::Result<()> {
+        P::migrate(ctx, from)
+    }
+
+    async fn create(ctx: &Context) -> capnp::Result<()> {
+        P::create(ctx).await
+    }
+
+    async fn activate(ctx: Context) -> capnp::Result<Self> {
+        P::activate(&ctx).await?;
+        let own = Rc::new(Own {
+            ctx,
+            memory: Cell::default(),
+            kept: RefCell::default(),
+        });
+        P::awake(&own);
+        Ok(Puppet(own, PhantomData))
+    }
+
+    async fn alarm(self: Rc<Self>, alarm: AlarmInfo) -> capnp::Result<()> {
+        P::alarm(self.0.clone(), alarm).await
+    }
+}
+
+impl<P: Program> puppet::Server for Puppet<P> {
+    async fn act(
+        self: Rc<Self>,
+        params: puppet::ActParams,
+        results: puppet::ActResults,
+    ) -> capnp::Result<()> {
+        perform(self.0.clone(), params, results).await
+    }
+}
+
+struct Handle(Rc<Own>);
+
+impl puppet::Server for Handle {
+    async fn act(
+        self: Rc<Self>,
+        params: puppet::ActParams,
+        results: puppet::ActResults,
+    ) -> capnp::Result<()> {
+        perform(self.0.clone(), params, results).await
+    }
+}

@@ -1,0 +1,212 @@
+//! A later version of a class brings what objects have stored up to date, once, and whole or not at
+//! all.
+
+use std::{cell::Cell, rc::Rc};
+
+use vatwerk::Code;
+use vatwerk_server::{
+    Context,
+    testing::{TestVat, run},
+};
+
+use crate::support::{
+    code,
+    puppet::{Client, Own, Program, Puppet, act},
+};
+
+const TABLE: &str = "CREATE TABLE t (a)";
+const COLUMN: &str = "ALTER TABLE t ADD COLUMN b DEFAULT 'new'";
+const RENAMED: &str = "ALTER TABLE t RENAME COLUMN b TO c";
+const WRONG: &str = "INSERT INTO nowhere VALUES (1)";
+
+/// A version of the class, by its migrations and the version of its state.
+macro_rules! version {
+    ($name:ident, $migrations:expr, $state:expr) => {
+        struct $name;
+
+        impl Program for $name {
+            const MIGRATIONS: &'static [&'static str] = &$migrations;
+            const STATE_VERSION: u32 = $state;
+
+            fn migrate(ctx: &Context, from: u32) -> capnp::Result<()> {
+                bring_up(ctx, from)
+            }
+        }
+    };
+}
+
+version!(First, [TABLE], 0);
+version!(Second, [TABLE, COLUMN], 0);
+version!(Wrong, [TABLE, COLUMN, WRONG], 0);
+version!(Third, [TABLE, COLUMN, RENAMED], 0);
+version!(WithState, [TABLE, COLUMN], 2);
+
+/// Notes from which version, and fails if it is told to.
+fn bring_up(ctx: &Context, from: u32) -> capnp::Result<()> {
+    let kv = ctx.storage().kv();
+    let times: u32 = kv.get("times")?.unwrap_or(0);
+    kv.put("times", &(times + 1))?;
+    kv.put("from", &from)?;
+    match kv.get::<bool>("fails")? {
+        Some(true) => Err(capnp::Error::failed("it was told to".into())),
+        _ => Ok(()),
+    }
+}
+
+fn sql(own: &Own, query: &str) -> capnp::Result<Vec<String>> {
+    Ok(own.ctx.storage().sql().exec(query, ())?.all()?)
+}
+
+async fn query(object: &Client, query: &'static str) -> capnp::Result<Vec<String>> {
+    act(object, async move |own| sql(&own, query)).await
+}
+
+async fn restart_as<P: Program>(vat: &TestVat) {
+    vat.restart_as(|server| server.class::<Puppet<P>>()).await;
+}
+
+#[test]
+fn migrations_are_applied_once_and_in_order_to_new_objects_and_to_old_ones() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<First>>()).await;
+        let (old, new): (Client, Client) = (vat.object("old"), vat.object("new"));
+        query(&old, "INSERT INTO t VALUES ('row')").await.unwrap();
+        restart_as::<Third>(&vat).await;
+        query(&new, "INSERT INTO t (a) VALUES ('row')")
+            .await
+            .unwrap();
+        for object in [old, new] {
+            for _ in 0..2 {
+                let found = query(&object, "SELECT a || ' ' || c FROM t").await;
+                assert_eq!(found.unwrap(), ["row new"]);
+                vat.crash().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_migration_that_fails_leaves_the_object_as_it_was_until_the_class_is_right() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<First>>()).await;
+        let (old, new): (Client, Client) = (vat.object("old"), vat.object("new"));
+        query(&old, "INSERT INTO t VALUES ('row')").await.unwrap();
+        restart_as::<Wrong>(&vat).await;
+        for object in [&old, &old, &new] {
+            let error = query(object, "SELECT a FROM t").await.unwrap_err();
+            let text = error.extra.clone();
+            assert!(text.contains("migration 3 of class Puppet"), "{text}");
+            assert_eq!(code::<()>(Err(error)), Code::ActivationFailed);
+        }
+        // The second was undone with it.
+        restart_as::<First>(&vat).await;
+        assert_eq!(query(&old, "SELECT * FROM t").await.unwrap(), ["row"]);
+        restart_as::<Third>(&vat).await;
+        assert_eq!(query(&old, "SELECT c FROM t").await.unwrap(), ["new"]);
+        let none = query(&new, "SELECT c FROM t").await.unwrap();
+        assert_eq!(none, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn state_is_migrated_once_and_with_the_tables_or_not_at_all() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<First>>()).await;
+        let (old, new): (Client, Client) = (vat.object("old"), vat.object("new"));
+        let prepare = act(&old, async |own| {
+            Ok(own.ctx.storage().kv().put("fails", &true)?)
+        });
+        prepare.await.unwrap();
+        restart_as::<WithState>(&vat).await;
+        for _ in 0..2 {
+            let error = query(&old, "SELECT b FROM t").await.unwrap_err();
+            assert!(error.extra.contains("it was told to"), "{error}");
+            assert_eq!(code::<()>(Err(error)), Code::ActivationFailed);
+        }
+        restart_as::<First>(&vat).await;
+        query(&old, "INSERT INTO t VALUES ('row')").await.unwrap();
+        let mend = act(&old, async |own| {
+            let kv = own.ctx.storage().kv();
+            assert_eq!(kv.get::<u32>("times")?, None);
+            Ok(kv.put("fails", &false)?)
+        });
+        mend.await.unwrap();
+        restart_as::<WithState>(&vat).await;
+        for (object, expected) in [(old, (Some(1), Some(0))), (new, (None, None))] {
+            for _ in 0..2 {
+                let found = act(&object, async |own| {
+                    sql(&own, "SELECT b FROM t")?;
+                    let kv = own.ctx.storage().kv();
+                    Ok((kv.get::<u32>("times")?, kv.get::<u32>("from")?))
+                });
+                assert_eq!(found.await.unwrap(), expected);
+                vat.crash().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn an_object_of_a_later_version_is_not_woken_and_not_touched() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<WithState>>()).await;
+        let p: Client = vat.object("p");
+        query(&p, "INSERT INTO t (a) VALUES ('row')").await.unwrap();
+        restart_as::<First>(&vat).await;
+        for _ in 0..2 {
+            let error = query(&p, "SELECT a FROM t").await.unwrap_err();
+            assert!(error.extra.contains("later version"), "{error}");
+            assert_eq!(code::<()>(Err(error)), Code::ActivationFailed);
+        }
+        // Its tables are right, its state is not.
+        restart_as::<Second>(&vat).await;
+        let refused = query(&p, "SELECT a FROM t").await;
+        assert_eq!(code(refused), Code::ActivationFailed);
+        restart_as::<WithState>(&vat).await;
+        assert_eq!(query(&p, "SELECT b FROM t").await.unwrap(), ["new"]);
+    });
+}
+
+/// Fails to be made, at first, after a while.
+struct Unborn;
+
+impl Program for Unborn {
+    const MIGRATIONS: &'static [&'static str] = &[TABLE];
+
+    async fn create(ctx: &Context) -> capnp::Result<()> {
+        let fails = ctx.binding::<Rc<Cell<bool>>>().expect("the test binds it");
+        tokio::task::yield_now().await;
+        match fails.get() {
+            true => Err(capnp::Error::failed("told to".into())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Its tables and what is known of them go together.
+#[test]
+fn a_failed_create_leaves_an_object_that_can_be_made_wherever_a_crash_comes() {
+    run(async {
+        for operation in 1.. {
+            let fails = Rc::new(Cell::new(true));
+            let bound = fails.clone();
+            let vat = TestVat::start(move |server| {
+                let server = server.class::<Puppet<Unborn>>();
+                server.binding(bound.clone())
+            })
+            .await;
+            let disk = vat.disk();
+            disk.crash_at(disk.operations() + operation);
+            let p: Client = vat.object("p");
+            query(&p, "SELECT a FROM t").await.unwrap_err();
+            vat.settle().await;
+            if !disk.has_crashed() {
+                return assert!(operation > 5, "{operation}");
+            }
+            vat.lose_power(operation).await;
+            fails.set(false);
+            query(&p, "INSERT INTO t VALUES ('row')").await.unwrap();
+            assert_eq!(query(&p, "SELECT a FROM t").await.unwrap(), ["row"]);
+        }
+    });
+}
