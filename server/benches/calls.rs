@@ -24,11 +24,12 @@ use vatwerk::{storage_capnp::operations, vat_capnp::vat};
 use vatwerk_server::{
     Class, Context,
     catalog::Catalog,
-    env::RealDisk,
+    env::{Clock, RealDisk},
     folder::Folder,
     gateway::network,
     journal::{self, Commits, Journal},
-    object::{Host, Limits, Registry},
+    metrics::Metrics,
+    object::{Host, Limits, Parts, Registry},
     storage::Vfs,
     vat::Vat,
 };
@@ -138,15 +139,17 @@ async fn vat() -> capnp::capability::Client {
     )
     .expect("a journal");
     let vfs = Vfs::register(journal.clone());
-    let catalog = Catalog::open(&vfs).expect("a catalog");
-    let host = Host::new(
+    let catalog = Catalog::open(&vfs, Clock::default()).expect("a catalog");
+    let host = Host::new(Parts {
         classes,
         catalog,
-        Commits::new(journal),
+        commits: Commits::new(journal),
         vfs,
-        Limits::default(),
-        HashMap::new(),
-    );
+        limits: Limits::default(),
+        bindings: HashMap::new(),
+        clock: Clock::default(),
+        metrics: Metrics::new("", 0),
+    });
     FOLDERS.with(|folders| folders.borrow_mut().push(data));
     let vat: vat::Client = capnp_rpc::new_client(Vat::new(host, Vec::new(), 0));
     vat.client

@@ -4,12 +4,11 @@
 //!
 //! `cargo bench -p vatwerk-server --bench objects [-- OBJECTS]`
 
+mod host;
+
 use std::{
-    collections::HashMap,
     path::Path,
     process::Command,
-    rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,15 +16,9 @@ use capnp::capability::FromClientHook;
 use rusqlite::Connection;
 use tokio::task::LocalSet;
 use vatwerk::counter_capnp::counter;
-use vatwerk_server::{
-    catalog::Catalog,
-    classes::Counter,
-    env::RealDisk,
-    folder::Folder,
-    journal::{self, Commits, Journal},
-    object::{Host, Limits, Registry, Stub},
-    storage::{self, Vfs},
-};
+use vatwerk_server::{classes::Counter, object::Stub, storage};
+
+use host::Vat;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -60,14 +53,17 @@ fn main() {
     assert!(created.expect("it runs").success());
     let before = resident_bytes();
     let tasks = LocalSet::new();
-    let (woken, warm, after) = tasks.block_on(&runtime, async {
-        let vat = vat(folder.path(), objects);
+    let (woken, warm, slept, [awake, asleep]) = tasks.block_on(&runtime, async {
+        let vat = Vat::serving::<Counter>(folder.path(), objects + 1);
         let woken = call_each(&vat, objects, Work::Get).await;
-        let after = resident_bytes();
+        let awake = resident_bytes();
         // Once more before, so that everything is there that a call keeps for the next.
         call_each(&vat, objects, Work::Get).await;
         let warm = call_each(&vat, objects, Work::Get).await;
-        (woken, warm, after)
+        let started = Instant::now();
+        vat.host.sleep_all().await;
+        let slept = started.elapsed() / objects as u32;
+        (woken, warm, slept, [awake, resident_bytes()])
     });
     drop(tasks);
     let bare = bare_sqlite(folder.path());
@@ -78,9 +74,15 @@ fn main() {
         micros(woken) / micros(bare)
     );
     println!("call, awake                 {:>8.1} us", micros(warm));
+    println!("put to sleep                {:>8.1} us", micros(slept));
+    let kib = |bytes: u64| bytes.saturating_sub(before) as f64 / 1024.0 / objects as f64;
     println!(
         "memory, awake               {:>8.1} KiB an object",
-        kib(after - before, objects)
+        kib(awake)
+    );
+    println!(
+        "memory, asleep              {:>8.1} KiB an object",
+        kib(asleep)
     );
 }
 
@@ -91,49 +93,10 @@ enum Work {
 }
 
 async fn create(folder: &Path, objects: usize) -> Duration {
-    let vat = vat(folder, objects);
+    let vat = Vat::serving::<Counter>(folder, objects + 1);
     let median = call_each(&vat, objects, Work::Increment).await;
-    vat.host.sleep_all().await;
-    vat.host.catalog.close().expect("the catalog is closed");
-    vat.host
-        .commits
-        .journal()
-        .stop()
-        .expect("everything is in its file");
+    vat.stop().await;
     median
-}
-
-struct Vat {
-    host: Rc<Host>,
-    _folder: Folder,
-}
-
-fn vat(path: &Path, objects: usize) -> Vat {
-    let folder = Folder::open(path).expect("a data folder");
-    let mut classes = Registry::default();
-    classes.register::<Counter>().expect("one class");
-    let disk = Arc::new(RealDisk::default());
-    let settings = journal::Settings::default();
-    let (journal, _) = Journal::open(disk, folder.layout(), &settings, |_| {}).expect("a journal");
-    let vfs = Vfs::register(journal.clone());
-    let catalog = Catalog::open(&vfs).expect("a catalog");
-    let limits = Limits {
-        resident_objects: objects + 1,
-        idle: Duration::from_secs(600),
-        ..Default::default()
-    };
-    let host = Host::new(
-        classes,
-        catalog,
-        Commits::new(journal),
-        vfs,
-        limits,
-        HashMap::new(),
-    );
-    Vat {
-        host,
-        _folder: folder,
-    }
 }
 
 /// Calls each object once, and returns the median time of a call.
@@ -214,8 +177,4 @@ fn resident_bytes() -> u64 {
 
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
-}
-
-fn kib(bytes: u64, objects: usize) -> f64 {
-    bytes as f64 / 1024.0 / objects as f64
 }
