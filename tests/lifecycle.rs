@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use vatwerk::Code;
 use vatwerk_server::{
-    Context,
+    Config, Context,
     testing::{State, TestVat, run},
 };
 
@@ -308,5 +308,31 @@ fn sync_gives_up_on_a_commit_that_is_stuck() {
         assert_eq!(code(synced.await.unwrap()), Code::StorageFailed);
         vat.release_commits();
         assert_eq!(get(&p, "k").await.unwrap().unwrap(), "new");
+    });
+}
+
+#[test]
+fn when_memory_is_short_idle_objects_are_put_to_sleep_and_nobody_notices() {
+    run(async {
+        let vat = TestVat::start(|server| {
+            let mut config = Config::default();
+            config.limits.idle_ms = 3_600_000;
+            // Nothing would be little enough.
+            config.limits.memory_bytes = 1;
+            server.class::<Puppet>().config(config)
+        })
+        .await;
+        let names: Vec<_> = (0..40).map(|n| format!("p{n}")).collect();
+        for name in &names {
+            put(&vat.object(name), "k", "v").await.unwrap();
+        }
+        vat.settle().await;
+        let awake = |name: &&String| vat.is_awake::<Client>(name);
+        let awake = names.iter().filter(awake).count();
+        assert!(awake < 5, "{awake}");
+        for name in &names {
+            let found = get(&vat.object(name), "k").await.unwrap();
+            assert_eq!(found.as_deref(), Some("v"));
+        }
     });
 }

@@ -13,6 +13,7 @@ mod gate;
 mod identity;
 mod input_gate;
 mod kit;
+mod ledger;
 mod lifecycle;
 mod lifetime;
 mod objects;

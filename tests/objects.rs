@@ -8,14 +8,12 @@ use vatwerk::{
     counter_capnp::counter,
     object_capnp::{ObjectState, namespace},
 };
-use vatwerk_client::{AlarmPage, Client, ObjectInfo, ObjectKey, ObjectStatus, Page};
+use vatwerk_client::{Client, ObjectInfo, ObjectKey, ObjectStatus, Page};
 use vatwerk_server::Config;
 
 use crate::{
     probe_capnp::probe,
-    support::{
-        Do, Hook, Mood, TestVat, Wire, cap_of, cell, code, run, run_paused, send, settle, tell,
-    },
+    support::{Do, Hook, Mood, TestVat, cap_of, cell, code, run, run_paused, send, settle, tell},
 };
 
 const HOUR_MS: u64 = 3_600_000;
@@ -64,20 +62,6 @@ async fn delete(space: &namespace::Client, key: impl Into<ObjectKey>) -> capnp::
     let mut request = space.delete_request();
     key.into().write(request.get().init_key());
     Ok(request.send().promise.await?.get()?.get_existed())
-}
-
-async fn alarm_page(wire: &Wire, after: &str, limit: u32) -> capnp::Result<AlarmPage> {
-    let mut request = wire.session().alarms_request();
-    request.get().set_after(after);
-    request.get().set_limit(limit);
-    AlarmPage::read(request.send().promise.await?.get()?)
-}
-
-/// The objects with alarms, in order.
-async fn alarms(wire: &Wire) -> Vec<String> {
-    let page = alarm_page(wire, "", 100).await.unwrap();
-    let names = page.alarms.into_iter().map(|alarm| alarm.name.unwrap());
-    names.collect()
 }
 
 #[test]
@@ -196,7 +180,7 @@ fn a_deleted_object_is_gone_for_good_and_the_next_call_makes_it_anew() {
         assert_eq!((shown.exists, shown.alarm_ms), (false, None));
         assert_eq!(names(&space).await, ["other"]);
         assert_eq!(count(&space, "").await, 1);
-        assert_eq!(alarms(&wire).await, ["other"]);
+        assert_eq!(wire.alarms().await, ["other"]);
         assert!(!delete(&space, "p").await.unwrap());
         vat.crash().await;
         vat.start_again().await;
@@ -204,7 +188,7 @@ fn a_deleted_object_is_gone_for_good_and_the_next_call_makes_it_anew() {
         let wire = vat.wire().await;
         let space = wire.namespace::<probe::Client>();
         assert_eq!(names(&space).await, ["other"]);
-        assert_eq!(alarms(&wire).await, ["other"]);
+        assert_eq!(wire.alarms().await, ["other"]);
         assert_eq!(
             tell(&wire.probe("p"), &[Do::Get("k")]).await.unwrap(),
             ["-"]
@@ -328,23 +312,23 @@ fn alarms_are_listed_in_the_order_in_which_they_are_due() {
     run(async {
         let mut vat = TestVat::start().await;
         let wire = vat.wire().await;
-        assert!(alarms(&wire).await.is_empty());
+        assert!(wire.alarms().await.is_empty());
         for (name, hours) in [("late", 3), ("soon", 1), ("later", 4), ("next", 2)] {
             let script = [Do::Alarm(hours * HOUR_MS)];
             tell(&wire.probe(name), &script).await.unwrap();
         }
-        assert_eq!(alarms(&wire).await, ["soon", "next", "late", "later"]);
+        assert_eq!(wire.alarms().await, ["soon", "next", "late", "later"]);
         // One that is put off moves back.
         tell(&wire.probe("soon"), &[Do::Alarm(5 * HOUR_MS)])
             .await
             .unwrap();
-        assert_eq!(alarms(&wire).await, ["next", "late", "later", "soon"]);
+        assert_eq!(wire.alarms().await, ["next", "late", "later", "soon"]);
         vat.crash().await;
         vat.start_again().await;
 
         let wire = vat.wire().await;
-        let first = alarm_page(&wire, "", 3).await.unwrap();
-        let second = alarm_page(&wire, first.next.as_deref().unwrap(), 3);
+        let first = wire.alarm_page("", 3).await.unwrap();
+        let second = wire.alarm_page(first.next.as_deref().unwrap(), 3);
         let second = second.await.unwrap();
         assert_eq!((first.alarms.len(), second.alarms.len()), (3, 1));
         assert_eq!(second.next, None);
@@ -357,7 +341,7 @@ fn alarms_are_listed_in_the_order_in_which_they_are_due() {
         assert_eq!(shown.alarm_ms, Some(last.due_ms));
         assert_eq!(vat.controls.runs(Hook::Activate, "soon"), 1);
         for (after, limit) in [("", 0), ("", 1001), ("made up", 10)] {
-            let refused = alarm_page(&wire, after, limit).await;
+            let refused = wire.alarm_page(after, limit).await;
             assert_eq!(code(refused), Code::InvalidArgument);
         }
     });
@@ -372,9 +356,9 @@ fn an_alarm_is_listed_until_it_has_run() {
         vat.controls.set_mood(Hook::Alarm, "p", Some(ringing));
         tell(&wire.probe("p"), &[Do::Alarm(0)]).await.unwrap();
         vat.controls.reached("ringing").await;
-        assert_eq!(alarms(&wire).await, ["p"]);
+        assert_eq!(wire.alarms().await, ["p"]);
         vat.controls.release("ringing");
-        while !alarms(&wire).await.is_empty() {}
+        while !wire.alarms().await.is_empty() {}
         assert_eq!(vat.controls.runs(Hook::Alarm, "p"), 1);
     });
 }

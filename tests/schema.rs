@@ -48,7 +48,7 @@ fn check_request(prefix: &Path, files: &[PathBuf], checked_in: &Path) {
 #[test]
 fn the_request_of_each_class_of_the_tests_is_current() {
     let support = root().join("tests/support");
-    for name in ["probe", "puppet"] {
+    for name in ["changed", "probe", "puppet"] {
         let schema = support.join(name).with_extension("capnp");
         let request = schema.with_extension("cgr");
         check_request(&support, &[schema], &request);

@@ -23,6 +23,8 @@ use vatwerk::{
     vat_capnp::{session, vat},
 };
 
+use vatwerk_client::AlarmPage;
+
 use crate::probe_capnp::probe;
 
 /// A connection with stock capnp-rpc and nothing else. Dropped, it hangs up.
@@ -32,6 +34,21 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// A page of the objects with alarms.
+    pub async fn alarm_page(&self, after: &str, limit: u32) -> capnp::Result<AlarmPage> {
+        let mut request = self.session().alarms_request();
+        request.get().set_after(after);
+        request.get().set_limit(limit);
+        AlarmPage::read(request.send().promise.await?.get()?)
+    }
+
+    /// The names of the objects with alarms, in the order in which they are due.
+    pub async fn alarms(&self) -> Vec<String> {
+        let page = self.alarm_page("", 100).await.unwrap();
+        let names = page.alarms.into_iter().map(|alarm| alarm.name.unwrap());
+        names.collect()
+    }
+
     pub async fn connect(socket: &Path) -> Wire {
         let stream = UnixStream::connect(socket).await.expect("it listens");
         Wire::over(stream)

@@ -41,3 +41,18 @@ fn alarms_of_objects_asleep_and_of_a_killed_server_run_by_themselves() {
         assert_eq!(left, r#"{"count":0}"#);
     }
 }
+
+#[test]
+fn what_cannot_be_retired_is_named_and_nothing_is_served() {
+    let folder = tempdir().unwrap();
+    for (class, reason) in [
+        ("Counter", "while it is served"),
+        ("Teapot", "never served"),
+    ] {
+        let args = ["--listen", "unix:vat.sock", "--retire", class];
+        let mut vat = Vat::spawn(folder.path(), args);
+        assert_eq!(vat.wait(), Some(1));
+        let said = vat.errors();
+        assert!(said.contains(class) && said.contains(reason), "{said}");
+    }
+}
