@@ -68,8 +68,10 @@ impl Gateway {
         R: AsyncRead + Unpin + 'static,
         W: AsyncWrite + Unpin + 'static,
     {
-        let handle = network::serve(read, write, self.limits.clone(), self.vat.clone().client);
         let number = self.next.replace(self.next.get() + 1);
+        let session = tracing::debug_span!("session", connection = number);
+        let vat = self.vat.clone().client;
+        let handle = session.in_scope(|| network::serve(read, write, self.limits.clone(), vat));
         self.open.borrow_mut().insert(number, handle.clone());
         let this = self.clone();
         tokio::task::spawn_local(async move {

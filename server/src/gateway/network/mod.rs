@@ -65,6 +65,7 @@ use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use futures::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::Instrument;
 use vatwerk::Code;
 
 use connection::{Connection, WeakConnection};
@@ -106,7 +107,7 @@ impl From<capnp::NotInSchema> for Refusal {
 /// Serves `bootstrap` on one connection in a local task of its own. See [`Network::new`].
 ///
 /// A panic of capnp-rpc, or of an object that runs within it, ends this connection only, as
-/// [`End::Panicked`].
+/// [`End::Panicked`]. What is logged of it is in the span that is current now.
 ///
 /// # Panics
 ///
@@ -120,7 +121,7 @@ where
     let shared = network.shared.clone();
     let system = RpcSystem::new(Box::new(network), Some(bootstrap));
     let disconnector = system.get_disconnector();
-    tokio::task::spawn_local(async move {
+    let serving = async move {
         let mut system = Box::pin(AssertUnwindSafe(system).catch_unwind());
         if let Err(panic) = system.as_mut().await {
             shared.ending(End::Panicked(panic_text(panic.as_ref())));
@@ -129,7 +130,8 @@ where
             let cleaned = AssertUnwindSafe(disconnector).catch_unwind().await;
             drop(cleaned);
         }
-    });
+    };
+    tokio::task::spawn_local(serving.in_current_span());
     handle
 }
 
