@@ -478,6 +478,22 @@ fn after_a_long_time_down_not_everybody_runs_at_once() {
 }
 
 #[test]
+fn handlers_that_take_their_time_do_not_hold_up_others() {
+    run(async {
+        let (vat, spring) = vat_with(|config| config.limits.alarms_at_once = 2).await;
+        spring.on_alarm(|ctx, _| async move {
+            ctx.sleep(ms(10 * MINUTE)).await;
+            Ok(())
+        });
+        for n in 0..6 {
+            set(&vat, &spring, &format!("object {n}"), SECOND).await;
+        }
+        vat.advance(ms(MINUTE)).await;
+        assert_eq!(spring.ran().len(), 6);
+    });
+}
+
+#[test]
 fn alarms_of_a_deleted_object_do_not_run() {
     run(async {
         let (vat, spring) = vat().await;

@@ -61,7 +61,8 @@ pub struct Limits {
     /// How much memory the databases of all objects may take; above it idle objects are put to sleep.
     /// At 1 GiB SQLite's caches stop growing, and at 2 GiB statements fail. Default 805,306,368.
     pub memory_bytes: u64,
-    /// How many objects may run alarms at once: after a long time down, many are due. Default 128.
+    /// How many objects may be woken for alarms at once: after a long time down, many are due. One
+    /// whose handler takes more than 10 s no longer counts. Default 128.
     pub alarms_at_once: usize,
     /// How many calls may be queued or running in one object. Default 4,096.
     pub calls_per_object: u64,

@@ -30,6 +30,9 @@ const READ_AHEAD: usize = 1024;
 /// When the catalog cannot be read or written, it is tried again after this time.
 const TRY_AGAIN_MS: i64 = 1000;
 
+/// Who has not looked after this time takes no place from others any more.
+const PLACE_LIMIT: Duration = Duration::from_secs(10);
+
 /// After so many failures of the vat's own to reach an object the pauses grow no longer: a minute.
 const LONGEST_PAUSE: u32 = 5;
 
@@ -161,9 +164,17 @@ async fn ring(
     let mut failed = None;
     let mut losses = 0;
     loop {
-        let (ringing, told) = Ringing::new(failed.clone());
+        let (ringing, mut told) = Ringing::new(failed.clone());
         host.ring(object, ringing);
-        let (running, error) = match told.await {
+        let rung = match timeout(PLACE_LIMIT, &mut told).await {
+            Ok(rung) => rung,
+            Err(_) => {
+                place.take();
+                host.scheduler.stir();
+                told.await
+            }
+        };
+        let (running, error) = match rung {
             Ok(Rung::Done) => break,
             Ok(Rung::Lost { running, error }) => (running, error),
             // It tells before it is dropped.
@@ -183,6 +194,7 @@ async fn ring(
             let (class, id) = (object.class, object.object);
             tracing::warn!(class, %id, %error, "alarms of an object are due and it cannot be reached");
             place.take();
+            host.scheduler.stir();
             let delay = alarm::delay_ms(losses.min(LONGEST_PAUSE), env::random_u64());
             _ = timeout(
                 Duration::from_millis(delay.unsigned_abs()),
