@@ -132,13 +132,13 @@ fn the_environment_says_where_the_data_is_unless_it_is_empty() {
         let used = folder.path().join(used);
         fs::create_dir(&used).unwrap();
         // It stops at this, so that the test needs no end for it.
-        fs::write(used.join("format"), "vatwerk 3\n").unwrap();
+        fs::write(used.join("format"), "vatwerk 99\n").unwrap();
         let mut command = binary(folder.path());
         command.args(["serve", "--listen", "tcp:127.0.0.1:0"]);
         let ended = command.env("VATWERK_DATA", told).output().unwrap();
         assert_eq!(ended.status.code(), Some(1), "{told}");
         let error = String::from_utf8(ended.stderr).unwrap();
-        assert!(error.contains("format 3"), "{error}");
+        assert!(error.contains("format 99"), "{error}");
     }
 }
 
