@@ -1,6 +1,6 @@
 //! Turns checked-in CodeGeneratorRequests into Rust, so that building needs no `capnp` executable:
-//! that of `schema/vatwerk/*.capnp`, and those of the tests' own classes, where there are tests. The
-//! tests `schema::*_is_current` hold requests and schemas together.
+//! that of `schema/vatwerk/*.capnp`, that of `schema/kj/http.capnp`, and those of the tests' own
+//! classes, where there are tests. The tests `schema::*_is_current` hold requests and schemas together.
 
 use std::{
     env, fs,
@@ -9,24 +9,27 @@ use std::{
 
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    generate(&root.join("schema/vatwerk.cgr"));
+    generate(&root.join("schema/vatwerk.cgr"), &[]);
+    generate(&root.join("schema/kj/http.cgr"), &["kj"]);
     for of_tests in ["probe", "puppet"] {
         let request = root
             .join("tests/support")
             .join(of_tests)
             .with_extension("cgr");
         if request.exists() {
-            generate(&request);
+            generate(&request, &[]);
         }
     }
 }
 
-fn generate(request: &Path) {
+/// Writes the code of the files of a request, for modules that stand in the module `parent`.
+fn generate(request: &Path, parent: &[&str]) {
     println!("cargo::rerun-if-changed={}", request.display());
     let bytes = fs::read(request)
         .unwrap_or_else(|e| panic!("{} is part of the package: {e}", request.display()));
     capnpc::codegen::CodeGenerationCommand::new()
         .output_directory(env::var_os("OUT_DIR").expect("cargo sets it"))
+        .default_parent_module(parent.iter().map(|it| it.to_string()).collect())
         .run(&bytes[..])
         .unwrap_or_else(|e| panic!("{} is no CodeGeneratorRequest: {e}", request.display()));
 }

@@ -46,6 +46,9 @@ impl std::error::Error for InvalidAddress {}
 impl Address {
     /// The TCP port that a vat listens at unless it is told otherwise.
     pub const DEFAULT_PORT: u16 = 7447;
+
+    /// The TCP port at which a vat's objects are reached over HTTP unless it is told otherwise.
+    pub const DEFAULT_HTTP_PORT: u16 = 7448;
 }
 
 impl FromStr for Address {

@@ -78,6 +78,13 @@ fn checked_in_request_is_current() {
     );
 }
 
+#[test]
+fn the_request_of_kj_is_current() {
+    let schema = root().join("schema");
+    let request = schema.join("kj/http.cgr");
+    check_request(&schema, &[schema.join("kj/http.capnp")], &request);
+}
+
 /// What no name may be, by where it stands, and whose generator or runtime it breaks.
 const METHOD: &[(&str, &[&str])] = &[
     ("Python", &["schema", "upcast"]),

@@ -43,11 +43,13 @@
 //!
 //! [`CodeGeneratorRequest`]: capnp::schema_capnp::code_generator_request
 
+mod call;
 mod error;
 mod load;
 mod merge;
 mod method;
 mod node;
+mod parse;
 mod raw;
 mod read;
 mod scalar;
@@ -57,9 +59,11 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use call::CallError;
 pub use error::{JsonError, Problem, SchemaError};
 pub use merge::merge;
 pub use method::{Interface, Method};
+pub use parse::{ParseError, parse};
 pub use schemas::{Constant, Schemas};
 
 /// How deep structs, groups and lists may be nested in parameters and results.

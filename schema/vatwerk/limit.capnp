@@ -130,3 +130,22 @@ const maxDatabaseBytes :UInt64 = 10737418240;
 
 const maxListedObjects :UInt32 = 1000;
 # The most objects in one page of Namespace.list or Session.alarms.
+
+const maxSocketMessageBytes :UInt32 = 33553408;
+# The longest message on a WebSocket: 32 MiB but for the 1,024 bytes around it in an RPC message. What a
+# browser or another WebSocket client may send is 1 MiB, unless the vat is configured otherwise.
+
+const maxSocketsPerObject :UInt32 = 32768;
+# The most WebSockets of one object.
+
+const maxSocketTags :UInt32 = 10;
+# The most tags of a WebSocket. Each is at most `maxSocketTagBytes` long.
+
+const maxSocketTagBytes :UInt32 = 256;
+# The longest tag of a WebSocket, in bytes of UTF-8.
+
+const maxSocketAttachmentBytes :UInt32 = 16384;
+# The most that an object may attach to a WebSocket.
+
+const maxAutoResponseBytes :UInt32 = 2048;
+# The longest text that is answered without waking the object, and the longest answer.

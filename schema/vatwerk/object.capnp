@@ -15,6 +15,8 @@ $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
 
+using Http = import "http.capnp";
+
 interface Namespace @0xe3b2d379d9f66f82 {
   # All objects of one class. Holding it is the permission to reach them.
 
@@ -133,6 +135,9 @@ struct ObjectStatus @0xce246fb929d9edd1 {
   resets @9 :UInt64;
   # How many instances of it have ended by a failure since the vat started, as far as the vat
   # remembers.
+
+  webSockets @10 :UInt32;
+  # How many WebSockets of it are open, whether it is awake or not.
 }
 
 enum ObjectState @0xdf4d6b44ef2b47bc {
@@ -165,4 +170,10 @@ interface Stub @0xcd5ebe4d559db58d {
   # Saves this reference as bytes that `Session.restore` takes, also after restarts of the vat.
   # Whoever holds the bytes holds the object: keep them like a password. `label`, of at most
   # `maxNameBytes`, is for whoever lists references later. Returns when the reference is on disk.
+
+  fetch @2 (request :Http.HttpRequest, exchange :Http.Exchange) -> (body :Http.ByteSink);
+  # Has the object answer an HTTP request. The request's body is written to `body`, at once. The answer
+  # comes to `exchange`; this returns when all of it has been taken, or, for a WebSocket, when that has
+  # ended. Dropping the call gives it up. `unimplemented` if the class does not speak HTTP. A WebSocket
+  # that is accepted does not keep the object awake: the vat holds it, and `exchange`.
 }

@@ -1,0 +1,99 @@
+//! Calls of objects, with parameters and results as JSON.
+
+use std::fmt;
+
+use capnp::{any_pointer, capability::FromClientHook, traits::HasTypeId};
+use serde_json::Value;
+
+use super::{JsonError, Method, Schemas};
+use crate::object_capnp::stub;
+
+/// Why a call did not succeed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The object has no such method.
+    NoMethod {
+        /// What was called.
+        method: String,
+        /// The methods of the object's class.
+        known: Vec<String>,
+    },
+    /// The parameters do not fit the method.
+    Params {
+        /// Why.
+        error: JsonError,
+        /// The method as a line of a schema.
+        signature: String,
+    },
+    /// The call failed.
+    Call(capnp::Error),
+    /// The results have no form in JSON.
+    Results(JsonError),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMethod { method, known } => {
+                write!(f, "no method `{method}`; it has: {}", known.join(", "))
+            }
+            Self::Params { error, signature } => write!(f, "{error}; it is {signature}"),
+            Self::Call(error) => error.fmt(f),
+            Self::Results(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl Schemas {
+    /// Calls a method of an object, by its name. `class` is the interface of the object's class; beside
+    /// its methods an object has those of `Stub`. Parameters are a JSON object, and so are the results.
+    /// The call is sent, and the parameters are dropped, when this is first polled.
+    pub async fn call(
+        &self,
+        object: &stub::Client,
+        class: u64,
+        method: &str,
+        params: Value,
+    ) -> Result<Value, CallError> {
+        let method = self
+            .method(class, method)
+            .or_else(|| self.method(stub::Client::TYPE_ID, method))
+            .ok_or_else(|| self.unknown(class, method))?;
+        let sent = {
+            let mut request =
+                object
+                    .as_client_hook()
+                    .new_call(method.interface_id, method.ordinal, None);
+            self.write_params(&method, &params, request.get())
+                .map_err(|error| CallError::Params {
+                    error,
+                    signature: self.signature(&method),
+                })?;
+            drop(params);
+            request.send()
+        };
+        let answer = sent.promise.await.map_err(CallError::Call)?;
+        self.read(&method, answer.get().map_err(CallError::Call)?)
+    }
+
+    fn read(&self, method: &Method, results: any_pointer::Reader<'_>) -> Result<Value, CallError> {
+        self.read_results(method, results)
+            .map_err(CallError::Results)
+    }
+
+    fn unknown(&self, class: u64, method: &str) -> CallError {
+        let interface = self.interface(class);
+        let methods = interface.map(|interface| interface.methods());
+        CallError::NoMethod {
+            method: method.to_owned(),
+            known: methods
+                .into_iter()
+                .flatten()
+                .map(|method| method.name)
+                .collect(),
+        }
+    }
+}
