@@ -12,6 +12,7 @@ pub mod config;
 pub mod env;
 pub mod error;
 pub mod fault;
+pub mod fetch;
 pub mod folder;
 pub mod gateway;
 pub mod id;
@@ -27,5 +28,8 @@ pub mod vat;
 pub use alarm::{Alarm, AlarmInfo, Missed, Repeat};
 pub use config::Config;
 pub use error::{Error, Result};
-pub use object::{Alarms, Class, Context, Namespace};
+pub use fetch::{Body, Request, Response};
+/// The crate that [`Request`] and [`Response`] are of.
+pub use http;
+pub use object::{Alarms, Class, Context, Namespace, SocketClose, SocketMessage, WebSocket};
 pub use server::{Running, ServeError, Server};

@@ -75,6 +75,12 @@ impl Controls {
         let _ = open.wait_for(|open| *open).await;
     }
 
+    /// In an object: says that it is here, and goes on.
+    pub fn arrive(&self, name: &str) {
+        let latch = self.latch(name);
+        latch.waiting.send_modify(|waiting| *waiting += 1);
+    }
+
     /// In a test: waits until an object waits at the latch.
     pub async fn reached(&self, name: &str) {
         let mut waiting = self.latch(name).waiting.subscribe();

@@ -86,6 +86,7 @@ struct Life {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
     addresses: Vec<Address>,
+    http_addresses: Vec<Address>,
 }
 
 impl TestVat {
@@ -115,6 +116,11 @@ impl TestVat {
         vat.threads = true;
         vat.start_again().await;
         vat
+    }
+
+    /// One that has not been started.
+    pub fn unstarted(settings: fn(&mut Config)) -> TestVat {
+        TestVat::new(settings)
     }
 
     fn new(settings: fn(&mut Config)) -> TestVat {
@@ -189,17 +195,22 @@ impl TestVat {
                     Ok(running) => running,
                     Err(error) => return drop(started.send(Err(error))),
                 };
-                let _ = started.send(Ok(running.addresses().to_vec()));
+                let listening = (
+                    running.addresses().to_vec(),
+                    running.http_addresses().to_vec(),
+                );
+                let _ = started.send(Ok(listening));
                 let _ = stopped.await;
                 running.stop().await;
             };
             LocalSet::new().run_until(life).await;
         });
-        let addresses = has_started.await.expect("the vat answers")?;
+        let (addresses, http_addresses) = has_started.await.expect("the vat answers")?;
         self.life = Some(Life {
             stop,
             task,
             addresses,
+            http_addresses,
         });
         Ok(())
     }
@@ -247,6 +258,11 @@ impl TestVat {
     /// The TCP address it listens at.
     pub fn tcp(&self) -> &Address {
         &self.life.as_ref().expect("it runs").addresses[1]
+    }
+
+    /// The first address at which it is reached over HTTP.
+    pub fn http(&self) -> &Address {
+        &self.life.as_ref().expect("it runs").http_addresses[0]
     }
 
     /// A raw connection.

@@ -7,13 +7,22 @@ use std::{
     rc::Rc,
 };
 
+use capnp::capability::FromClientHook;
 use futures::future::LocalBoxFuture;
-use vatwerk_server::{AlarmInfo, Class, Context, testing::TestVat};
+use vatwerk::object_capnp::stub;
+use vatwerk_server::{
+    AlarmInfo, Body, Class, Context, Request, Response, SocketClose, SocketMessage, WebSocket,
+    fetch::{ClientSocket, ask},
+    http::header::UPGRADE,
+    testing::TestVat,
+};
 
 use crate::puppet_capnp::puppet;
 pub use crate::puppet_capnp::puppet::Client;
 
 type Deed = Box<dyn FnOnce(Rc<Own>, Option<Client>) -> LocalBoxFuture<'static, Done>>;
+
+type Answer = Box<dyn FnOnce(Rc<Own>, Request) -> LocalBoxFuture<'static, capnp::Result<Response>>>;
 
 /// The capability to be returned, if any.
 type Done = capnp::Result<Option<Client>>;
@@ -21,7 +30,12 @@ type Done = capnp::Result<Option<Client>>;
 thread_local! {
     /// Those of the test of this thread that are not done yet; a call has the number of one.
     static DEEDS: RefCell<Vec<Option<Deed>>> = const { RefCell::new(Vec::new()) };
+    /// Likewise, for requests, which have the number in a header field.
+    static ANSWERS: RefCell<Vec<Option<Answer>>> = const { RefCell::new(Vec::new()) };
 }
+
+/// The header field with the number of the deed that answers a request.
+const DEED: &str = "x-deed";
 
 /// What a deed is done with.
 pub struct Own {
@@ -119,6 +133,41 @@ fn send<T: 'static>(
     })
 }
 
+/// Sends a request, and what answers it. It is under way when this is first polled.
+pub async fn fetch(
+    on: &Client,
+    request: Request,
+    answer: impl AsyncFnOnce(Rc<Own>, Request) -> capnp::Result<Response> + 'static,
+) -> capnp::Result<Response> {
+    let mut request = request;
+    let answer: Answer = Box::new(move |own, request| Box::pin(answer(own, request)));
+    let number = ANSWERS.with_borrow_mut(|answers| {
+        answers.push(Some(answer));
+        answers.len() - 1
+    });
+    request.headers_mut().insert(DEED, number.into());
+    let object: stub::Client = on.clone().cast_to();
+    ask(&object, request).await
+}
+
+/// Opens a WebSocket, which the object accepts with these tags.
+pub async fn connect(on: &Client, tags: &'static [&'static str]) -> capnp::Result<ClientSocket> {
+    let accept =
+        async move |own: Rc<Own>, request| Ok(own.ctx.accept_web_socket(&request, tags)?.1);
+    let mut response = fetch(on, wants_socket(), accept).await?;
+    assert_eq!(response.status(), 101);
+    Ok(response.body_mut().take_socket().expect("a WebSocket"))
+}
+
+/// A request for a WebSocket.
+pub fn wants_socket() -> Request {
+    let mut request = Request::new(Body::empty());
+    request
+        .headers_mut()
+        .insert(UPGRADE, "websocket".parse().expect("a value"));
+    request
+}
+
 /// Stores a text.
 pub async fn put(object: &Client, key: &'static str, value: &'static str) -> capnp::Result<()> {
     act(object, async move |own| Ok(own.put(key, value)?)).await
@@ -163,6 +212,7 @@ async fn perform(
 /// What else there is to a class.
 pub trait Program: 'static {
     const SERIAL: bool = false;
+    const WEB_SOCKETS: bool = true;
     const MIGRATIONS: &'static [&'static str] = &[];
     const STATE_VERSION: u32 = 0;
 
@@ -182,6 +232,31 @@ pub trait Program: 'static {
     fn awake(_own: &Own) {}
 
     fn alarm(_own: Rc<Own>, _alarm: AlarmInfo) -> impl Future<Output = capnp::Result<()>> {
+        async { Ok(()) }
+    }
+
+    /// Says the same.
+    fn message(
+        _own: Rc<Own>,
+        socket: WebSocket,
+        message: SocketMessage,
+    ) -> impl Future<Output = capnp::Result<()>> {
+        async move { Ok(socket.send(message)?) }
+    }
+
+    fn closed(
+        _own: Rc<Own>,
+        _socket: WebSocket,
+        _close: SocketClose,
+    ) -> impl Future<Output = capnp::Result<()>> {
+        async { Ok(()) }
+    }
+
+    fn failed(
+        _own: Rc<Own>,
+        _socket: WebSocket,
+        _reason: String,
+    ) -> impl Future<Output = capnp::Result<()>> {
         async { Ok(()) }
     }
 }
@@ -207,6 +282,8 @@ impl<P: Program> Class for Puppet<P> {
     const MIGRATIONS: &'static [&'static str] = P::MIGRATIONS;
     const STATE_VERSION: u32 = P::STATE_VERSION;
     const ALARMS: bool = true;
+    const FETCH: bool = true;
+    const WEB_SOCKETS: bool = P::WEB_SOCKETS;
     type Client = Client;
 
     fn migrate(ctx: &Context, from: u32) -> capnp::Result<()> {
@@ -230,6 +307,42 @@ impl<P: Program> Class for Puppet<P> {
 
     async fn alarm(self: Rc<Self>, alarm: AlarmInfo) -> capnp::Result<()> {
         P::alarm(self.0.clone(), alarm).await
+    }
+
+    async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
+        let number = request
+            .headers()
+            .get(DEED)
+            .and_then(|number| number.to_str().ok());
+        let number: usize = number
+            .and_then(|number| number.parse().ok())
+            .expect("a deed");
+        let answer = ANSWERS.with_borrow_mut(|answers| answers[number].take());
+        answer.expect("a request is delivered once")(self.0.clone(), request).await
+    }
+
+    async fn web_socket_message(
+        self: Rc<Self>,
+        socket: WebSocket,
+        message: SocketMessage,
+    ) -> capnp::Result<()> {
+        P::message(self.0.clone(), socket, message).await
+    }
+
+    async fn web_socket_close(
+        self: Rc<Self>,
+        socket: WebSocket,
+        close: SocketClose,
+    ) -> capnp::Result<()> {
+        P::closed(self.0.clone(), socket, close).await
+    }
+
+    async fn web_socket_error(
+        self: Rc<Self>,
+        socket: WebSocket,
+        reason: String,
+    ) -> capnp::Result<()> {
+        P::failed(self.0.clone(), socket, reason).await
     }
 }
 

@@ -8,7 +8,7 @@ use capnp::{
     private::capability::{ClientHook, ParamsHook, PipelineHook, RequestHook, ResultsHook},
 };
 
-use super::{Call, Message, Reply, settled};
+use super::{Call, HangUp, Message, Reply, settled};
 
 /// Something that takes calls.
 pub trait Target: 'static {
@@ -61,7 +61,10 @@ impl<T: Target> ClientHook for Hook<T> {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (reply, done) = Reply::to_results(results);
+        let (mut reply, done) = Reply::to_results(results);
+        if HangUp::matters(interface_id, method_id) {
+            reply.listen_for(HangUp::of(params.as_ref()));
+        }
         self.0
             .deliver(Call::sending(interface_id, method_id, params, reply));
         done

@@ -7,6 +7,7 @@
 
 mod chain;
 mod coded;
+mod hang_up;
 mod hook;
 mod message;
 mod pipeline;
@@ -17,6 +18,7 @@ mod testing;
 
 pub use chain::{Chain, Chains};
 pub use coded::serve;
+pub use hang_up::{FETCH, HangUp, REQUEST};
 pub use hook::{Hook, Target};
 pub use message::{Caps, Message, Results, ResultsCell, SharedResponse, has_caps, settled};
 pub use pipeline::{PipelineResolver, deferred};

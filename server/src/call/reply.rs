@@ -1,6 +1,10 @@
 //! A call on its way, and where its outcome goes.
 
-use std::rc::Rc;
+use std::{
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use capnp::{
     Error,
@@ -10,7 +14,7 @@ use capnp::{
 use futures::channel::oneshot;
 use vatwerk::Code;
 
-use super::{Chain, Message, PipelineResolver, deferred, message::SharedResponse};
+use super::{Chain, HangUp, Message, PipelineResolver, deferred, message::SharedResponse};
 
 /// A call on its way to its target.
 pub struct Call {
@@ -74,6 +78,7 @@ enum To {
         results: Box<dyn ResultsHook>,
         set: bool,
         done: oneshot::Sender<Result<(), Error>>,
+        hang_up: Option<HangUp>,
     },
     /// A caller in this process: results are handed over, not copied.
     Local {
@@ -93,6 +98,7 @@ impl Reply {
                 results,
                 set: false,
                 done,
+                hang_up: None,
             }),
             promise,
         )
@@ -137,6 +143,24 @@ impl Reply {
         }
     }
 
+    /// The caller tells by this, too, that it has hung up.
+    pub fn listen_for(&mut self, told: Option<HangUp>) {
+        if let To::Results { hang_up, .. } = &mut self.0 {
+            *hang_up = told;
+        }
+    }
+
+    /// Ready when the caller has hung up.
+    pub fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            To::Results { done, hang_up, .. } => match hang_up {
+                Some(hang_up) if hang_up.poll(cx).is_ready() => Poll::Ready(()),
+                _ => done.poll_canceled(cx),
+            },
+            To::Local { done, .. } => done.poll_canceled(cx),
+        }
+    }
+
     /// Ends the call. `None` stands for results that were never written.
     pub fn finish(self, outcome: Result<Option<Message>, Error>) {
         match self.0 {
@@ -144,6 +168,7 @@ impl Reply {
                 mut results,
                 set,
                 done,
+                ..
             } => {
                 let outcome = outcome.and_then(|message| match message {
                     Some(message) if !set => fill(results.as_mut(), &message),
@@ -169,8 +194,8 @@ impl Reply {
         }
     }
 
-    /// Ends the call as `sent` will end. For capabilities of `capnp-rpc`, which do nothing until
-    /// somebody polls them, that takes a task.
+    /// Ends the call as `sent` will end, or lets go of it when the caller hangs up. For capabilities of
+    /// `capnp-rpc`, which do nothing until somebody polls them, that takes a task.
     fn follow(self, sent: RemotePromise<capnp::any_pointer::Owned>) {
         let RemotePromise { promise, pipeline } = sent;
         let mut this = self;
@@ -182,11 +207,14 @@ impl Reply {
             resolver.follow(pipeline.hook.add_ref());
         }
         tokio::task::spawn_local(async move {
-            // The pipeline keeps the call alive for those who only pipeline on it.
+            // Who only pipelines on it has the pipeline.
             let _pipeline = pipeline;
-            let outcome = promise
-                .await
-                .and_then(|response| Message::copy_of(response.get()?));
+            let outcome = tokio::select! {
+                biased;
+                outcome = promise => outcome,
+                () = poll_fn(|cx| this.poll_hung_up(cx)) => return,
+            };
+            let outcome = outcome.and_then(|response| Message::copy_of(response.get()?));
             this.finish(outcome.map(Some));
         });
     }

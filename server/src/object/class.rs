@@ -14,8 +14,16 @@ use capnp::{
 use futures::future::LocalBoxFuture;
 use vatwerk::json::Schemas;
 
-use super::Context;
-use crate::{Error, Result, alarm::AlarmInfo, id::IdScheme};
+use super::{
+    Context,
+    sockets::{SocketClose, SocketMessage, WebSocket},
+};
+use crate::{
+    Error, Result,
+    alarm::AlarmInfo,
+    fetch::{Request, Response},
+    id::IdScheme,
+};
 
 /// A kind of object.
 ///
@@ -86,6 +94,16 @@ pub trait Class: Sized + 'static {
     /// cannot be set.
     const ALARMS: bool = false;
 
+    /// Whether the class speaks HTTP: set it where [`Class::fetch`] is implemented.
+    const FETCH: bool = false;
+
+    /// Whether the class takes WebSockets: set it where [`Class::web_socket_message`] is implemented.
+    const WEB_SOCKETS: bool = false;
+
+    /// Whether the vat's HTTP listener lets anybody reach its objects: their [`Class::fetch`], and
+    /// their methods as JSON.
+    const ON_GATEWAY: bool = true;
+
     /// Whether its objects take one call at a time, in order, instead of letting others in while one
     /// awaits something. A call that such a call causes, directly or by way of other objects of the
     /// vat, is let in: A -> B -> A does not wait for itself.
@@ -118,6 +136,50 @@ pub trait Class: Sized + 'static {
         async { Err(Error::Unimplemented("the class has no handler for alarms".into()).into()) }
     }
 
+    /// Answers an HTTP request: of the vat's HTTP listener, or of anybody who calls `Stub.fetch`. Bodies
+    /// may be streams, both ways. The call goes on until all of the answer's body has been taken; when
+    /// the caller hangs up it is dropped where it waits. What it has written is kept, as it is if this
+    /// fails.
+    ///
+    /// A request that asks for a WebSocket may be answered with what
+    /// [`Context::accept_web_socket`] returns.
+    fn fetch(self: Rc<Self>, request: Request) -> impl Future<Output = capnp::Result<Response>> {
+        let _ = request;
+        async { Err(Error::Unimplemented("the class does not speak HTTP".into()).into()) }
+    }
+
+    /// A message on a WebSocket. The next one of that socket waits until this has ended; those of others
+    /// do not. If it fails, that is logged, and the socket is closed with code 1011.
+    fn web_socket_message(
+        self: Rc<Self>,
+        socket: WebSocket,
+        message: SocketMessage,
+    ) -> impl Future<Output = capnp::Result<()>> {
+        let _ = (socket, message);
+        async { Err(Error::Unimplemented("the class takes no WebSockets".into()).into()) }
+    }
+
+    /// A WebSocket has been closed by its peer, or is lost. It is no longer among
+    /// [`Context::web_sockets`].
+    fn web_socket_close(
+        self: Rc<Self>,
+        socket: WebSocket,
+        close: SocketClose,
+    ) -> impl Future<Output = capnp::Result<()>> {
+        let _ = (socket, close);
+        async { Ok(()) }
+    }
+
+    /// A WebSocket has ended because what came from its peer was no WebSocket message, or too long.
+    fn web_socket_error(
+        self: Rc<Self>,
+        socket: WebSocket,
+        reason: String,
+    ) -> impl Future<Output = capnp::Result<()>> {
+        let _ = (socket, reason);
+        async { Ok(()) }
+    }
+
     /// Wakes the object. Calls wait meanwhile. If it fails they fail, with
     /// `activation-failed` or the error's own code, and the next call tries again.
     fn activate(ctx: Context) -> impl Future<Output = capnp::Result<Self>>;
@@ -133,8 +195,15 @@ pub(super) trait Dispatch {
         results: Results<any_pointer::Owned>,
     ) -> DispatchCallResult;
 
-    fn alarm(&self, alarm: AlarmInfo) -> LocalBoxFuture<'static, capnp::Result<()>>;
+    fn alarm(&self, alarm: AlarmInfo) -> Done;
+    fn fetch(&self, request: Request) -> LocalBoxFuture<'static, capnp::Result<Response>>;
+    fn web_socket_message(&self, socket: WebSocket, message: SocketMessage) -> Done;
+    fn web_socket_close(&self, socket: WebSocket, close: SocketClose) -> Done;
+    fn web_socket_error(&self, socket: WebSocket, reason: String) -> Done;
 }
+
+/// What a handler does.
+type Done = LocalBoxFuture<'static, capnp::Result<()>>;
 
 struct Served<C, D> {
     instance: Rc<C>,
@@ -154,9 +223,24 @@ impl<C: Class, D: Server + Clone> Dispatch for Served<C, D> {
             .dispatch_call(interface_id, method_id, params, results)
     }
 
-    fn alarm(&self, alarm: AlarmInfo) -> LocalBoxFuture<'static, capnp::Result<()>> {
-        let instance = self.instance.clone();
-        Box::pin(instance.alarm(alarm))
+    fn alarm(&self, alarm: AlarmInfo) -> Done {
+        Box::pin(self.instance.clone().alarm(alarm))
+    }
+
+    fn fetch(&self, request: Request) -> LocalBoxFuture<'static, capnp::Result<Response>> {
+        Box::pin(self.instance.clone().fetch(request))
+    }
+
+    fn web_socket_message(&self, socket: WebSocket, message: SocketMessage) -> Done {
+        Box::pin(self.instance.clone().web_socket_message(socket, message))
+    }
+
+    fn web_socket_close(&self, socket: WebSocket, close: SocketClose) -> Done {
+        Box::pin(self.instance.clone().web_socket_close(socket, close))
+    }
+
+    fn web_socket_error(&self, socket: WebSocket, reason: String) -> Done {
+        Box::pin(self.instance.clone().web_socket_error(socket, reason))
     }
 }
 
@@ -174,6 +258,12 @@ pub struct ClassEntry {
     pub ids: IdScheme,
     /// Whether it has a handler for alarms.
     pub alarms: bool,
+    /// Whether it speaks HTTP.
+    pub fetch: bool,
+    /// Whether it takes WebSockets.
+    pub web_sockets: bool,
+    /// Whether the HTTP listener lets anybody reach its objects.
+    pub on_gateway: bool,
     pub(super) is_serial: bool,
     pub(super) migrations: &'static [&'static str],
     pub(super) state_version: u32,
@@ -210,6 +300,9 @@ impl ClassEntry {
             schema: C::SCHEMA,
             ids: IdScheme::new(interface_id),
             alarms: C::ALARMS,
+            fetch: C::FETCH,
+            web_sockets: C::WEB_SOCKETS,
+            on_gateway: C::ON_GATEWAY,
             is_serial: C::SERIAL,
             migrations: C::MIGRATIONS,
             state_version: C::STATE_VERSION,

@@ -7,9 +7,19 @@ use tokio::time::timeout;
 use vatwerk::ObjectId;
 
 use super::{
-    alarms::Alarms, instance::Instance, namespace::Namespace, sections::Section, stub::Stub,
+    alarms::Alarms,
+    instance::Instance,
+    namespace::Namespace,
+    sections::Section,
+    sockets::{ObjectSockets, Offer, WebSocket},
+    stub::Stub,
 };
-use crate::{Error, Result, metrics::Reset, storage::Storage};
+use crate::{
+    Error, Result,
+    fetch::{Body, Request, Response, is_web_socket},
+    metrics::Reset,
+    storage::Storage,
+};
 
 /// How deep [`Context::block_concurrency_while`] may be nested.
 const MAX_NESTING: u64 = 64;
@@ -89,6 +99,75 @@ impl Context {
     /// [`Context::wait_until`] was given, waits for it.
     pub async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+
+    /// Accepts the WebSocket that `request` asks for: the socket, and the response that
+    /// [`Class::fetch`](super::Class::fetch) is to return for it, whose headers may be changed. What is
+    /// sent before it has been returned waits. The vat holds the socket from then on: the object may
+    /// fall asleep, and wakes with the next message. `tags`, at most 10 of at most 256 bytes, are for
+    /// [`Context::web_sockets`].
+    ///
+    /// `invalid-argument` if the request does not ask for one, or the class takes none;
+    /// `limit-exceeded` if there are more tags, or if the object has 32,768 sockets.
+    pub fn accept_web_socket(
+        &self,
+        request: &Request,
+        tags: &[&str],
+    ) -> Result<(WebSocket, Response)> {
+        let slot = &self.0.slot;
+        if !slot.class.web_sockets {
+            return Err(Error::InvalidArgument(format!(
+                "class {} takes no WebSockets: implement Class::web_socket_message, and set \
+                 Class::WEB_SOCKETS",
+                slot.class.name
+            )));
+        }
+        if request.method() != http::Method::GET || !is_web_socket(request.headers()) {
+            let error = "the request does not ask for a WebSocket";
+            return Err(Error::InvalidArgument(error.into()));
+        }
+        let socket = self.sockets().open(tags)?;
+        let mut response = Response::new(Body::accepted(Offer::new(socket.clone())));
+        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        Ok((WebSocket::new(socket, self.0.clone()), response))
+    }
+
+    /// The object's WebSockets: those with a tag, in the order in which they were accepted, or all, the
+    /// newest first. Some may be closing.
+    pub fn web_sockets(&self, tag: Option<&str>) -> Vec<WebSocket> {
+        let found = self.0.host.sockets.find(self.0.slot.id);
+        let sockets = found.map(|found| found.list(tag)).unwrap_or_default();
+        let socket = |socket| WebSocket::new(socket, self.0.clone());
+        sockets.into_iter().map(socket).collect()
+    }
+
+    /// From now on the vat answers the first text with the second on every WebSocket of the object,
+    /// without waking it: a heartbeat costs next to nothing. `None`: no more. Each is at most 2,048
+    /// bytes. It is kept as long as the sockets are: until the object is reset, or the vat ends.
+    pub fn set_web_socket_auto_response(&self, pair: Option<(&str, &str)>) -> Result<()> {
+        self.sockets().set_auto_response(pair)
+    }
+
+    /// What [`Context::set_web_socket_auto_response`] has set.
+    pub fn web_socket_auto_response(&self) -> Option<(String, String)> {
+        let pair = self.0.host.sockets.find(self.0.slot.id)?.auto_response()?;
+        Some((pair.request.clone(), pair.response.clone()))
+    }
+
+    /// Limits how long a handler of a WebSocket may take: after that the object is reset. At most a week;
+    /// `None` or zero: no limit. Kept like the automatic response.
+    pub fn set_web_socket_event_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        self.sockets().set_event_timeout(timeout)
+    }
+
+    /// What [`Context::set_web_socket_event_timeout`] has set.
+    pub fn web_socket_event_timeout(&self) -> Option<Duration> {
+        self.0.host.sockets.find(self.0.slot.id)?.event_timeout()
+    }
+
+    fn sockets(&self) -> Rc<ObjectSockets> {
+        let (host, slot) = (&self.0.host, &self.0.slot);
+        host.sockets.of(host, &slot.class, slot.id)
     }
 
     /// Goes on with `work` when the call at hand has ended. The object stays awake until it is done,

@@ -17,7 +17,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Span;
 
 use super::{
-    host::Host, instance::Instance, membrane::InwardPipeline, results::Returning, ringing::Ringing,
+    host::Host,
+    instance::Instance,
+    membrane::InwardPipeline,
+    results::Returning,
+    ringing::Ringing,
+    sockets::{Acceptance, SocketEvent, Spoken},
 };
 use crate::{
     call::{Chain, Message, PipelineResolver, settled},
@@ -74,6 +79,12 @@ pub(super) enum Output {
     Send(Box<Outgoing>),
     /// The alarms that were due have run.
     Rung(Ringing),
+    /// Something said on a WebSocket.
+    Frame(Spoken),
+    /// A WebSocket is accepted.
+    Accept(Box<Acceptance>),
+    /// Something heard on a WebSocket has been dealt with.
+    Heard(SocketEvent),
 }
 
 /// A call to somebody else, held back.
@@ -301,6 +312,9 @@ impl Output {
             Output::Pipeline(returning, early) => returning.set_pipeline(early),
             Output::Send(outgoing) => outgoing.release(),
             Output::Rung(ringing) => ringing.done(),
+            Output::Frame(spoken) => spoken.release(),
+            Output::Accept(acceptance) => acceptance.release(),
+            Output::Heard(event) => event.done(),
         }
     }
 
@@ -309,7 +323,9 @@ impl Output {
         match self {
             Output::Return(returning, _) => returning.finish(Err(error.clone().into())),
             Output::Rung(ringing) => ringing.end(error.clone()),
-            Output::Pipeline(..) | Output::Send(_) => {}
+            Output::Accept(acceptance) => acceptance.fail(error),
+            Output::Heard(event) => event.refuse(error.clone()),
+            Output::Pipeline(..) | Output::Send(_) | Output::Frame(_) => {}
         }
     }
 }

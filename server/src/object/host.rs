@@ -20,7 +20,8 @@ use super::{
     ringing::Ringing,
     scheduler::{Scheduler, schedule},
     serve::serve,
-    slot::{EventTarget, Load, Slot, Status},
+    slot::{EventTarget, Load, Slot, Status, What},
+    sockets::Sockets,
 };
 use crate::{
     Error, Result,
@@ -127,6 +128,7 @@ pub struct Host {
     pub(super) chains: Chains,
     pub(super) scheduler: Scheduler,
     pub(super) notes: Notes,
+    pub(super) sockets: Sockets,
     scheduling: Cell<Option<AbortHandle>>,
     /// What is counted.
     pub metrics: Metrics,
@@ -164,6 +166,7 @@ impl Host {
             chains: Chains::default(),
             scheduler: Scheduler::default(),
             notes: Notes::default(),
+            sockets: Sockets::default(),
             scheduling: Cell::default(),
             slots: RefCell::default(),
             load: Rc::default(),
@@ -203,7 +206,10 @@ impl Host {
             return call.reply.finish(Err(error.into()));
         }
         match self.slot(class, id, name) {
-            Ok(slot) => slot.push_call(self, EventTarget::Object, None, call),
+            Ok(slot) => {
+                let chain = call.chain;
+                slot.push(self, None, chain, What::Call(EventTarget::Object, call));
+            }
             Err(error) => call.reply.finish(Err(error.into())),
         }
     }
@@ -224,7 +230,7 @@ impl Host {
             .by_interface(object.class)
             .and_then(|class| self.slot(class, object.object, None));
         match slot {
-            Ok(slot) => slot.push_alarms(self, ringing),
+            Ok(slot) => slot.push(self, None, None, What::Alarms(ringing)),
             Err(error) => ringing.end(error),
         }
     }
@@ -236,7 +242,7 @@ impl Host {
     }
 
     /// The place of an object, which is woken if need be.
-    fn slot(
+    pub(super) fn slot(
         self: &Rc<Self>,
         class: &Rc<ClassEntry>,
         id: ObjectId,
@@ -331,6 +337,7 @@ impl Host {
         Status {
             activated_ms: past.activated_ms,
             resets: past.resets,
+            web_sockets: self.sockets.find(id).map_or(0, |open| open.count() as u32),
             ..status.unwrap_or_default()
         }
     }
@@ -378,6 +385,7 @@ impl Host {
     }
 
     fn begin_deletion(self: &Rc<Self>, class: &Rc<ClassEntry>, id: ObjectId, tell: Vec<Deleted>) {
+        self.sockets.reset(id);
         let slot = self.insert_slot(class, id, None);
         tokio::task::spawn_local(delete(self.clone(), slot, tell));
     }

@@ -25,7 +25,7 @@ use super::{
     gate::{Outgoing, Output, Sent},
     instance::Instance,
     sections::SectionId,
-    slot::{EventTarget, Slot, shielded},
+    slot::{EventTarget, Slot, What, shielded},
 };
 use crate::{
     Error as VatError,
@@ -182,11 +182,9 @@ impl Target for Inside {
         let raw = self.raw.borrow().as_ref().map(|raw| raw.add_ref());
         match (self.instance.upgrade(), raw) {
             (Some(instance), Some(raw)) => {
-                let target = EventTarget::Capability(raw);
-                let section = self.section.clone();
-                instance
-                    .slot
-                    .push_call(&instance.host, target, section, call);
+                let (section, chain) = (self.section.clone(), call.chain);
+                let what = What::Call(EventTarget::Capability(raw), call);
+                instance.slot.push(&instance.host, section, chain, what);
             }
             _ => call.reply.finish(Err(VatError::ObjectReset(
                 "the instance that handed out this capability is gone".into(),

@@ -26,6 +26,7 @@ mod alarms;
 mod class;
 mod context;
 mod deletion;
+mod fetching;
 mod gate;
 mod host;
 mod instance;
@@ -39,6 +40,7 @@ mod sections;
 mod serial;
 mod serve;
 mod slot;
+mod sockets;
 mod stub;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -51,6 +53,7 @@ pub use context::Context;
 pub use host::{Host, Limits, Parts};
 pub use namespace::Namespace;
 pub use slot::{State, Status};
+pub use sockets::{SocketClose, SocketMessage, WebSocket};
 pub use stub::Stub;
 
 pub(crate) use sections::Section;

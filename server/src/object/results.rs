@@ -1,6 +1,10 @@
 //! A call that an object is working on, as its caller sees it.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use capnp::Error;
 use tokio::time::Instant;
@@ -40,6 +44,24 @@ impl Returning {
         if let Some(mut reply) = reply {
             reply.set_pipeline(early);
             self.0.borrow_mut().reply = Some(reply);
+        }
+    }
+
+    /// The call goes on for longer than the object has to do with it. Where its outcome goes, if nobody
+    /// has been told.
+    pub fn hand_on(&self) -> Option<Reply> {
+        let reply = self.0.borrow_mut().reply.take();
+        if reply.is_some() {
+            self.0.borrow().count(None);
+        }
+        reply
+    }
+
+    /// Ready when the caller has hung up, which makes no difference to most calls.
+    pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0.borrow_mut().reply {
+            Some(reply) => reply.poll_hung_up(cx),
+            None => Poll::Pending,
         }
     }
 

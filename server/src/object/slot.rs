@@ -14,7 +14,8 @@ use tracing::Span;
 use vatwerk::ObjectId;
 
 use super::{
-    class::ClassEntry, deletion::Deleted, host::Host, ringing::Ringing, sections::SectionId,
+    class::ClassEntry, deletion::Deleted, fetching::Fetch, host::Host, ringing::Ringing,
+    sections::SectionId, sockets::SocketEvent,
 };
 use crate::{
     Error, Result,
@@ -62,6 +63,8 @@ pub struct Status {
     pub activated_ms: Option<i64>,
     /// How many instances have ended by a failure, as far as the vat remembers.
     pub resets: u64,
+    /// How many WebSockets are open.
+    pub web_sockets: u32,
 }
 
 /// Whether an object has an instance.
@@ -112,8 +115,29 @@ pub(super) struct Event {
 pub(super) enum What {
     /// To answer a call.
     Call(EventTarget, Call),
+    /// To answer an HTTP request.
+    Fetch(Fetch),
     /// To run the alarms that are due.
     Alarms(Ringing),
+    /// To hear something on a WebSocket.
+    Socket(SocketEvent),
+}
+
+impl What {
+    /// It cannot be done.
+    fn refuse(self, error: Error) {
+        match self {
+            What::Call(_, call) => call.reply.finish(Err(error.into())),
+            What::Fetch(fetch) => fetch.call.reply.finish(Err(error.into())),
+            What::Alarms(ringing) => ringing.end(error),
+            What::Socket(event) => event.refuse(error),
+        }
+    }
+
+    /// Whether it is let in however much is queued: there is a bounded number of these.
+    fn is_always_admitted(&self) -> bool {
+        matches!(self, What::Socket(event) if event.is_last())
+    }
 }
 
 /// What of an object is called.
@@ -156,37 +180,26 @@ impl Slot {
         }
     }
 
-    /// Takes a call in. It is counted before anything else, so queues are bounded.
-    pub fn push_call(
+    /// Takes an event in. It is counted before anything else, so queues are bounded.
+    pub fn push(
         self: &Rc<Self>,
         host: &Host,
-        target: EventTarget,
         section: Option<SectionId>,
-        call: Call,
+        chain: Option<Chain>,
+        what: What,
     ) {
-        match self.admit(&host.limits) {
-            Ok(()) => {
-                let chain = call.chain.unwrap_or_else(|| host.chains.begin());
-                self.push(section, chain, What::Call(target, call));
-            }
+        match self.admit(&host.limits, &what) {
+            Ok(()) => self.enqueue(section, chain.unwrap_or_else(|| host.chains.begin()), what),
             Err(error) => {
                 if let Error::Overloaded { .. } = error {
                     host.metrics.overloaded();
                 }
-                call.reply.finish(Err(error.into()));
+                what.refuse(error);
             }
         }
     }
 
-    /// Takes in that alarms are due.
-    pub fn push_alarms(self: &Rc<Self>, host: &Host, ringing: Ringing) {
-        match self.admit(&host.limits) {
-            Ok(()) => self.push(None, host.chains.begin(), What::Alarms(ringing)),
-            Err(error) => ringing.end(error),
-        }
-    }
-
-    fn push(self: &Rc<Self>, section: Option<SectionId>, chain: Chain, what: What) {
+    fn enqueue(self: &Rc<Self>, section: Option<SectionId>, chain: Chain, what: What) {
         let now = Instant::now();
         self.last_used.set(now);
         self.queue.borrow_mut().push_back(Event {
@@ -200,9 +213,12 @@ impl Slot {
         self.wake();
     }
 
-    fn admit(&self, limits: &super::Limits) -> Result<()> {
+    fn admit(&self, limits: &super::Limits, what: &What) -> Result<()> {
         if let Some(error) = &*self.ended.borrow() {
             return Err(error.clone());
+        }
+        if what.is_always_admitted() {
+            return Ok(());
         }
         if self.in_flight.get() >= limits.calls_per_object {
             return Err(Error::Overloaded {
@@ -251,10 +267,7 @@ impl Slot {
         self.ended.replace(Some(error.clone()));
         for event in self.queue.take() {
             // What the parameters hold may panic when it is dropped.
-            shielded(self, || match event.what {
-                What::Call(_, call) => call.reply.finish(Err(error.clone().into())),
-                What::Alarms(ringing) => ringing.end(error.clone()),
-            });
+            shielded(self, || event.what.refuse(error.clone()));
         }
     }
 

@@ -3,17 +3,19 @@
 use std::rc::Rc;
 
 use capnp::{capability::FromClientHook, private::capability::ClientHook, traits::HasTypeId};
-use vatwerk::{ObjectId, limit_capnp, object_capnp::stub};
+use vatwerk::{ObjectId, kj::http_capnp::http_service, limit_capnp, object_capnp::stub};
 
 use super::{class::ClassEntry, host::Host};
 use crate::{
     Error, Result,
-    call::{self, Call, Hook, Target},
+    call::{self, Call, FETCH, Hook, Target},
     catalog::Saved,
+    fetch::kj,
 };
 
 /// Names an object, not an instance of it. It answers the interface of the object's class, which
-/// wakes the object, and `Stub`, which does not.
+/// wakes the object, and `Stub`, which but for `fetch` does not; and `HttpService`, which is `fetch` as
+/// kj calls it.
 #[derive(Clone)]
 pub struct Stub {
     host: Rc<Host>,
@@ -53,7 +55,18 @@ impl Stub {
 
 impl Target for Stub {
     fn deliver(&self, call: Call) {
+        let call = match call.interface_id == http_service::Client::TYPE_ID {
+            true => match kj::as_fetch(call) {
+                Some(call) => call,
+                None => return,
+            },
+            false => call,
+        };
         if call.interface_id == stub::Client::TYPE_ID {
+            if call.method_id == FETCH {
+                let name = self.name.as_ref();
+                return self.host.fetch(&self.class, self.id, name, call);
+            }
             let own: stub::Client = call::serve(self.clone());
             return call.forward_to(own.as_client_hook());
         }

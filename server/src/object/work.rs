@@ -12,12 +12,14 @@ use tracing::Instrument;
 
 use super::{
     class::Dispatch,
+    fetching,
     gate::{COMMIT_LIMIT, Output},
     instance::{Background, Instance},
     results::Returning,
     ringing,
     sections::Flow,
     slot::{Event, EventTarget, Slot, What, shielded},
+    sockets,
 };
 use crate::{
     Error,
@@ -57,6 +59,7 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> 
             // What was said before the failure still leaves, if it becomes durable in time; the
             // reason itself may tell of what must not be known before.
             _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
+            host.sockets.reset(slot.id);
         }
         if let Some(reason) = broken.or_else(|| deleted_or_stopped(slot)) {
             // Set before what runs is dropped: it is what the callers are told.
@@ -148,6 +151,18 @@ fn handle<'a>(
                 answer(instance, object, &flow, method, params, returning).await;
             };
             Box::pin(answered.instrument(call))
+        }
+        What::Fetch(fetch) => {
+            let span = tracing::debug_span!(parent: &span, "fetch", class, %id, ?chain);
+            span.in_scope(|| tracing::trace!(queued = ?since.elapsed(), "delivered"));
+            let returning = move |reply| Returning::new(reply, ticket, since);
+            let answer = fetching::run(instance, object, flow, fetch, returning);
+            Box::pin(answer.instrument(span))
+        }
+        What::Socket(event) => {
+            let span = tracing::debug_span!("socket", class, %id, ?chain);
+            let run = async move { sockets::run(instance, object, &flow, event, ticket).await };
+            Box::pin(run.instrument(span))
         }
         What::Alarms(ringing) => {
             let alarms = tracing::debug_span!("alarms", class, %id, ?chain);

@@ -14,6 +14,8 @@ use capnp_rpc::{VatNetwork as _, twoparty};
 use tokio::io::{AsyncRead, ReadBuf};
 use vatwerk::Code;
 
+use crate::call::HangUp;
+
 use super::frame::{Frame, FrameReader};
 use super::ledger::Verdict;
 use super::outbox::Sent;
@@ -58,6 +60,7 @@ impl<R> Inner<R> {
             incoming.frames = FrameReader::new(&shared.limits);
         }
         shared.held.borrow_mut().clear();
+        shared.hang_ups.borrow_mut().clear();
         shared.due.borrow_mut().clear();
         shared.connection_done.set(true);
         shared.wake_reader();
@@ -176,6 +179,21 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
     }
 
+    /// If the message is a call that ends when its caller hangs up: what will tell.
+    fn listen_for_hang_up(&self, message: message::Reader<'_>) -> capnp::Result<Option<HangUp>> {
+        let Ok(message::Call(call)) = message.which() else {
+            return Ok(None);
+        };
+        let call = call?;
+        if !HangUp::matters(call.get_interface_id(), call.get_method_id()) {
+            return Ok(None);
+        }
+        let hang_up = HangUp::default();
+        let mut hang_ups = self.shared.hang_ups.borrow_mut();
+        hang_ups.insert(call.get_question_id(), hang_up.clone());
+        Ok(Some(hang_up))
+    }
+
     /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
     fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
         let bytes = frame.len_bytes();
@@ -210,14 +228,20 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                     self.shared
                         .ending(End::PeerAborted(reason.unwrap_or_default()));
                 }
-                Ok(Some(Message(reader)))
+                let hang_up = self.listen_for_hang_up(root)?;
+                Ok(Some(Message { reader, hang_up }))
             }
             Verdict::Swallow => Ok(None),
             Verdict::Instead(message) => {
                 let frame = Frame::copy_of(&message);
-                Ok(Some(Message(Reader::new(frame, incoming.options))))
+                let reader = Reader::new(frame, incoming.options);
+                let hang_up = None;
+                Ok(Some(Message { reader, hang_up }))
             }
             Verdict::Hold { question, release } => {
+                if let Some(hang_up) = self.shared.hang_ups.borrow_mut().remove(&question) {
+                    hang_up.tell();
+                }
                 let mut held = self.shared.held.borrow_mut();
                 match held.insert(question, release) {
                     None => Ok(None),
@@ -356,11 +380,18 @@ impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<
     }
 }
 
-struct Message(Reader<Frame>);
+struct Message {
+    reader: Reader<Frame>,
+    /// Of a call that ends when its caller hangs up.
+    hang_up: Option<HangUp>,
+}
 
 impl capnp_rpc::IncomingMessage for Message {
     fn get_body(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
-        self.0.get_root()
+        if let Some(hang_up) = &self.hang_up {
+            hang_up.params_looked_at();
+        }
+        self.reader.get_root()
     }
 }
 
@@ -422,7 +453,7 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
             }
         }
         if let Some(question) = answered
-            && let Some(release) = shared.held.borrow_mut().remove(&question)
+            && let Some(release) = shared.answered(question)
         {
             shared.due.borrow_mut().push_back((question, release));
             shared.wake_reader();

@@ -8,6 +8,8 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::call::HangUp;
+
 use super::ledger::Ledger;
 use super::outbox::{Outbox, Sent, wire_bytes};
 use super::{End, Limits};
@@ -37,6 +39,8 @@ pub(super) struct Shared {
     pub(super) held: RefCell<HashMap<u32, bool>>,
     /// Those that have been answered since.
     pub(super) due: RefCell<VecDeque<(u32, bool)>>,
+    /// Calls of the peer that end when it hangs up, and have not been answered.
+    pub(super) hang_ups: RefCell<HashMap<u32, HangUp>>,
     /// The reading side, while it waits for anything.
     pub(super) reader: Cell<Option<Waker>>,
     /// The owner wants this connection to end.
@@ -57,6 +61,7 @@ impl Shared {
             outbox: RefCell::default(),
             traffic: Traffic::default(),
             held: RefCell::default(),
+            hang_ups: RefCell::default(),
             due: RefCell::default(),
             reader: Cell::new(None),
             stop: Cell::new(false),
@@ -66,6 +71,13 @@ impl Shared {
             writer: RefCell::new(None),
             changed: Notify::new(),
         })
+    }
+
+    /// A question of the peer has been answered. If the peer has finished it before: whether it wants
+    /// its capabilities released.
+    pub(super) fn answered(&self, question: u32) -> Option<bool> {
+        self.hang_ups.borrow_mut().remove(&question);
+        self.held.borrow_mut().remove(&question)
     }
 
     pub(super) fn wake_reader(&self) {

@@ -1,0 +1,41 @@
+//! HTTP and WebSockets as objects speak them, in Rust and, by `schema/vatwerk/http.capnp`, on the wire.
+//!
+//! ```text
+//!  who asks                                          the object's side
+//!  ask ── Stub.fetch(head, Exchange) ──────────────► Class::fetch
+//!      ── ByteSink.write ──────────────────────────► the request's Body
+//!  Response ◄─────────── Exchange.respond(head) ──── Response
+//!      Body ◄───────────────── ByteSink.write ────── its Body
+//! ```
+//! Who asks may be the HTTP listener, an object, or a peer of its own, in any language.
+
+mod ask;
+mod body;
+mod frames;
+mod head;
+pub mod kj;
+mod sink;
+
+pub use ask::{ClientSocket, ask};
+pub use body::Body;
+pub use frames::{Frame, Frames, Received, frames, send_frame};
+pub use head::{
+    drop_hop_by_hop, is_web_socket, read_length, read_request, write_headers, write_response,
+};
+pub use sink::{Incoming, pour, sink};
+
+/// A request to an object.
+pub type Request<B = Body> = http::Request<B>;
+
+/// An object's answer.
+pub type Response<B = Body> = http::Response<B>;
+
+/// The room that a message needs that holds so many bytes.
+fn message_size(bytes: usize) -> capnp::MessageSize {
+    /// The struct, and pointers.
+    const AROUND: u64 = 8;
+    capnp::MessageSize {
+        word_count: AROUND + bytes.div_ceil(8) as u64,
+        cap_count: 0,
+    }
+}

@@ -1,0 +1,206 @@
+//! Bodies on the wire: a sink that takes one, and pouring one into a sink.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use capnp::{
+    any_pointer,
+    capability::{FromClientHook, StreamingRequest},
+    traits::HasTypeId,
+};
+use futures::Stream;
+use vatwerk::{
+    Code,
+    http_capnp::byte_sink::{self, write_params},
+    kj::http_capnp::byte_stream,
+};
+
+use super::{Body, message_size};
+use crate::{
+    Error,
+    call::{Call, Hook, Reply, Target},
+};
+
+/// How many bytes may wait to be read before who writes is told to wait.
+const WINDOW: usize = 256 << 10;
+
+/// How many bytes may wait of one who does not wait. A piece more may come.
+const MOST: usize = 1 << 20;
+
+/// The largest piece in which a body is sent.
+const PIECE: usize = 64 << 10;
+
+/// A capability that takes a body, and the body that it takes, as it comes.
+pub fn sink() -> (byte_sink::Client, Incoming) {
+    let shared = Rc::new(RefCell::new(Shared::default()));
+    let sink = Sink(shared.clone());
+    let hook = Box::new(Hook(Rc::new(sink)));
+    (byte_sink::Client::new(hook), Incoming(shared))
+}
+
+#[derive(Default)]
+struct Shared {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+    /// Writers that are told to go on when there is room.
+    waiting: Vec<Reply>,
+    end: Option<capnp::Result<()>>,
+    is_given_up: bool,
+    reader: Option<Waker>,
+}
+
+impl Shared {
+    /// There will be no more.
+    fn finish(&mut self, end: capnp::Result<()>) {
+        self.end.get_or_insert(end);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+struct Sink(Rc<RefCell<Shared>>);
+
+impl Sink {
+    /// Takes the next bytes. The reply, if it has to wait, is left in its place.
+    fn write(&self, params: any_pointer::Reader<'_>) -> capnp::Result<bool> {
+        let params: write_params::Reader<'_> = params.get_as()?;
+        let bytes = params.get_bytes()?;
+        let mut shared = self.0.borrow_mut();
+        if shared.is_given_up {
+            return Err(gone("nobody reads the rest of the body"));
+        }
+        if shared.end.is_some() {
+            return Err(Error::Closed("the body has ended").into());
+        }
+        if shared.bytes > MOST {
+            let error = capnp::Error::from(Error::Overloaded {
+                what: "a body that is written without waiting (bytes)",
+                limit: MOST as u64,
+            });
+            shared.finish(Err(error.clone()));
+            return Err(error);
+        }
+        if !bytes.is_empty() {
+            shared.bytes += bytes.len();
+            shared.pieces.push_back(Bytes::copy_from_slice(bytes));
+            if let Some(reader) = shared.reader.take() {
+                reader.wake();
+            }
+        }
+        Ok(shared.bytes <= WINDOW)
+    }
+}
+
+impl Target for Sink {
+    fn deliver(&self, call: Call) {
+        let Call {
+            interface_id,
+            method_id,
+            params,
+            reply,
+            ..
+        } = call;
+        // kj calls the same methods by another name.
+        if ![byte_sink::Client::TYPE_ID, byte_stream::Client::TYPE_ID].contains(&interface_id) {
+            return reply.finish(Err(Error::Unimplemented("a ByteSink".into()).into()));
+        }
+        match method_id {
+            0 => match params.get().and_then(|params| self.write(params)) {
+                Ok(true) => reply.finish(Ok(None)),
+                Ok(false) => self.0.borrow_mut().waiting.push(reply),
+                Err(error) => reply.finish(Err(error)),
+            },
+            1 => {
+                self.0.borrow_mut().finish(Ok(()));
+                reply.finish(Ok(None));
+            }
+            _ => reply.finish(Err(Error::Unimplemented(
+                "a ByteSink has no such method".into(),
+            )
+            .into())),
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let end = Err(gone("the body was broken off"));
+        self.0.borrow_mut().finish(end);
+    }
+}
+
+/// A body that comes in. Dropping it says that nobody reads the rest.
+pub struct Incoming(Rc<RefCell<Shared>>);
+
+impl Stream for Incoming {
+    type Item = capnp::Result<Bytes>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut shared = self.0.borrow_mut();
+        let Some(piece) = shared.pieces.pop_front() else {
+            return match &shared.end {
+                Some(Ok(())) => Poll::Ready(None),
+                Some(Err(error)) => Poll::Ready(Some(Err(error.clone()))),
+                None => {
+                    shared.reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            };
+        };
+        shared.bytes -= piece.len();
+        let waiting = match shared.bytes <= WINDOW {
+            true => std::mem::take(&mut shared.waiting),
+            false => Vec::new(),
+        };
+        drop(shared);
+        for reply in waiting {
+            reply.finish(Ok(None));
+        }
+        Poll::Ready(Some(Ok(piece)))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let mut shared = self.0.borrow_mut();
+        shared.is_given_up = true;
+        shared.pieces.clear();
+        let waiting = std::mem::take(&mut shared.waiting);
+        drop(shared);
+        for reply in waiting {
+            reply.finish(Err(gone("nobody reads the rest of the body")));
+        }
+    }
+}
+
+/// The other end of a body is gone. kj takes an error of another kind for a failure of the exchange.
+fn gone(how: &str) -> capnp::Error {
+    let code = Code::Disconnected;
+    capnp::Error {
+        kind: code.kind(),
+        extra: format!("{code}: {how}"),
+    }
+}
+
+/// Writes a body into a sink, no faster than that takes it.
+pub async fn pour(mut body: Body, sink: byte_sink::Client) -> capnp::Result<()> {
+    while let Some(piece) = body.piece().await {
+        for piece in piece?.chunks(PIECE) {
+            let size = Some(message_size(piece.len()));
+            let mut request: StreamingRequest<write_params::Owned> = sink
+                .client
+                .new_streaming_call(byte_sink::Client::TYPE_ID, 0, size);
+            request.get().set_bytes(piece);
+            request.send().await?;
+        }
+    }
+    sink.end_request().send().promise.await?;
+    Ok(())
+}

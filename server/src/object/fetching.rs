@@ -1,0 +1,182 @@
+//! How an object answers HTTP.
+
+use std::{future::poll_fn, rc::Rc, task::Poll};
+
+use capnp::capability::FromClientHook;
+use http::{HeaderMap, Method, StatusCode};
+use vatwerk::{
+    ObjectId,
+    http_capnp::exchange,
+    object_capnp::stub::{fetch_params, fetch_results},
+};
+
+use super::{
+    class::{ClassEntry, Dispatch},
+    gate::Output,
+    host::Host,
+    instance::Instance,
+    results::Returning,
+    sections::Flow,
+    slot::{What, shielded},
+    sockets::{Acceptance, Offer, Socket},
+};
+use crate::{
+    Error,
+    call::{Call, Message, Reply},
+    fetch::{
+        Body, Response, pour, read_length, read_request, send_frame, sink, write_headers,
+        write_response,
+    },
+};
+
+/// A request to an object.
+pub(super) struct Fetch {
+    /// `Stub.fetch`.
+    pub call: Call,
+    /// What the caller writes to the sink that it has been given.
+    body: Body,
+}
+
+impl Host {
+    /// Brings a request to its object, waking it if need be. The caller may begin with the body.
+    pub(super) fn fetch(
+        self: &Rc<Self>,
+        class: &Rc<ClassEntry>,
+        id: ObjectId,
+        name: Option<&Rc<str>>,
+        call: Call,
+    ) {
+        let mut call = call;
+        let taken = take_body(class, &mut call);
+        let slot = taken.and_then(|body| Ok((body, self.slot(class, id, name)?)));
+        match slot {
+            Ok((body, slot)) => {
+                let chain = call.chain;
+                slot.push(self, None, chain, What::Fetch(Fetch { call, body }));
+            }
+            Err(error) => call.reply.finish(Err(error)),
+        }
+    }
+}
+
+/// Gives the caller a sink for the request's body, and what it takes to the object.
+fn take_body(class: &ClassEntry, call: &mut Call) -> capnp::Result<Body> {
+    if !class.fetch {
+        let error = format!("class {} does not speak HTTP", class.name);
+        return Err(Error::Unimplemented(error).into());
+    }
+    let params: fetch_params::Reader<'_> = call.params.get()?.get_as()?;
+    let length = read_length(params.get_request()?.get_body_size()?)?;
+    let (sink, incoming) = sink();
+    let mut results = Message::new(None);
+    let mut told: fetch_results::Builder<'_> = results.root().init_as();
+    told.set_body(sink);
+    call.reply.set_pipeline(results);
+    Ok(Body::stream(incoming, length))
+}
+
+/// Has the object answer a request. What it does ends when the caller hangs up.
+pub(super) async fn run(
+    instance: &Rc<Instance>,
+    object: &Rc<dyn Dispatch>,
+    flow: Flow,
+    fetch: Fetch,
+    returning: impl FnOnce(Reply) -> Returning,
+) {
+    let Fetch { call, body } = fetch;
+    let returning = returning(call.reply);
+    let read = call.params.get().and_then(|params| {
+        let params: fetch_params::Reader<'_> = params.get_as()?;
+        Ok((
+            read_request(params.get_request()?, body)?,
+            params.get_exchange()?,
+        ))
+    });
+    let (request, asker) = match read {
+        Ok(read) => read,
+        Err(error) => return returning.finish(Err(error)),
+    };
+    let exchange = exchange::Client::new(instance.inward(asker.client.hook.add_ref()));
+    let method = request.method().clone();
+    let answer = object.fetch(request);
+    let mut answered = Box::pin(async move {
+        let response = answer.await?;
+        respond(exchange, &method, response).await
+    });
+    let outcome = poll_fn(|cx| {
+        let polled = instance.poll_turn(&flow, cx, |cx| answered.as_mut().poll(cx));
+        // What holds everything else back is not left half done.
+        let is_held_back = || instance.sections.depth(flow.section.borrow().as_ref()) > 0;
+        if polled.is_pending() && !is_held_back() && returning.poll_hung_up(cx).is_ready() {
+            let error = capnp::Error::disconnected("the caller has hung up".into());
+            return Poll::Ready(Ok(Err(error)));
+        }
+        polled
+    })
+    .await;
+    // What it holds on to may panic.
+    shielded(&instance.slot, || drop(answered));
+    match outcome {
+        Ok(Ok(None)) => instance.say(Output::Return(returning, Ok(None))),
+        Ok(Ok(Some((headers, socket)))) => instance.say(Output::Accept(Box::new(Acceptance {
+            exchange: asker,
+            headers,
+            socket,
+            asked: returning.hand_on(),
+        }))),
+        Ok(Err(error)) => instance.say(Output::Return(returning, Err(error))),
+        // The instance is at its end.
+        Err(error) => instance
+            .gate
+            .pass(false, Output::Return(returning, Err(error.into()))),
+    }
+}
+
+/// Gives the object's answer to the asker, but for a WebSocket that the object accepts: that is not the
+/// object's to give.
+async fn respond(
+    exchange: exchange::Client,
+    method: &Method,
+    response: Response,
+) -> capnp::Result<Option<(HeaderMap, Rc<Socket>)>> {
+    let (head, mut body) = response.into_parts();
+    if let Some(offer) = body.take_accepted() {
+        let socket = offer
+            .downcast::<Offer>()
+            .ok()
+            .and_then(|offer| offer.take());
+        let socket = socket.ok_or(Error::Closed("the WebSocket has been accepted already"))?;
+        return Ok(Some((head.headers, socket)));
+    }
+    if let Some(socket) = body.take_socket() {
+        // Somebody else's: this object stays between the two.
+        let (up, mut said, _open) = socket.split();
+        let mut request = exchange.upgrade_request();
+        let mut params = request.get();
+        write_headers(&head.headers, |count| params.reborrow().init_headers(count));
+        params.set_up(up);
+        let down = request.send().promise.await?.get()?.get_down()?;
+        while let Some(received) = said.next().await {
+            send_frame(&down, &received.frame).await?;
+        }
+        return Ok(None);
+    }
+    let status = head.status;
+    if !(200..600).contains(&status.as_u16()) {
+        let error = format!("{} is no status for an answer", status.as_u16());
+        return Err(Error::InvalidArgument(error).into());
+    }
+    let mut request = exchange.respond_request();
+    let to = request.get().init_response();
+    write_response(status, &head.headers, body.length(), to);
+    let sent = request.send();
+    let has_body = method != Method::HEAD
+        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        && body.length() != Some(0);
+    if has_body {
+        pour(body, sent.pipeline.get_body()).await?;
+    } else {
+        sent.promise.await?;
+    }
+    Ok(None)
+}

@@ -1,0 +1,177 @@
+//! What an object hears on a WebSocket, as an event of its own.
+
+use std::{future::poll_fn, rc::Rc};
+
+use tokio::time::timeout;
+
+use super::{
+    handle::{SocketClose, SocketMessage, WebSocket},
+    socket::Socket,
+};
+use crate::{
+    Error,
+    call::Reply,
+    fetch::Frame,
+    metrics::Reset,
+    object::{
+        class::Dispatch,
+        gate::Output,
+        instance::Instance,
+        sections::Flow,
+        slot::{Ticket, shielded},
+    },
+};
+
+/// The code with which a socket is closed whose handler failed: "internal error".
+pub(super) const HANDLER_FAILED: u16 = 1011;
+
+/// What is heard on a socket.
+pub(in crate::object) enum Heard {
+    /// The peer says this.
+    Frame(Frame),
+    /// The peer is gone without a word: the code that says so, and why.
+    Gone(u16, &'static str),
+}
+
+impl Heard {
+    pub fn len(&self) -> usize {
+        match self {
+            Heard::Frame(frame) => frame.len(),
+            Heard::Gone(..) => 0,
+        }
+    }
+
+    /// Whether nothing comes after it.
+    pub fn is_last(&self) -> bool {
+        match self {
+            Heard::Frame(frame) => frame.is_last(),
+            Heard::Gone(..) => true,
+        }
+    }
+}
+
+/// Something heard, on its way to the object, and then, until what the handler has written is on disk,
+/// on its way back to the peer. However it ends, the socket goes on, or is over.
+pub(in crate::object) struct SocketEvent {
+    socket: Rc<Socket>,
+    heard: Option<Heard>,
+    reply: Option<Reply>,
+    is_last: bool,
+    is_handled: bool,
+}
+
+impl SocketEvent {
+    pub(super) fn new(socket: Rc<Socket>, heard: Heard, reply: Option<Reply>) -> SocketEvent {
+        SocketEvent {
+            is_last: heard.is_last(),
+            socket,
+            heard: Some(heard),
+            reply,
+            is_handled: false,
+        }
+    }
+
+    /// Whether it has to reach the object, however much waits there: there is at most one of each
+    /// socket.
+    pub fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    /// The handler has ended. The socket's next event need not wait for the disk.
+    fn handled(&mut self) {
+        self.is_handled = true;
+        if !self.is_last {
+            self.socket.heard();
+        }
+    }
+
+    /// What the handler has written is on disk.
+    pub fn done(mut self) {
+        if let Some(reply) = self.reply.take() {
+            reply.finish(Ok(None));
+        }
+    }
+
+    /// It does not reach the object, or nobody knows what comes of it.
+    pub fn refuse(mut self, error: Error) {
+        if !self.is_last {
+            self.socket.lose(&error);
+        }
+        if let Some(reply) = self.reply.take() {
+            reply.finish(Err(error.into()));
+        }
+    }
+}
+
+impl Drop for SocketEvent {
+    fn drop(&mut self) {
+        if self.is_last {
+            self.socket.forget();
+        } else if !self.is_handled {
+            self.socket.heard();
+        }
+    }
+}
+
+/// Has an object deal with what it hears.
+pub(in crate::object) async fn run(
+    instance: &Rc<Instance>,
+    object: &Rc<dyn Dispatch>,
+    flow: &Flow,
+    mut event: SocketEvent,
+    ticket: Ticket,
+) {
+    let Some(heard) = event.heard.take() else {
+        return;
+    };
+    let socket = WebSocket::new(event.socket.clone(), instance.clone());
+    let closing = match &heard {
+        Heard::Frame(Frame::Close { code, .. }) => Some(*code),
+        _ => None,
+    };
+    let message = |message| object.web_socket_message(socket.clone(), message);
+    let close = |code, reason: String, was_clean| {
+        let close = SocketClose {
+            code,
+            reason,
+            was_clean,
+        };
+        object.web_socket_close(socket.clone(), close)
+    };
+    let handler = match heard {
+        Heard::Frame(Frame::Text(text)) => message(SocketMessage::Text(text)),
+        Heard::Frame(Frame::Data(data)) => message(SocketMessage::Data(data)),
+        Heard::Frame(Frame::Close { code, reason }) => close(code, reason, true),
+        Heard::Frame(Frame::Failed(reason)) => object.web_socket_error(socket.clone(), reason),
+        Heard::Gone(code, reason) => close(code, reason.to_owned(), false),
+    };
+    let limit = event.socket.sockets().event_timeout();
+    let mut handled = Box::pin(async {
+        let Some(limit) = limit else {
+            return handler.await;
+        };
+        timeout(limit, handler).await.unwrap_or_else(|_| {
+            let error = Error::ObjectReset(format!(
+                "an event of a WebSocket took longer than {} s",
+                limit.as_secs_f32()
+            ));
+            instance.break_off(error.clone(), Reset::Timeout);
+            Err(error.into())
+        })
+    });
+    let outcome = poll_fn(|cx| instance.poll_turn(flow, cx, |cx| handled.as_mut().poll(cx))).await;
+    shielded(&instance.slot, || drop(handled));
+    if let Ok(Err(error)) = &outcome {
+        let (class, id) = (instance.slot.class.name, instance.slot.id);
+        tracing::warn!(class, %id, %error, "a handler of a WebSocket failed");
+        instance.slot.metrics.socket_handler_failed();
+        // What is wrong is nobody's business outside.
+        socket.end(HANDLER_FAILED, "internal error");
+    } else if let Some(code) = closing {
+        // The other half of the handshake, if the handler did not give it.
+        socket.end(code, "");
+    }
+    event.handled();
+    instance.say(Output::Heard(event));
+    drop(ticket);
+}

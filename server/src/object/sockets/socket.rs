@@ -1,0 +1,467 @@
+//! One WebSocket, as the vat holds it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use capnp::{
+    capability::{FromClientHook, RemotePromise},
+    traits::HasTypeId,
+};
+use http::HeaderMap;
+use vatwerk::http_capnp::{exchange, socket};
+
+use super::{
+    GOING_AWAY, ObjectSockets, RESTARTED,
+    event::{HANDLER_FAILED, Heard, SocketEvent},
+};
+use crate::{
+    Error,
+    call::{Call, Hook, Reply, Target},
+    fetch::{Frame, send_frame, write_headers},
+};
+
+/// What a frame costs besides what it holds, in bytes.
+const FRAME: usize = 512;
+
+/// How many bytes may be on their way to a peer, or wait for it, before it is taken to be too slow. A
+/// message more may be.
+const BACKLOG: usize = 16 << 20;
+
+/// Likewise, when more than [`CROWDED`] wait in the whole vat.
+const BACKLOG_IN_CROWD: usize = 256 << 10;
+
+/// How many bytes may wait in the vat before peers that are behind have to go.
+const CROWDED: usize = 256 << 20;
+
+/// How many messages of a peer may wait for the handler. One that waits for room stays below.
+const INBOX: usize = 1024;
+
+/// How many bytes they may hold. A message more may come.
+const INBOX_BYTES: usize = 1 << 20;
+
+/// The code with which a socket is closed whose peer does not keep to the limits: "policy violation".
+const POLICY: u16 = 1008;
+
+/// The code with which a socket is closed when there is no room: "try again later".
+const TRY_AGAIN: u16 = 1013;
+
+/// One WebSocket of an object. It outlives the object's instances.
+pub(in crate::object) struct Socket {
+    pub number: u64,
+    pub tags: Box<[Rc<str>]>,
+    pub attachment: RefCell<Option<Box<[u8]>>>,
+    /// When it was last answered without the object, in milliseconds since 1970.
+    pub auto_responded_ms: Cell<Option<i64>>,
+    sockets: Rc<ObjectSockets>,
+    phase: RefCell<Phase>,
+    /// Bytes that were said and have not been taken yet, those at the gate included.
+    unsent: Cell<usize>,
+    /// Those of all sockets of the vat.
+    vat: Rc<Cell<usize>>,
+    /// How many frames have been said, and how many of them have left the gate.
+    said: Cell<u64>,
+    left: Cell<u64>,
+    /// What the vat answers by itself, each after so many frames of the object.
+    answers: RefCell<VecDeque<(u64, Frame)>>,
+    inbox: RefCell<VecDeque<(Heard, Option<Reply>)>>,
+    inbox_bytes: Cell<usize>,
+    /// Whether the object is dealing with something it heard: the next waits.
+    is_busy: Cell<bool>,
+    /// Whether the object has said its last.
+    has_closed: Cell<bool>,
+    /// The call that asked for the socket: it lasts as long.
+    asked: Cell<Option<Reply>>,
+}
+
+enum Phase {
+    /// The peer has not been told yet. What has left the gate waits.
+    Offered(Vec<Frame>),
+    /// Where what is said goes to.
+    Open(socket::Client),
+    Ended,
+}
+
+impl Socket {
+    pub(super) fn new(
+        sockets: &Rc<ObjectSockets>,
+        number: u64,
+        tags: Box<[Rc<str>]>,
+        vat: Rc<Cell<usize>>,
+    ) -> Rc<Socket> {
+        Rc::new(Socket {
+            number,
+            tags,
+            attachment: RefCell::default(),
+            auto_responded_ms: Cell::default(),
+            sockets: sockets.clone(),
+            phase: RefCell::new(Phase::Offered(Vec::new())),
+            unsent: Cell::default(),
+            vat,
+            said: Cell::default(),
+            left: Cell::default(),
+            answers: RefCell::default(),
+            inbox: RefCell::default(),
+            inbox_bytes: Cell::default(),
+            is_busy: Cell::default(),
+            has_closed: Cell::default(),
+            asked: Cell::default(),
+        })
+    }
+
+    /// Whether the object has said its last.
+    pub fn has_closed(&self) -> bool {
+        self.has_closed.get()
+    }
+
+    /// Whether the object may still say something, and the peer may hear it.
+    pub fn is_open(&self) -> bool {
+        !self.has_closed.get() && !matches!(*self.phase.borrow(), Phase::Ended)
+    }
+
+    pub(super) fn sockets(&self) -> &ObjectSockets {
+        &self.sockets
+    }
+
+    /// The peer has taken the offer: `down` takes what is said from now on.
+    fn open(self: &Rc<Self>, down: socket::Client) {
+        let mut phase = self.phase.borrow_mut();
+        if let Phase::Offered(waiting) = &mut *phase {
+            let waiting = std::mem::take(waiting);
+            *phase = Phase::Open(down);
+            drop(phase);
+            for frame in waiting {
+                self.waited_for(&frame);
+                self.transmit(frame);
+            }
+        }
+    }
+
+    /// The object says something, which is to pass its gate. Whether it is to be told to the peer.
+    pub fn begin_say(self: &Rc<Self>, frame: &Frame) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        if self.is_too_slow() {
+            self.give_up(POLICY, "it reads too slowly");
+            return false;
+        }
+        if frame.is_last() {
+            self.has_closed.set(true);
+        }
+        self.said.set(self.said.get() + 1);
+        self.wait_for(frame);
+        true
+    }
+
+    fn is_too_slow(&self) -> bool {
+        let limit = match self.vat.get() > CROWDED {
+            true => BACKLOG_IN_CROWD,
+            false => BACKLOG,
+        };
+        self.unsent.get() > limit
+    }
+
+    /// This is to be sent, too.
+    fn wait_for(&self, frame: &Frame) {
+        let bytes = FRAME + frame.len();
+        self.unsent.set(self.unsent.get() + bytes);
+        self.vat.set(self.vat.get() + bytes);
+    }
+
+    /// This has been sent, or never will be.
+    fn waited_for(&self, frame: &Frame) {
+        let bytes = FRAME + frame.len();
+        self.unsent.set(self.unsent.get() - bytes);
+        self.vat.set(self.vat.get() - bytes);
+    }
+
+    /// What the object said has passed its gate.
+    fn leave(self: &Rc<Self>, frame: Frame) {
+        self.waited_for(&frame);
+        self.left.set(self.left.get() + 1);
+        self.transmit(frame);
+        self.answer();
+    }
+
+    /// The vat itself answers: at once, but not before what the object has said.
+    fn answer_with(self: &Rc<Self>, frame: Frame) {
+        if self.is_too_slow() {
+            return self.give_up(POLICY, "it reads too slowly");
+        }
+        self.answers
+            .borrow_mut()
+            .push_back((self.said.get(), frame));
+        self.answer();
+    }
+
+    fn answer(self: &Rc<Self>) {
+        loop {
+            let mut answers = self.answers.borrow_mut();
+            match answers.front() {
+                Some((after, _)) if *after <= self.left.get() => {}
+                _ => return,
+            }
+            let next = answers.pop_front();
+            drop(answers);
+            if let Some((_, frame)) = next {
+                self.transmit(frame);
+            }
+        }
+    }
+
+    /// Tells the peer.
+    fn transmit(self: &Rc<Self>, frame: Frame) {
+        let mut phase = self.phase.borrow_mut();
+        let down = match &mut *phase {
+            Phase::Ended => return,
+            Phase::Offered(waiting) => {
+                self.wait_for(&frame);
+                return waiting.push(frame);
+            }
+            Phase::Open(down) => down.clone(),
+        };
+        drop(phase);
+        self.wait_for(&frame);
+        let taken = send_frame(&down, &frame);
+        let socket = self.clone();
+        tokio::task::spawn_local(async move {
+            // If the peer is gone, it tells otherwise.
+            let _ = taken.await;
+            socket.waited_for(&frame);
+        });
+    }
+
+    /// The vat ends it: the peer is told, and the object hears no more.
+    pub fn end(self: &Rc<Self>, code: u16, reason: &str) {
+        let reason = reason.to_owned();
+        self.transmit(Frame::Close { code, reason });
+        self.forget();
+    }
+
+    /// The object could not be told what the peer said: what comes after it must not be told either.
+    pub(super) fn lose(self: &Rc<Self>, error: &Error) {
+        match error {
+            Error::Overloaded { .. } => self.end(TRY_AGAIN, "overloaded"),
+            Error::ShuttingDown => self.end(GOING_AWAY, "the vat is shutting down"),
+            Error::ObjectReset(_) => self.end(RESTARTED, "the object was reset"),
+            _ => self.end(HANDLER_FAILED, "internal error"),
+        }
+    }
+
+    /// The vat ends it, and the object hears of that.
+    fn give_up(self: &Rc<Self>, code: u16, reason: &'static str) {
+        self.end(code, reason);
+        self.hear(Heard::Gone(code, reason), None);
+    }
+
+    /// It is over.
+    pub(super) fn forget(&self) {
+        let phase = self.phase.replace(Phase::Ended);
+        let inbox = self.inbox.take();
+        self.inbox_bytes.set(0);
+        self.sockets.remove(self);
+        for reply in inbox.into_iter().filter_map(|(_, reply)| reply) {
+            reply.finish(Err(Error::Closed("the WebSocket is closed").into()));
+        }
+        if let Some(asked) = self.asked.take() {
+            asked.finish(Ok(None));
+        }
+        drop(phase);
+    }
+
+    /// The peer says something, or is gone.
+    fn hear(self: &Rc<Self>, heard: Heard, reply: Option<Reply>) {
+        self.inbox_bytes.set(self.inbox_bytes.get() + heard.len());
+        self.inbox.borrow_mut().push_back((heard, reply));
+        self.pass_on();
+    }
+
+    /// Has the object deal with what it hears next, unless it is at it.
+    fn pass_on(self: &Rc<Self>) {
+        if self.is_busy.get() {
+            return;
+        }
+        let Some((heard, reply)) = self.inbox.borrow_mut().pop_front() else {
+            return;
+        };
+        self.inbox_bytes.set(self.inbox_bytes.get() - heard.len());
+        self.is_busy.set(true);
+        let sockets = &self.sockets;
+        if heard.is_last() {
+            // What is said to others because of it does not go there.
+            sockets.remove(self);
+        }
+        if let Some(host) = sockets.host.upgrade() {
+            let event = SocketEvent::new(self.clone(), heard, reply);
+            host.hear(&sockets.class, sockets.id, event);
+        }
+    }
+
+    /// The object has dealt with what it heard.
+    pub(super) fn heard(self: &Rc<Self>) {
+        self.is_busy.set(false);
+        self.pass_on();
+    }
+
+    /// What takes what the peer says.
+    fn up(self: &Rc<Self>) -> socket::Client {
+        let up = Up {
+            socket: self.clone(),
+            is_over: Cell::default(),
+        };
+        socket::Client::new(Box::new(Hook(Rc::new(up))))
+    }
+
+    /// Answers a text that the object wants answered without it.
+    fn answers_itself(self: &Rc<Self>, frame: &Frame) -> bool {
+        let Frame::Text(text) = frame else {
+            return false;
+        };
+        let sockets = &self.sockets;
+        let (Some(pair), Some(host)) = (sockets.auto_response(), sockets.host.upgrade()) else {
+            return false;
+        };
+        if pair.request != *text || !self.is_open() {
+            return false;
+        }
+        self.auto_responded_ms.set(Some(host.clock.now_ms()));
+        self.answer_with(Frame::Text(pair.response.clone()));
+        true
+    }
+}
+
+/// Takes what the peer says. When the peer lets go of it without a word, it is lost.
+struct Up {
+    socket: Rc<Socket>,
+    is_over: Cell<bool>,
+}
+
+impl Up {
+    fn check(&self) -> Result<(), Error> {
+        let socket = &self.socket;
+        if self.is_over.get() || matches!(*socket.phase.borrow(), Phase::Ended) {
+            return Err(Error::Closed("the WebSocket is closed"));
+        }
+        if socket.inbox.borrow().len() >= INBOX || socket.inbox_bytes.get() > INBOX_BYTES {
+            return Err(Error::Overloaded {
+                what: "the messages of a WebSocket that nobody waits for (messages)",
+                limit: INBOX as u64,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Target for Up {
+    fn deliver(&self, call: Call) {
+        if call.interface_id != socket::Client::TYPE_ID {
+            let error = Error::Unimplemented("this is a Socket".into());
+            return call.reply.finish(Err(error.into()));
+        }
+        let read = self.check();
+        if let Err(Error::Overloaded { .. }) = &read {
+            self.socket
+                .give_up(POLICY, "it does not wait for its messages to be taken");
+        }
+        let read = read.map_err(capnp::Error::from);
+        let read = read.and_then(|()| Frame::read(call.method_id, call.params.get()?));
+        match read {
+            Ok(frame) if self.socket.answers_itself(&frame) => call.reply.finish(Ok(None)),
+            Ok(frame) => {
+                self.is_over.set(frame.is_last());
+                self.socket.hear(Heard::Frame(frame), Some(call.reply));
+            }
+            Err(error) => call.reply.finish(Err(error)),
+        }
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if !self.is_over.get() && !matches!(*self.socket.phase.borrow(), Phase::Ended) {
+            self.socket
+                .hear(Heard::Gone(1006, "the connection was lost"), None);
+        }
+    }
+}
+
+/// A socket that the object has accepted and not told anybody about yet. Dropped, it is given up.
+pub(in crate::object) struct Offer(Option<Rc<Socket>>);
+
+impl Offer {
+    pub fn new(socket: Rc<Socket>) -> Offer {
+        Offer(Some(socket))
+    }
+
+    pub fn take(mut self) -> Option<Rc<Socket>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0.take() {
+            socket.forget();
+        }
+    }
+}
+
+/// The answer to who asked for a socket, on its way out of the object.
+pub(in crate::object) struct Acceptance {
+    pub exchange: exchange::Client,
+    pub headers: HeaderMap,
+    pub socket: Rc<Socket>,
+    pub asked: Option<Reply>,
+}
+
+impl Acceptance {
+    /// Tells the asker.
+    pub fn release(self) {
+        let Acceptance {
+            exchange,
+            headers,
+            socket,
+            asked,
+        } = self;
+        socket.asked.set(asked);
+        let mut request = exchange.upgrade_request();
+        let mut params = request.get();
+        write_headers(&headers, |count| params.reborrow().init_headers(count));
+        params.set_up(socket.up());
+        // As long as the pipeline is there, the asker's call is not over, and its end of the socket is
+        // not let go of.
+        let RemotePromise { promise, .. } = request.send();
+        tokio::task::spawn_local(async move {
+            let down = async { promise.await?.get()?.get_down() };
+            match down.await {
+                Ok(down) => socket.open(down),
+                // The asker has let go of its end.
+                Err(error) => tracing::debug!(%error, "a WebSocket that nobody took"),
+            }
+        });
+    }
+
+    /// The asker must not be told.
+    pub fn fail(mut self, error: &Error) {
+        if let Some(asked) = self.asked.take() {
+            asked.finish(Err(error.clone().into()));
+        }
+        self.socket.forget();
+    }
+}
+
+/// Something that the object says to a peer, on its way through the gate.
+pub(in crate::object) struct Spoken {
+    pub socket: Rc<Socket>,
+    pub frame: Frame,
+}
+
+impl Spoken {
+    /// Tells the peer.
+    pub fn release(self) {
+        self.socket.leave(self.frame);
+    }
+}

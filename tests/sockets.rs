@@ -1,0 +1,504 @@
+//! WebSockets: the conversation, over a connection of a capnp client, and what becomes of it while the
+//! object sleeps, fails and goes.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use capnp::capability::Promise;
+use tokio::time::timeout;
+use vatwerk::Code;
+use vatwerk_server::{
+    Context, Error, SocketClose, SocketMessage, WebSocket,
+    fetch::{ClientSocket, Frame, send_frame},
+    testing::{TestVat, run},
+};
+
+use crate::support::{
+    code,
+    puppet::{Client, Own, Program, Puppet, act, connect, fetch, put, wants_socket},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// How the sockets of this test have ended, as the object was told.
+    static ENDS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Whether the object can wake.
+    static WAKES: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Does what it is told on its sockets: the first word says what.
+struct Room;
+
+impl Program for Room {
+    async fn activate(_: &Context) -> capnp::Result<()> {
+        match WAKES.get() {
+            true => Ok(()),
+            false => Err(Error::NotFound("secret".into()).into()),
+        }
+    }
+
+    async fn message(own: Rc<Own>, socket: WebSocket, message: SocketMessage) -> capnp::Result<()> {
+        let SocketMessage::Text(text) = message else {
+            return Ok(socket.send(message)?);
+        };
+        let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        match word {
+            "echo" => socket.send(rest)?,
+            "memory" => {
+                own.memory.set(own.memory.get() + 1);
+                let attachment = socket.attachment::<String>()?.unwrap_or_default();
+                let tags: Vec<_> = socket.tags().collect();
+                let memory = own.memory.get();
+                socket.send(format!("{memory} {attachment} {}", tags.join(",")))?;
+            }
+            "attach" => socket.set_attachment(rest)?,
+            "put" => {
+                own.put("k", rest)?;
+                socket.send("put")?;
+            }
+            "all" => {
+                let all = own.ctx.web_sockets(None);
+                all.iter().try_for_each(|socket| socket.send(rest))?;
+            }
+            "sleep" => {
+                own.ctx.sleep(SECOND).await;
+                socket.send("slept")?;
+            }
+            "flood" => {
+                for _ in 0..rest.parse().expect("a number") {
+                    socket.send(vec![0; 64 << 10])?;
+                }
+            }
+            "close" => socket.close(rest.parse().expect("a number"), "as you wish")?,
+            "fail" => return Err(Error::NotFound("secret".into()).into()),
+            "panic" => panic!("as it is told"),
+            _ => panic!("no such word: {word}"),
+        }
+        Ok(())
+    }
+
+    async fn closed(own: Rc<Own>, socket: WebSocket, close: SocketClose) -> capnp::Result<()> {
+        let SocketClose {
+            code,
+            reason,
+            was_clean,
+        } = close;
+        let left = own.ctx.web_sockets(None).len();
+        assert!(!own.ctx.web_sockets(None).contains(&socket));
+        let end = format!("{code} {reason} {was_clean}, {left} left");
+        ENDS.with_borrow_mut(|ends| ends.push(end));
+        Ok(())
+    }
+
+    async fn failed(_: Rc<Own>, _: WebSocket, reason: String) -> capnp::Result<()> {
+        ENDS.with_borrow_mut(|ends| ends.push(reason));
+        Ok(())
+    }
+}
+
+async fn room() -> (TestVat, Client) {
+    ENDS.take();
+    let vat = TestVat::start(|server| server.class::<Puppet<Room>>()).await;
+    let object = vat.object("p");
+    (vat, object)
+}
+
+fn ends() -> Vec<String> {
+    ENDS.take()
+}
+
+/// Says something. It is sent when this returns.
+fn say(socket: &ClientSocket, text: &str) -> Promise<(), capnp::Error> {
+    send_frame(&socket.up, &Frame::Text(text.into()))
+}
+
+/// What is heard next: text as it is, an end as its code.
+async fn hear(socket: &mut ClientSocket) -> String {
+    let heard = timeout(Duration::from_secs(3600), socket.next()).await;
+    match heard
+        .expect("something is said")
+        .map(|heard| heard.into_frame())
+    {
+        Some(Frame::Text(text)) => text,
+        Some(Frame::Data(data)) => format!("{} bytes", data.len()),
+        Some(Frame::Close { code, reason }) => format!("{code} {reason}"),
+        Some(Frame::Failed(reason)) => reason,
+        None => "lost".into(),
+    }
+}
+
+async fn ask(socket: &mut ClientSocket, text: &str) -> String {
+    drop(say(socket, text));
+    hear(socket).await
+}
+
+async fn close(socket: &ClientSocket, code: u16) {
+    let reason = "bye".into();
+    socket.send(&Frame::Close { code, reason }).await.unwrap();
+}
+
+#[test]
+fn an_object_sleeps_while_its_sockets_are_open_and_wakes_with_a_message() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut socket = connect(&p, &["a", "b", "a"]).await.unwrap();
+        assert_eq!(ask(&mut socket, "memory").await, "1  a,b");
+        say(&socket, "attach luggage").await.unwrap();
+        assert_eq!(ask(&mut socket, "memory").await, "2 luggage a,b");
+        assert!(vat.is_awake::<Client>("p"));
+        // Nobody asks it to.
+        vat.advance(11 * SECOND).await;
+        assert!(!vat.is_awake::<Client>("p"));
+        assert_eq!(ask(&mut socket, "memory").await, "1 luggage a,b");
+        vat.advance(11 * SECOND).await;
+        // It wakes to the end of one, too.
+        drop(socket);
+        vat.advance(SECOND).await;
+        assert_eq!(ends(), ["1006 the connection was lost false, 0 left"]);
+    });
+}
+
+#[test]
+fn sockets_are_found_by_their_tags_and_are_gone_when_they_are_closed() {
+    run(async {
+        let (vat, p) = room().await;
+        let counts = async |p: &Client| {
+            let counted = act(p, async |own| {
+                let tags = [
+                    None,
+                    Some("room-a"),
+                    Some("room-b"),
+                    Some("admin"),
+                    Some("no"),
+                ];
+                Ok(tags.map(|tag| own.ctx.web_sockets(tag).len()))
+            });
+            counted.await.unwrap()
+        };
+        let first = connect(&p, &["room-a"]).await.unwrap();
+        let second = connect(&p, &["room-a", "admin"]).await.unwrap();
+        let third = connect(&p, &["room-b"]).await.unwrap();
+        assert_eq!(counts(&p).await, [3, 2, 1, 1, 0]);
+        // The newest first, and with a tag in the order in which they came.
+        let order = act(&p, async |own| {
+            let all = own.ctx.web_sockets(None);
+            let tagged = own.ctx.web_sockets(Some("room-a"));
+            assert!(all[2] == tagged[0] && all[1] == tagged[1]);
+            let tags = |socket: &WebSocket| socket.tags().map(str::to_owned).collect::<Vec<_>>();
+            Ok(all.iter().map(tags).collect::<Vec<_>>())
+        });
+        assert_eq!(
+            order.await.unwrap(),
+            [vec!["room-b"], vec!["room-a", "admin"], vec!["room-a"]]
+        );
+        close(&second, 4001).await;
+        assert_eq!(counts(&p).await, [2, 1, 1, 0, 0]);
+        drop(third);
+        vat.advance(SECOND).await;
+        assert_eq!(counts(&p).await, [1, 1, 0, 0, 0]);
+        assert_eq!(
+            ends(),
+            [
+                "4001 bye true, 2 left",
+                "1006 the connection was lost false, 1 left"
+            ]
+        );
+        drop(first);
+    });
+}
+
+#[test]
+fn messages_of_a_socket_are_dealt_with_one_by_one_and_those_of_others_meanwhile() {
+    run(async {
+        let (_vat, p) = room().await;
+        let mut first = connect(&p, &[]).await.unwrap();
+        let mut second = connect(&p, &[]).await.unwrap();
+        let slow = say(&first, "sleep");
+        let next = say(&first, "echo after");
+        let other = async {
+            assert_eq!(ask(&mut second, "all now").await, "now");
+        };
+        let (slow, next, ()) = tokio::join!(slow, next, other);
+        slow.and(next).unwrap();
+        for said in ["now", "slept", "after"] {
+            assert_eq!(hear(&mut first).await, said);
+        }
+    });
+}
+
+/// Whether nothing is said for a while.
+async fn is_silent(socket: &mut ClientSocket) -> bool {
+    timeout(5 * SECOND, socket.next()).await.is_err()
+}
+
+/// Has `ping` answered without the object.
+async fn answer_pings(p: &Client) {
+    let pair = Some(("ping", "pong"));
+    let set = act(p, async move |own| {
+        Ok(own.ctx.set_web_socket_auto_response(pair)?)
+    });
+    set.await.unwrap();
+}
+
+#[test]
+fn what_is_sent_waits_for_what_was_written() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.hold_commits();
+        drop(say(&socket, "put v"));
+        assert!(is_silent(&mut socket).await);
+        vat.release_commits();
+        assert_eq!(hear(&mut socket).await, "put");
+        // So does the news that a socket is accepted.
+        vat.hold_commits();
+        let accepted = fetch(&p, wants_socket(), async |own: Rc<Own>, request| {
+            own.put("k", "w")?;
+            Ok(own.ctx.accept_web_socket(&request, &[])?.1)
+        });
+        let mut accepted = Box::pin(accepted);
+        assert!(timeout(5 * SECOND, &mut accepted).await.is_err());
+        vat.release_commits();
+        assert_eq!(accepted.await.unwrap().status(), 101);
+    });
+}
+
+#[test]
+fn a_heartbeat_is_answered_without_the_object_and_after_what_it_has_said() {
+    run(async {
+        let (vat, p) = room().await;
+        answer_pings(&p).await;
+        let mut socket = connect(&p, &["beating"]).await.unwrap();
+        vat.evict::<Client>("p").await;
+        for _ in 0..3 {
+            assert_eq!(ask(&mut socket, "ping").await, "pong");
+        }
+        assert!(!vat.is_awake::<Client>("p"));
+        let at = act(&p, async |own| {
+            let pair = own.ctx.web_socket_auto_response();
+            assert_eq!(pair, Some(("ping".into(), "pong".into())));
+            Ok(own.ctx.web_sockets(Some("beating"))[0].auto_response_ms())
+        });
+        assert_eq!(at.await.unwrap(), Some(vat.now_ms()));
+        // Only the very same text.
+        assert_eq!(ask(&mut socket, "echo ping ").await, "ping ");
+        vat.hold_commits();
+        drop(say(&socket, "put v"));
+        assert!(is_silent(&mut socket).await);
+        drop(say(&socket, "ping"));
+        assert!(is_silent(&mut socket).await);
+        vat.release_commits();
+        assert_eq!(hear(&mut socket).await, "put");
+        assert_eq!(hear(&mut socket).await, "pong");
+    });
+}
+
+#[test]
+fn a_handler_that_fails_ends_its_socket_and_one_that_panics_all_of_the_object() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut first = connect(&p, &[]).await.unwrap();
+        let mut second = connect(&p, &[]).await.unwrap();
+        let mut elsewhere = connect(&vat.object("q"), &[]).await.unwrap();
+        // Nothing is told of why.
+        assert_eq!(ask(&mut first, "fail").await, "1011 internal error");
+        assert_eq!(ask(&mut second, "memory").await, "1  ");
+        drop(first);
+        vat.advance(SECOND).await;
+        assert_eq!(ends(), ["1006 the connection was lost false, 1 left"]);
+        let mut third = connect(&p, &[]).await.unwrap();
+        drop(say(&second, "panic"));
+        for socket in [&mut second, &mut third] {
+            assert_eq!(hear(socket).await, "1012 the object was reset");
+        }
+        assert_eq!(hear(&mut second).await, "lost");
+        assert_eq!(ask(&mut elsewhere, "echo here").await, "here");
+        let open = act(&p, async |own| Ok(own.ctx.web_sockets(None).len()));
+        assert_eq!(open.await.unwrap(), 0);
+        assert_eq!(ends(), [""; 0]);
+    });
+}
+
+#[test]
+fn what_an_object_that_cannot_wake_would_hear_ends_the_socket() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut first = connect(&p, &[]).await.unwrap();
+        let mut second = connect(&p, &[]).await.unwrap();
+        vat.evict::<Client>("p").await;
+        WAKES.set(false);
+        assert_eq!(ask(&mut first, "memory").await, "1011 internal error");
+        assert_eq!(vat.status::<Client>("p").web_sockets, 1);
+        WAKES.set(true);
+        assert_eq!(ask(&mut second, "memory").await, "1  ");
+    });
+}
+
+#[test]
+fn both_sides_may_close_and_each_hears_of_it() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        assert_eq!(ask(&mut socket, "close 4000").await, "4000 as you wish");
+        close(&socket, 4000).await;
+        assert_eq!(ends(), ["4000 bye true, 0 left"]);
+        let mut socket = connect(&p, &[]).await.unwrap();
+        close(&socket, 3001).await;
+        assert_eq!(hear(&mut socket).await, "3001 ");
+        assert_eq!(hear(&mut socket).await, "lost");
+        assert_eq!(ends(), ["3001 bye true, 0 left"]);
+        // What came was no message.
+        let socket = connect(&p, &[]).await.unwrap();
+        socket
+            .send(&Frame::Failed("not UTF-8".into()))
+            .await
+            .unwrap();
+        assert_eq!(ends(), ["not UTF-8"]);
+        // The end of the vat is no end that an object hears of.
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.stop().await;
+        assert_eq!(hear(&mut socket).await, "1001 the vat is shutting down");
+        assert_eq!(ends(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_closed() {
+    run(async {
+        let (_vat, p) = room().await;
+        let mut slow = connect(&p, &[]).await.unwrap();
+        let mut quick = connect(&p, &[]).await.unwrap();
+        drop(say(&slow, "flood 1000"));
+        let mut bytes = 0;
+        let end = loop {
+            let said = hear(&mut slow).await;
+            match said.strip_suffix(" bytes") {
+                Some(said) => bytes += said.parse::<usize>().unwrap(),
+                None => break said,
+            }
+        };
+        assert_eq!(end, "1008 it reads too slowly");
+        assert!((15 << 20..18 << 20).contains(&bytes), "{bytes}");
+        assert_eq!(ends(), ["1008 it reads too slowly false, 1 left"]);
+        // Who reads is sent as much as there is.
+        for _ in 0..10 {
+            drop(say(&quick, "flood 100"));
+            for _ in 0..100 {
+                assert_eq!(hear(&mut quick).await, "65536 bytes");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_object_that_is_deleted_takes_its_sockets_with_it_asleep_or_awake() {
+    run(async {
+        let (vat, p) = room().await;
+        for asleep in [true, false] {
+            let mut socket = connect(&p, &[]).await.unwrap();
+            if asleep {
+                vat.evict::<Client>("p").await;
+            }
+            vat.delete::<Client>("p").await.unwrap();
+            assert_eq!(hear(&mut socket).await, "1012 the object was reset");
+        }
+        assert_eq!(ends(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_handler_that_takes_longer_than_the_class_allows_resets_the_object() {
+    run(async {
+        let (_vat, p) = room().await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        let limit = act(&p, async |own| {
+            let limit = Some(Duration::from_millis(999));
+            own.ctx.set_web_socket_event_timeout(limit)?;
+            assert_eq!(own.ctx.web_socket_event_timeout(), limit);
+            let week = Duration::from_millis(604_800_001);
+            let long = own.ctx.set_web_socket_event_timeout(Some(week));
+            assert_eq!(long.unwrap_err().code(), Code::LimitExceeded);
+            Ok(())
+        });
+        limit.await.unwrap();
+        drop(say(&socket, "sleep"));
+        assert_eq!(hear(&mut socket).await, "1012 the object was reset");
+        // It went with the instance.
+        let mut socket = connect(&p, &[]).await.unwrap();
+        assert_eq!(ask(&mut socket, "sleep").await, "slept");
+    });
+}
+
+#[test]
+fn tags_attachments_and_messages_have_limits() {
+    run(async {
+        let (_vat, p) = room().await;
+        let eleven = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
+        assert_eq!(code(connect(&p, eleven).await), Code::LimitExceeded);
+        assert!(connect(&p, &eleven[..10]).await.is_ok());
+        let long: &'static str = String::leak("x".repeat(257));
+        assert_eq!(
+            code(connect(&p, Vec::leak(vec![long])).await),
+            Code::LimitExceeded
+        );
+        let _socket = connect(&p, Vec::leak(vec![&long[1..]])).await.unwrap();
+        let limits = act(&p, async move |own| {
+            let socket = &own.ctx.web_sockets(Some(&long[1..]))[0];
+            // Three bytes of CBOR say how long it is.
+            socket.set_attachment(&"x".repeat((16 << 10) - 3))?;
+            let refused = [
+                socket
+                    .set_attachment(&"x".repeat((16 << 10) - 2))
+                    .unwrap_err(),
+                socket.send(vec![0; 32 << 20]).unwrap_err(),
+                socket.close(4000, &"x".repeat(124)).unwrap_err(),
+                own.ctx
+                    .set_web_socket_auto_response(Some(("", &"x".repeat(2049))))
+                    .unwrap_err(),
+            ];
+            assert_eq!(refused.map(|error| error.code()), [Code::LimitExceeded; 4]);
+            for code in [0, 999, 1005, 1006, 1015, 5000] {
+                assert_eq!(
+                    socket.close(code, "").unwrap_err().code(),
+                    Code::InvalidArgument
+                );
+            }
+            assert!(socket.attachment::<u32>().is_err());
+            socket.close(1000, "")?;
+            assert_eq!(socket.send("late").unwrap_err().code(), Code::Closed);
+            Ok(())
+        });
+        limits.await.unwrap();
+    });
+}
+
+#[test]
+fn who_does_not_wait_for_its_messages_to_be_taken_is_refused() {
+    run(async {
+        let (_vat, p) = room().await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        for _ in 0..5000 {
+            drop(say(&socket, "sleep"));
+        }
+        let end = "1008 it does not wait for its messages to be taken";
+        assert_eq!(hear(&mut socket).await, end);
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(ends(), [format!("{} false, 0 left", end)]);
+    });
+}
+
+#[test]
+fn messages_are_lost_with_the_commit_that_they_wait_for() {
+    run(async {
+        let (vat, p) = room().await;
+        put(&p, "k", "v").await.unwrap();
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.fail_next_commit();
+        drop(say(&socket, "put w"));
+        assert_eq!(hear(&mut socket).await, "1012 the object was reset");
+    });
+}
