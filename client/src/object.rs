@@ -125,6 +125,8 @@ pub struct ObjectStatus {
     pub activated_ms: Option<i64>,
     /// How many instances of it have ended by a failure since the vat started.
     pub resets: u64,
+    /// How many WebSockets of it are open, whether it is awake or not.
+    pub web_sockets: u32,
 }
 
 impl ObjectStatus {
@@ -137,6 +139,7 @@ impl ObjectStatus {
             in_flight: status.get_in_flight(),
             queued: status.get_queued(),
             held_capabilities: status.get_held_capabilities(),
+            web_sockets: status.get_web_sockets(),
             alarm_ms: match status.get_alarm().which()? {
                 object_status::alarm::None(()) => None,
                 object_status::alarm::DueMs(due_ms) => Some(due_ms),

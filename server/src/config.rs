@@ -5,7 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error};
 use vatwerk::Address;
 
-use crate::{gateway::network, journal, object, storage};
+use crate::{
+    gateway::{
+        http::{self, Origins, SocketLimits},
+        network,
+    },
+    journal, object, storage,
+};
 
 /// How a vat is set up: what `--config FILE` may say, as TOML. Whatever is left out has its default;
 /// an unknown key is an error.
@@ -35,6 +41,8 @@ pub struct Config {
     /// `unix:PATH`. Default: nowhere.
     #[serde(deserialize_with = "address")]
     pub metrics: Option<Address>,
+    /// Objects over HTTP.
+    pub http: Http,
     /// Listen at TCP addresses that other machines can reach. Whoever reaches them can do
     /// everything. Default false.
     pub insecure: bool,
@@ -43,6 +51,53 @@ pub struct Config {
     pub drain_ms: u64,
     /// How much may be used.
     pub limits: Limits,
+}
+
+/// Objects over HTTP, for browsers and curl: `/{Class}/{name}/...`. Times in milliseconds, sizes in bytes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Where to listen: `HOST:PORT` (port 0 for any) or `unix:PATH`; `[]` is nowhere. Default nowhere,
+    /// but `127.0.0.1:7448` for the command `serve`.
+    #[serde(deserialize_with = "addresses")]
+    pub listen: Option<Vec<Address>>,
+    /// The names, without ports, by which this vat goes at a loopback address: those of proxies in front
+    /// that keep `Host`. This machine's own (`localhost`, `127.0.0.1`, `[::1]`) always count; a request
+    /// for any other is refused, since a page of others may have made it. Default none.
+    pub hosts: Vec<String>,
+    /// The pages of others that may call objects, open WebSockets to them, send them forms and see the
+    /// answers: `https://app.example`, or `*` for all. Default none.
+    pub cors_origins: Vec<String>,
+    /// Classes that nobody reaches over HTTP, by the names they are served under. Default none.
+    pub hidden: Vec<String>,
+    /// How many connections may be open, WebSockets among them. Default 16,384; further ones wait.
+    pub connections: usize,
+    /// How many requests may be under way, each until its answer is whole. Default 4,096; further ones
+    /// are answered 503.
+    pub requests: usize,
+    /// How many requests one connection of HTTP/2 may have under way. Default 128.
+    pub requests_per_connection: u32,
+    /// The longest head of a request, at least 8,192. Default 32,768.
+    pub head_bytes: usize,
+    /// The most fields in the header of a request. Default 100.
+    pub head_fields: usize,
+    /// The longest body of a request to an object's own pages. Default: no limit, for it is a stream.
+    pub body_bytes: Option<u64>,
+    /// The longest JSON of a call. It takes many times as much memory while it is read, and holds up the
+    /// vat meanwhile. Default 4,194,304.
+    pub call_bytes: usize,
+    /// How long a connection may be without a request, until the head of the next is whole. Default
+    /// 60,000.
+    pub idle_ms: u64,
+    /// How long a client may not go on with a body: neither send more of its own, while the object reads
+    /// it, nor take more of the object's. Default 30,000.
+    pub stall_ms: u64,
+    /// The longest message of a client on a WebSocket, at most `maxSocketMessageBytes`. Default
+    /// 1,048,576.
+    pub message_bytes: u32,
+    /// How long a WebSocket's client may be silent before it is sent a ping. If it is silent as long
+    /// again, it is lost. Default 30,000.
+    pub ping_ms: u64,
 }
 
 /// How much may be used. Times in milliseconds, sizes in bytes.
@@ -86,9 +141,35 @@ impl Default for Config {
             data: PathBuf::from("data"),
             listen: None,
             metrics: None,
+            http: Http::default(),
             insecure: false,
             drain_ms: 10_000,
             limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let limits = http::Limits::default();
+        let socket = SocketLimits::default();
+        let ms = |time: Duration| time.as_millis() as u64;
+        Http {
+            listen: None,
+            hosts: Vec::new(),
+            cors_origins: Vec::new(),
+            hidden: Vec::new(),
+            connections: limits.connections,
+            requests: limits.requests,
+            requests_per_connection: limits.streams,
+            head_bytes: limits.head_bytes,
+            head_fields: limits.head_fields,
+            body_bytes: limits.body_bytes,
+            call_bytes: limits.json_bytes,
+            idle_ms: ms(limits.idle),
+            stall_ms: ms(limits.stall),
+            message_bytes: socket.max_message_bytes,
+            ping_ms: ms(socket.ping_every),
         }
     }
 }
@@ -127,6 +208,47 @@ impl Config {
     /// How long calls in flight may go on when the vat is told to stop.
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
+    }
+}
+
+impl Http {
+    /// Listens, unless it is said where, at the usual port of this machine.
+    pub fn listen_by_default(&mut self) {
+        let usual = || {
+            vec![Address::Tcp {
+                host: "127.0.0.1".into(),
+                port: Address::DEFAULT_HTTP_PORT,
+            }]
+        };
+        self.listen.get_or_insert_with(usual);
+    }
+
+    /// What the listener is told.
+    pub fn settings(&self) -> http::Settings {
+        let longest = vatwerk::limit_capnp::MAX_SOCKET_MESSAGE_BYTES;
+        http::Settings {
+            hosts: self.hosts.clone(),
+            origins: Origins::new(&self.cors_origins),
+            hidden: self.hidden.iter().cloned().collect(),
+            limits: http::Limits {
+                connections: self.connections,
+                requests: self.requests,
+                streams: self.requests_per_connection,
+                head_bytes: self.head_bytes.max(8192),
+                head_fields: self.head_fields,
+                body_bytes: self.body_bytes,
+                json_bytes: self.call_bytes,
+                idle: Duration::from_millis(self.idle_ms),
+                stall: Duration::from_millis(self.stall_ms),
+                ..Default::default()
+            },
+            socket: SocketLimits {
+                max_message_bytes: self.message_bytes.clamp(1, longest),
+                ping_every: Duration::from_millis(self.ping_ms),
+                stalled: Duration::from_millis(self.stall_ms),
+                ..Default::default()
+            },
+        }
     }
 }
 

@@ -11,14 +11,17 @@ use std::{
 };
 
 use tokio::task::AbortHandle;
-use vatwerk::{Address, json::SchemaError};
+use vatwerk::{
+    Address,
+    json::{SchemaError, Schemas},
+};
 
 use crate::{
     Config, Error, call,
     catalog::{Catalog, LedgerError},
     env::{Clock, Disk, RealDisk},
     folder::{Folder, FolderError, Layout},
-    gateway::{BindError, Gateway, Listener, Scrape},
+    gateway::{BindError, Gateway, Listener, Scrape, http::Http},
     journal::{self, Commits, Journal, JournalError},
     metrics::{Metrics, Reading},
     object::{Class, Host, Parts, Registry, StartError},
@@ -81,10 +84,19 @@ pub enum ServeError {
     /// It cannot listen.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// It cannot listen for HTTP.
+    #[error(
+        "{0}; `--http` and `listen` in the section `[http]` say where HTTP is served, if anywhere"
+    )]
+    BindHttp(BindError),
+    /// A class is to be kept off HTTP that there is not.
+    #[error("`hidden` in the section `[http]` names `{0}`, and there is no such class")]
+    Hidden(String),
 }
 
 impl Server {
-    /// A vat without classes, with default settings.
+    /// A vat without classes, with default settings. It is not reached over HTTP unless its
+    /// [`config`](Server::config) says where; only the command `serve` listens by itself.
     pub fn builder() -> Server {
         Server::default()
     }
@@ -179,6 +191,11 @@ impl Server {
             return Err(problem.into());
         }
         let description = vat::describe(&self.classes)?;
+        let schemas = Schemas::load(&description)?;
+        let hidden = &self.config.http.hidden;
+        if let Some(missing) = hidden.iter().find(|it| self.classes.by_name(it).is_err()) {
+            return Err(ServeError::Hidden(missing.clone()));
+        }
         // Before anything uses SQLite: memory is set aside then.
         storage::configure_process();
         let folder = Folder::open(&self.config.data)?;
@@ -215,30 +232,41 @@ impl Server {
         for address in self.config.addresses() {
             listeners.push(Listener::bind(&address, self.config.insecure).await?);
         }
+        let http = Http::new(host.clone(), schemas, self.config.http.settings());
+        let mut http_listeners = Vec::new();
+        for address in self.config.http.listen.iter().flatten() {
+            let listener = Listener::bind(address, self.config.insecure).await;
+            http_listeners.push(listener.map_err(ServeError::BindHttp)?);
+        }
         host.schedule();
         let scraped = match &self.config.metrics {
             Some(address) => Some(Listener::bind(address, self.config.insecure).await?),
             None => None,
         };
-        show(&metrics, &host, &gateway);
-        let addresses = listeners
-            .iter()
-            .map(|listener| listener.address().clone())
-            .collect();
+        show(&metrics, &host, &gateway, &http);
+        let addresses = addresses(&listeners);
+        let http_addresses = self::addresses(&http_listeners);
         let metrics_address = scraped.as_ref().map(|listener| listener.address().clone());
         let scraping = scraped.map(|listener| {
             let scrape = Scrape::new(metrics, &gateway);
             tokio::task::spawn_local(scrape.accept(listener)).abort_handle()
         });
-        let accepting = listeners
+        let listeners = listeners
             .into_iter()
-            .map(|listener| tokio::task::spawn_local(gateway.clone().accept(listener)))
+            .map(|listener| tokio::task::spawn_local(gateway.clone().accept(listener)));
+        let http_listeners = http_listeners
+            .into_iter()
+            .map(|listener| tokio::task::spawn_local(http.clone().accept(listener)));
+        let accepting = listeners
+            .chain(http_listeners)
             .map(|task| task.abort_handle())
             .collect();
         Ok(Running {
             host,
             gateway,
+            http,
             addresses,
+            http_addresses,
             metrics_address,
             accepting,
             scraping,
@@ -248,8 +276,13 @@ impl Server {
     }
 }
 
+fn addresses(listeners: &[Listener]) -> Vec<Address> {
+    let addresses = listeners.iter().map(Listener::address);
+    addresses.cloned().collect()
+}
+
 /// Lets what is counted anyway be seen.
-fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>) {
+fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Http>) {
     // From the start, so that the first event of a kind is seen as a change.
     for class in host.classes.iter() {
         metrics.class(class.name);
@@ -266,9 +299,17 @@ fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>) {
     metrics.show(Reading::Commits, of(host, commits));
     metrics.show(Reading::JournalBytes, of(host, bytes));
     metrics.show(Reading::ObjectsAwake, of(host, awake));
+    let sockets = |host: &Host| host.web_sockets() as u64;
+    metrics.show(Reading::WebSockets, of(host, sockets));
     metrics.show(Reading::Connections, of(gateway, connections));
     let taken = Gateway::connections_taken;
     metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
+    let connections = |http: &Http| http.connections() as u64;
+    metrics.show(Reading::HttpConnections, of(http, connections));
+    let requests = |http: &Http| http.requests() as u64;
+    metrics.show(Reading::HttpRequests, of(http, requests));
+    let sockets = |http: &Http| http.sockets() as u64;
+    metrics.show(Reading::HttpSockets, of(http, sockets));
 }
 
 /// A number of something that is not kept alive for it.
@@ -312,7 +353,9 @@ fn openable() -> usize {
 pub struct Running {
     host: Rc<Host>,
     gateway: Rc<Gateway>,
+    http: Rc<Http>,
     addresses: Vec<Address>,
+    http_addresses: Vec<Address>,
     metrics_address: Option<Address>,
     accepting: Vec<AbortHandle>,
     /// Answers until the vat has stopped.
@@ -325,6 +368,11 @@ impl Running {
     /// Where it listens, with real ports, in the order of the settings.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// Where its objects are reached over HTTP, with real ports, in the order of the settings.
+    pub fn http_addresses(&self) -> &[Address] {
+        &self.http_addresses
     }
 
     /// Where an operator finds its numbers, with the real port, if anywhere.
@@ -345,19 +393,22 @@ impl Running {
     }
 
     /// Stops in order: takes no more connections, answers further calls `shutting-down`, lets calls
-    /// in flight finish, ends the connections and puts every object to sleep. What has not finished
+    /// and requests in flight finish, ends the connections and puts every object to sleep. What has not finished
     /// within the time for draining is given up.
     pub async fn stop(self) {
         self.accepting.iter().for_each(AbortHandle::abort);
         self.host.stop_scheduling();
+        // Calls that have asked for one last as long.
+        self.host.close_web_sockets();
         let finished = tokio::time::timeout(self.config.drain(), async {
-            self.gateway.finish_calls().await;
+            futures::join!(self.gateway.finish_calls(), self.http.finish_requests());
             self.host.calls_finished().await;
         });
         if finished.await.is_err() {
             tracing::warn!("calls were still running when the time for draining was over");
         }
-        self.gateway.close().await;
+        self.host.close_web_sockets();
+        futures::join!(self.gateway.close(), self.http.close());
         if tokio::time::timeout(self.config.drain(), self.host.sleep_all())
             .await
             .is_err()

@@ -157,7 +157,7 @@ impl Server {
             .arg("serve")
             .arg("--data")
             .arg(folder)
-            .args(["--listen", &address])
+            .args(["--listen", &address, "--http", "none"])
             .arg("--config")
             .arg(&settings)
             .env_remove("RUST_LOG")

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use vatwerk::ObjectId;
 use vatwerk_client::ObjectKey;
 
-use super::{json, sql::Binding};
+use super::sql::Binding;
 
 /// Where a vat is looked for on this machine first, from its working folder.
 const LOCAL_SOCKET: &str = "./data/vat.sock";
@@ -84,7 +84,7 @@ pub struct CallArgs {
     /// The method
     pub method: String,
     /// The parameters: a JSON object. If a member is there twice, the last one counts
-    #[arg(default_value = "{}", value_parser = json::parse)]
+    #[arg(default_value = "{}", value_parser = vatwerk::json::parse)]
     pub params: serde_json::Value,
     /// Which vat, and how to print
     #[command(flatten)]
@@ -172,7 +172,7 @@ pub struct PutValue {
     pub text: Option<String>,
     /// A JSON value, with integers of at most 64 bits. If an object has a key twice, the last one
     /// counts
-    #[arg(long, value_name = "JSON", value_parser = json::parse, allow_hyphen_values = true)]
+    #[arg(long, value_name = "JSON", value_parser = vatwerk::json::parse, allow_hyphen_values = true)]
     pub json: Option<serde_json::Value>,
     /// The bytes of this file; `-` is stdin. As every value they are stored as CBOR, whose up to 5
     /// bytes more count towards the limit of a value, which is 2 MiB

@@ -2,11 +2,10 @@
 
 use std::io;
 
-use capnp::traits::HasTypeId;
+use capnp::capability::FromClientHook;
 use vatwerk::{
     Code,
-    json::{Method, Schemas},
-    object_capnp::stub,
+    json::{CallError, Schemas},
 };
 use vatwerk_client::{ClassInfo, LocalClient};
 
@@ -29,59 +28,40 @@ pub async fn call(
         .map_err(|error| Failure::Here(Code::Internal, error.to_string()))?;
     let classes = listed.get()?.get_classes()?.iter().map(ClassInfo::read);
     let classes = classes.collect::<capnp::Result<Vec<_>>>()?;
-    let method = find(&schemas, &classes, args)?;
+    let class = find(&classes, &args.class)?;
 
     let object = client.namespace_named(&args.class).get(&args.name);
-    let mut request = object.new_call::<capnp::any_pointer::Owned, capnp::any_pointer::Owned>(
-        method.interface_id,
-        method.ordinal,
-        None,
-    );
-    schemas
-        .write_params(&method, &args.params, request.get())
-        .map_err(|error| {
-            let wanted = schemas.signature(&method);
-            Failure::Here(Code::InvalidArgument, format!("{error}; it is {wanted}"))
-        })?;
-    let answer = request.send().promise.await?;
     let results = schemas
-        .read_results(&method, answer.get()?)
-        .map_err(|error| Failure::Here(Code::Internal, error.to_string()))?;
+        .call(
+            &object.cast_to(),
+            class.interface_id,
+            &args.method,
+            args.params.clone(),
+        )
+        .await
+        .map_err(|error| failure(&args.class, error))?;
     Ok(line(out, &json::text(&results))?)
 }
 
-/// The method, of the class or of what every object answers.
-fn find(schemas: &Schemas, classes: &[ClassInfo], args: &CallArgs) -> Result<Method, Failure> {
-    let Some(class) = classes.iter().find(|class| class.name == args.class) else {
-        let known: Vec<_> = classes.iter().map(|class| class.name.as_str()).collect();
-        return Err(Failure::Here(
-            Code::NotFound,
-            format!(
-                "no class `{}` here; there is: {}",
-                args.class,
-                known.join(", ")
-            ),
-        ));
-    };
-    schemas
-        .method(class.interface_id, &args.method)
-        .or_else(|| schemas.method(stub::Client::TYPE_ID, &args.method))
+fn find<'c>(classes: &'c [ClassInfo], name: &str) -> Result<&'c ClassInfo, Failure> {
+    classes
+        .iter()
+        .find(|class| class.name == name)
         .ok_or_else(|| {
-            let methods: Vec<_> = schemas
-                .answers(class.interface_id)
-                .into_iter()
-                .filter_map(|id| schemas.interface(id))
-                .flat_map(|interface| interface.methods())
-                .map(|method| method.name)
-                .collect();
-            Failure::Here(
-                Code::Unimplemented,
-                format!(
-                    "`{}` has no method `{}`; it has: {}",
-                    args.class,
-                    args.method,
-                    methods.join(", ")
-                ),
-            )
+            let known: Vec<_> = classes.iter().map(|class| class.name.as_str()).collect();
+            let known = known.join(", ");
+            let said = format!("no class `{name}` here; there is: {known}");
+            Failure::Here(Code::NotFound, said)
         })
+}
+
+fn failure(class: &str, error: CallError) -> Failure {
+    match error {
+        CallError::Call(error) => error.into(),
+        CallError::NoMethod { .. } => {
+            Failure::Here(Code::Unimplemented, format!("`{class}` has {error}"))
+        }
+        CallError::Params { .. } => Failure::Here(Code::InvalidArgument, error.to_string()),
+        other => Failure::Here(Code::Internal, other.to_string()),
+    }
 }

@@ -1,49 +1,6 @@
-//! JSON as arguments say it and as it is printed.
+//! JSON as it is printed.
 
 use serde_json::{Number, Value};
-
-/// Reads JSON, but refuses integers that [`Value`] would round to the nearest float.
-pub fn parse(text: &str) -> Result<Value, String> {
-    let value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
-    match rounded_integer(text) {
-        Some(integer) => Err(format!(
-            "{integer} does not fit an integer of 64 bits; {integer}.0 is a float"
-        )),
-        None => Ok(value),
-    }
-}
-
-/// The first integer in valid JSON that neither `i64` nor `u64` holds.
-fn rounded_integer(json: &str) -> Option<&str> {
-    let mut rest = json;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
-        rest = &rest[at..];
-        if let Some(string) = rest.strip_prefix('"') {
-            rest = after_string(string);
-            continue;
-        }
-        let part_of_number = |c: char| matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E');
-        let end = rest.find(|c| !part_of_number(c)).unwrap_or(rest.len());
-        let (number, after) = rest.split_at(end);
-        let float = number.contains(['.', 'e', 'E']);
-        if !float && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
-            return Some(number);
-        }
-        rest = after;
-    }
-    None
-}
-
-/// What follows the string that has just begun.
-fn after_string(text: &str) -> &str {
-    let mut escaped = false;
-    let end = text.find(|c| {
-        let ends = c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
-        ends
-    });
-    &text[end.map_or(text.len(), |quote| quote + 1)..]
-}
 
 /// A float. JSON has no form for the ones that are not finite.
 pub fn float(value: f64) -> Value {
@@ -85,34 +42,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn integers_are_read_as_they_are_or_not_at_all() {
-        for text in [
-            "-9223372036854775808",
-            "18446744073709551615",
-            "[0,-1,0.5]",
-            r#"{"99999999999999999999":"\"99999999999999999999\\"}"#,
-        ] {
-            assert_eq!(parse(text).unwrap().to_string(), text);
-        }
-        for float in ["99999999999999999999.0", "1e30", " [ 1E+2 ] "] {
-            parse(float).unwrap();
-        }
-        for (bad, said) in [
-            ("18446744073709551616", "18446744073709551616 does not fit"),
-            (
-                r#"{"a\\":["\"",{"b":-9223372036854775809}]}"#,
-                "-9223372036854775809 does not fit",
-            ),
-            ("[1,99999999999999999999]", "99999999999999999999 does not"),
-            ("1e400", "out of range"),
-            ("{", "not JSON"),
-        ] {
-            let error = parse(bad).unwrap_err();
-            assert!(error.contains(said), "{bad}: {error}");
-        }
-    }
 
     #[test]
     fn printed_json_means_the_same_and_steers_no_terminal() {

@@ -85,6 +85,7 @@ impl Objects {
             ("inFlight", status.in_flight.into()),
             ("queued", status.queued.into()),
             ("heldCapabilities", status.held_capabilities.into()),
+            ("webSockets", status.web_sockets.into()),
             ("alarmMs", status.alarm_ms.into()),
             ("activatedMs", status.activated_ms.into()),
             ("resets", status.resets.into()),

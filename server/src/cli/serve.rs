@@ -12,7 +12,7 @@ use tokio::{
     task::LocalSet,
 };
 use tracing_subscriber::EnvFilter;
-use vatwerk::Address;
+use vatwerk::{Address, InvalidAddress};
 
 use crate::{Config, Server};
 
@@ -27,6 +27,11 @@ pub(super) struct Serve {
     /// tcp:127.0.0.1:7447 and unix:DATA/vat.sock]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<Address>,
+
+    /// Where objects are reached over HTTP, any number of times: HOST:PORT (port 0: any) or unix:PATH;
+    /// none for nowhere [default: 127.0.0.1:7448]
+    #[arg(long, value_name = "ADDR", value_parser = http_address)]
+    http: Vec<HttpAddress>,
 
     /// Where operators find /metrics, for Prometheus, and /healthz, over HTTP: HOST:PORT (port 0:
     /// any) or unix:PATH [default: nowhere]
@@ -49,6 +54,17 @@ pub(super) struct Serve {
     /// How to write the log
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// Where to listen for HTTP, or that it is nowhere.
+#[derive(Clone, Debug)]
+struct HttpAddress(Option<Address>);
+
+fn http_address(text: &str) -> Result<HttpAddress, InvalidAddress> {
+    match text {
+        "none" => Ok(HttpAddress(None)),
+        text => text.parse().map(|address| HttpAddress(Some(address))),
+    }
 }
 
 /// How to write the log.
@@ -92,6 +108,14 @@ impl Serve {
         if let Some(metrics) = &self.metrics {
             config.metrics = Some(metrics.clone());
         }
+        if !self.http.is_empty() {
+            let said = self
+                .http
+                .iter()
+                .filter_map(|HttpAddress(said)| said.clone());
+            config.http.listen = Some(said.collect());
+        }
+        config.http.listen_by_default();
         config.insecure |= self.insecure;
         Ok(config)
     }
@@ -136,10 +160,12 @@ async fn serve(server: Server) -> Result<(), String> {
         // `tcp:HOST:PORT` is told as `tcp HOST:PORT`.
         say_listening(&address.to_string().replacen(':', " ", 1));
     }
-    if let Some(address) = running.metrics_address() {
+    let over_http = running.http_addresses().iter().map(|it| ("http", it));
+    let metrics = running.metrics_address().map(|it| ("metrics", it));
+    for (what, address) in over_http.chain(metrics) {
         let address = address.to_string();
         let told = address.strip_prefix("tcp:").unwrap_or(&address);
-        say_listening(&format!("metrics {told}"));
+        say_listening(&format!("{what} {told}"));
     }
     tokio::select! {
         _ = terminate.recv() => {}

@@ -145,22 +145,24 @@ pub enum Binding {
 impl Binding {
     /// Reads it from JSON, without loss or not at all.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Ok(match json::parse(text)? {
-            Json::Null => Binding::Null,
-            Json::Bool(value) => Binding::Integer(value.into()),
-            Json::String(value) => Binding::Text(value),
-            Json::Number(number) => match (number.as_i64(), number.as_f64()) {
-                (Some(number), _) => Binding::Integer(number),
-                (None, Some(float)) if number.is_f64() => Binding::Real(float),
-                _ => return Err("too large for an integer of SQL, which has a sign".to_owned()),
+        Ok(
+            match vatwerk::json::parse(text).map_err(|error| error.to_string())? {
+                Json::Null => Binding::Null,
+                Json::Bool(value) => Binding::Integer(value.into()),
+                Json::String(value) => Binding::Text(value),
+                Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+                    (Some(number), _) => Binding::Integer(number),
+                    (None, Some(float)) if number.is_f64() => Binding::Real(float),
+                    _ => return Err("too large for an integer of SQL, which has a sign".to_owned()),
+                },
+                Json::Object(object) if object.len() == 1 && object.contains_key("base64") => {
+                    let text = object["base64"].as_str();
+                    let bytes = text.and_then(|text| STANDARD.decode(text).ok());
+                    Binding::Blob(bytes.ok_or("not base64")?)
+                }
+                Json::Object(_) | Json::Array(_) => return Err("not a value of SQL".to_owned()),
             },
-            Json::Object(object) if object.len() == 1 && object.contains_key("base64") => {
-                let text = object["base64"].as_str();
-                let bytes = text.and_then(|text| STANDARD.decode(text).ok());
-                Binding::Blob(bytes.ok_or("not base64")?)
-            }
-            Json::Object(_) | Json::Array(_) => return Err("not a value of SQL".to_owned()),
-        })
+        )
     }
 
     fn write(&self, mut value: sql_value::Builder<'_>) {

@@ -1,5 +1,6 @@
 //! Sockets, the sessions that come through them, and what an operator asks.
 
+pub mod http;
 mod listener;
 pub mod network;
 mod scrape;

@@ -22,6 +22,7 @@ pub struct ClassMetrics {
     evictions: [Counter; Eviction::WORDS.len()],
     resets: [Counter; Reset::WORDS.len()],
     background_failures: Counter,
+    socket_handler_failures: Counter,
     alarm_runs: [Counter; AlarmOutcome::WORDS.len()],
 }
 
@@ -54,6 +55,8 @@ pub enum Reset {
     Blocked,
     /// Its database or the journal failed, or a write of it was stopped.
     Storage,
+    /// A handler of a WebSocket took longer than the class allows.
+    Timeout,
     /// The object was deleted.
     Deleted,
     /// Anything else.
@@ -62,7 +65,9 @@ pub enum Reset {
 
 impl Reset {
     /// In the order of the variants.
-    const WORDS: [&'static str; 6] = ["panic", "abort", "blocked", "storage", "deleted", "other"];
+    const WORDS: [&'static str; 7] = [
+        "panic", "abort", "blocked", "storage", "timeout", "deleted", "other",
+    ];
 }
 
 /// What became of one run of an alarm.
@@ -120,6 +125,11 @@ impl ClassMetrics {
         self.background_failures.inc();
     }
 
+    /// A handler of a WebSocket failed.
+    pub fn socket_handler_failed(&self) {
+        self.socket_handler_failures.inc();
+    }
+
     /// An alarm was run, or was not worth it.
     pub fn alarm_ran(&self, outcome: AlarmOutcome) {
         self.alarm_runs[outcome as usize].inc();
@@ -140,6 +150,7 @@ pub(super) struct Families {
     evictions: Counters,
     resets: Counters,
     background_failures: Counters,
+    socket_handler_failures: Counters,
     alarm_runs: Counters,
 }
 
@@ -175,6 +186,10 @@ impl Families {
                 "background_failures",
                 "Work of objects beside their calls that failed",
             ),
+            socket_handler_failures: counters(
+                "socket_handler_failures",
+                "Handlers of WebSockets that failed",
+            ),
             alarm_runs: counters("alarm_runs", "Alarms that were run"),
         }
     }
@@ -197,6 +212,7 @@ impl Families {
             evictions: Eviction::WORDS.map(|word| reason(&self.evictions, word)),
             resets: Reset::WORDS.map(|word| reason(&self.resets, word)),
             background_failures: one(&self.background_failures),
+            socket_handler_failures: one(&self.socket_handler_failures),
             alarm_runs: AlarmOutcome::WORDS.map(outcome),
         }
     }

@@ -11,9 +11,12 @@ mod reading;
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
+use http::StatusCode;
 use prometheus_client::{
     encoding::prometheus_text,
-    metrics::{counter::Counter, gauge::ConstGauge, histogram::Histogram, info::Info},
+    metrics::{
+        counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram, info::Info,
+    },
     registry::Registry,
 };
 
@@ -47,6 +50,8 @@ struct Inner {
     gate_wait: Histogram,
     alarm_lag: Histogram,
     overloaded: Counter,
+    /// By the first digit of the status, from 1 to 5.
+    http_answers: [Counter; 5],
 }
 
 impl Metrics {
@@ -86,6 +91,14 @@ impl Metrics {
             "Calls refused because a queue or the memory of the vat was full",
             overloaded.clone(),
         );
+        let http_answers = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
+        registry.register(
+            "http_requests",
+            "Requests over HTTP that were answered, by the class of the status",
+            http_answers.clone(),
+        );
+        let http_answers = ["1xx", "2xx", "3xx", "4xx", "5xx"]
+            .map(|status| http_answers.get_or_create_owned(&vec![("status", status)]));
         Metrics(Rc::new(Inner {
             registry: RefCell::new(registry),
             families,
@@ -94,6 +107,7 @@ impl Metrics {
             gate_wait,
             alarm_lag,
             overloaded,
+            http_answers,
         }))
     }
 
@@ -121,6 +135,12 @@ impl Metrics {
     /// A call was refused: `overloaded`.
     pub fn overloaded(&self) {
         self.0.overloaded.inc();
+    }
+
+    /// A request over HTTP was answered with this status.
+    pub fn http_answered(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+        self.0.http_answers[class - 1].inc();
     }
 
     /// From now on the numbers have this one, and `read` is asked for it whenever they are asked for.

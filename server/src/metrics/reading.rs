@@ -18,10 +18,18 @@ pub enum Reading {
     AlarmsPending,
     /// How many alarms are running.
     AlarmsRunning,
+    /// How many WebSockets are open.
+    WebSockets,
     /// How many connections are open.
     Connections,
     /// How many connections have been taken since the start.
     ConnectionsTaken,
+    /// How many HTTP connections are open, without WebSockets.
+    HttpConnections,
+    /// How many requests are under way over HTTP.
+    HttpRequests,
+    /// How many WebSockets are open over HTTP.
+    HttpSockets,
     /// How many commits the journal has made durable since the start.
     Commits,
     /// How much of the journal counts, in bytes.
@@ -54,8 +62,18 @@ impl Reading {
             Reading::ObjectsAwake => ("objects_awake", "Objects that are awake, or waking"),
             Reading::AlarmsPending => ("alarms_pending", "Alarms that are set"),
             Reading::AlarmsRunning => ("alarms_running", "Alarms that are running"),
+            Reading::WebSockets => ("web_sockets", "WebSockets that are open"),
             Reading::Connections => ("connections", "Connections that are open"),
             Reading::ConnectionsTaken => ("connections", "Connections that were taken"),
+            Reading::HttpConnections => (
+                "http_connections",
+                "HTTP connections that are open, without WebSockets",
+            ),
+            Reading::HttpRequests => (
+                "http_requests_in_flight",
+                "Requests over HTTP that are not answered to the end",
+            ),
+            Reading::HttpSockets => ("http_web_sockets", "WebSockets that are open over HTTP"),
             Reading::Commits => ("commits", "Commits that the journal has made durable"),
             Reading::JournalBytes => (
                 "journal_bytes",

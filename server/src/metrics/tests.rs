@@ -24,6 +24,7 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     metrics.gate_waited(took);
     metrics.alarm_started(Duration::from_secs(2));
     metrics.overloaded();
+    metrics.http_answered(StatusCode::NOT_FOUND);
     let mut expected = BTreeMap::from([
         ("vatwerk_build_info{version=\"1.2.3\"}".to_owned(), 1.0),
         ("vatwerk_start_time_seconds".to_owned(), 1.5),
@@ -32,6 +33,14 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         ("vatwerk_alarm_lag_seconds_bucket{le=\"1\"}".to_owned(), 0.0),
         ("vatwerk_alarm_lag_seconds_bucket{le=\"5\"}".to_owned(), 1.0),
         ("vatwerk_overloaded_total".to_owned(), 1.0),
+        (
+            "vatwerk_http_requests_total{status=\"4xx\"}".to_owned(),
+            1.0,
+        ),
+        (
+            "vatwerk_http_requests_total{status=\"5xx\"}".to_owned(),
+            0.0,
+        ),
     ]);
     let mut expect = |name: &str, label: &str, count: f64| {
         let name = format!("vatwerk_{name}{{class=\"Room\"{label}}}");
@@ -104,6 +113,9 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::AlarmsRunning,
         Reading::Connections,
         Reading::ConnectionsTaken,
+        Reading::HttpConnections,
+        Reading::HttpRequests,
+        Reading::HttpSockets,
         Reading::Commits,
         Reading::JournalBytes,
     ] {
@@ -137,7 +149,9 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         );
         for label in sample.split(['{', ',', '}']).skip(1) {
             let label = label.split('=').next().unwrap();
-            let known = ["class", "code", "outcome", "reason", "version", "le", ""];
+            let known = [
+                "class", "code", "outcome", "reason", "status", "version", "le", "",
+            ];
             assert!(known.contains(&label), "{sample}");
         }
     }

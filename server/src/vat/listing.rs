@@ -94,6 +94,7 @@ pub(super) fn write_status(
     to.set_in_flight(status.in_flight);
     to.set_queued(status.queued);
     to.set_held_capabilities(status.handed_out);
+    to.set_web_sockets(status.web_sockets);
     let mut alarm = to.reborrow().init_alarm();
     match alarm_ms {
         Some(due_ms) => alarm.set_due_ms(due_ms),

@@ -111,8 +111,8 @@ fn those_that_stall_keep_nobody_from_asking() {
 #[test]
 fn numbers_are_for_this_machine_unless_told_otherwise_and_may_be_asked_for_in_the_settings() {
     let folder = tempdir().unwrap();
-    let exposed = ["serve", "--listen", "tcp:127.0.0.1:0", "--metrics"];
-    let exposed = exposed.iter().chain(&["0.0.0.0:0"]);
+    let exposed = ["serve", "--listen", "tcp:127.0.0.1:0", "--http", "none"];
+    let exposed = exposed.iter().chain(&["--metrics", "0.0.0.0:0"]);
     let error = run(folder.path(), exposed).failed(1);
     assert!(error.contains("--insecure"), "{error}");
     let settings = "listen = [\"tcp:127.0.0.1:0\"]\nmetrics = \"127.0.0.1:0\"\n";

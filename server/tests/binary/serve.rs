@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt, net::UnixListener},
     path::{Path, PathBuf},
 };
@@ -28,6 +29,39 @@ fn serve_says_where_it_listens_and_takes_calls_there() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn objects_are_reached_over_http_where_serve_says() {
+    let folder = tempdir().unwrap();
+    let args = ["--listen", "tcp:127.0.0.1:0", "--http", "127.0.0.1:0"];
+    let vat = Vat::spawn(folder.path(), args).ready(2);
+    let address = vat.lines[1].strip_prefix("listening http ").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let ask = "POST /Counter/x/call/increment HTTP/1.0\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(ask.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("\r\n\r\n{\"count\":1}"), "{answer}");
+    assert_eq!(vat.call("Counter", "x", "get", "{}"), r#"{"count":1}"#);
+
+    // A second vat of this machine has to be told to listen elsewhere.
+    let args = [
+        "serve", "--data", "other", "--listen", "unix:b", "--http", address,
+    ];
+    let error = run(folder.path(), args).failed(1);
+    assert!(error.contains("--http"), "{error}");
+    let args = [
+        "serve",
+        "--data",
+        "c",
+        "--listen",
+        "unix:b",
+        "--http",
+        "0.0.0.0:0",
+    ];
+    let error = run(folder.path(), args).failed(1);
+    assert!(error.contains("--insecure"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A running vat, and the verbs that talk to one.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -105,10 +105,20 @@ impl Vat {
         folder: &Path,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Vat {
+        let args: Vec<OsString> = args
+            .into_iter()
+            .map(|arg| arg.as_ref().to_owned())
+            .collect();
+        // Unless a test asks for HTTP: others may run at the same time.
+        let quiet = match args.iter().any(|arg| arg == "--http") {
+            true => &[][..],
+            false => &["--http", "none"],
+        };
         let errors = File::create(folder.join("stderr")).unwrap();
         let child = self::program(program, folder)
             .args(["serve", "--data", "data"])
             .args(args)
+            .args(quiet)
             .stdout(Stdio::piped())
             .stderr(errors)
             .spawn()

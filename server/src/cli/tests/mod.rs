@@ -301,6 +301,7 @@ fn objects_go_by_name_or_by_id() {
             "inFlight\t0",
             "queued\t2",
             "heldCapabilities\t0",
+            "webSockets\t0",
             "alarmMs\t7",
             "activatedMs\t6",
             "resets\t0",
@@ -308,7 +309,7 @@ fn objects_go_by_name_or_by_id() {
     );
     let absent = json!({
         "name": null, "id": id, "createdMs": null, "writtenMs": null, "bytes": null,
-        "exists": false, "state": "asleep", "inFlight": 0, "queued": 0, "heldCapabilities": 0,
+        "exists": false, "state": "asleep", "inFlight": 0, "queued": 0, "heldCapabilities": 0, "webSockets": 0,
         "alarmMs": null, "activatedMs": null, "resets": 0,
     });
     assert_eq!(parse(&out[5]), absent);

@@ -1,0 +1,215 @@
+//! Bodies, between `hyper` and objects.
+
+use std::{
+    cell::Cell,
+    pin::{Pin, pin},
+    rc::{Rc, Weak},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use http_body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{Problem, connection::UnderWay};
+use crate::{Error, fetch::Body};
+
+/// Why a request's body came to an early end, if it did. It says more than what the object makes of
+/// that.
+#[derive(Clone, Default)]
+pub(super) struct Broken(Rc<Cell<Option<Problem>>>);
+
+impl Broken {
+    /// What it was. Told once.
+    pub fn why(&self) -> Option<Problem> {
+        self.0.take()
+    }
+}
+
+/// A request's body as it arrives: of at most `limit` bytes, and broken off if it does not go on for
+/// as long as `patience` while somebody reads it.
+pub(super) fn arriving<B>(
+    body: B,
+    limit: Option<u64>,
+    patience: Duration,
+) -> Result<(Body, Broken), Problem>
+where
+    B: http_body::Body<Data = Bytes> + Unpin + 'static,
+{
+    let broken = Broken::default();
+    if body.is_end_stream() {
+        return Ok((Body::empty(), broken));
+    }
+    let length = body.size_hint().exact();
+    if let Some(limit) = limit
+        && length.is_some_and(|length| length > limit)
+    {
+        return Err(Problem::LongBody(limit));
+    }
+    let arriving = Arriving {
+        body,
+        left: limit,
+        limit: limit.unwrap_or_default(),
+        patience,
+        waiting: None,
+        broken: broken.clone(),
+    };
+    Ok((Body::stream(arriving, length), broken))
+}
+
+struct Arriving<B> {
+    body: B,
+    left: Option<u64>,
+    limit: u64,
+    patience: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+    broken: Broken,
+}
+
+impl<B> Arriving<B> {
+    fn fail(&self, problem: Problem, said: &'static str) -> Poll<Option<capnp::Result<Bytes>>> {
+        self.broken.0.set(Some(problem));
+        Poll::Ready(Some(Err(Error::Closed(said).into())))
+    }
+}
+
+impl<B: http_body::Body<Data = Bytes> + Unpin> Stream for Arriving<B> {
+    type Item = capnp::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                let patience = self.patience;
+                let waiting = self
+                    .waiting
+                    .get_or_insert_with(|| Box::pin(sleep(patience)));
+                ready!(waiting.as_mut().poll(cx));
+                return self.fail(Problem::SlowBody, "the body of the request did not go on");
+            };
+            self.waiting = None;
+            let frame = match frame {
+                None => return Poll::Ready(None),
+                Some(Err(_)) => {
+                    let said = "the body of the request broke off";
+                    return self.fail(Problem::BrokenBody, said);
+                }
+                Some(Ok(frame)) => frame,
+            };
+            // Objects know of no trailers.
+            let Ok(piece) = frame.into_data() else {
+                continue;
+            };
+            if let Some(left) = &mut self.left {
+                match left.checked_sub(piece.len() as u64) {
+                    Some(rest) => *left = rest,
+                    None => {
+                        let limit = self.limit;
+                        let said = "the body of the request is too long";
+                        return self.fail(Problem::LongBody(limit), said);
+                    }
+                }
+            }
+            return Poll::Ready(Some(Ok(piece)));
+        }
+    }
+}
+
+/// Since when a piece has waited for whoever should take it on.
+pub(super) struct Taken(Rc<Cell<Option<Instant>>>);
+
+impl Taken {
+    /// The first piece waits from now on.
+    pub fn new() -> Taken {
+        Taken(Rc::new(Cell::new(Some(Instant::now()))))
+    }
+
+    /// To look at it as long as it is there.
+    pub fn watch(&self) -> Weak<Cell<Option<Instant>>> {
+        Rc::downgrade(&self.0)
+    }
+}
+
+/// An answer's body. As long as it is there, the request is under way.
+pub struct Leaving {
+    body: Body,
+    taken: Taken,
+    _under_way: UnderWay,
+}
+
+impl Leaving {
+    pub(super) fn new(body: Body, taken: Taken, under_way: UnderWay) -> Leaving {
+        Leaving {
+            body,
+            taken,
+            _under_way: under_way,
+        }
+    }
+}
+
+impl http_body::Body for Leaving {
+    type Data = Bytes;
+    type Error = capnp::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<capnp::Result<Frame<Bytes>>>> {
+        self.taken.0.set(None);
+        let frame = ready!(pin!(&mut self.body).poll_frame(cx));
+        if let Some(Ok(_)) = &frame {
+            self.taken.0.set(Some(Instant::now()));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn pieces(
+        pieces: &'static [&str],
+    ) -> impl http_body::Body<Data = Bytes, Error = capnp::Error> + Unpin {
+        let frame = |piece: &&'static str| Ok(Frame::data(Bytes::from_static(piece.as_bytes())));
+        StreamBody::new(stream::iter(pieces.iter().map(frame)))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_as_long_as_it_may_be() {
+        let second = Duration::from_secs(1);
+        let (body, broken) = arriving(pieces(&["ab", "c"]), Some(3), second).unwrap();
+        assert_eq!(body.text(9).await.unwrap(), "abc");
+        assert!(broken.why().is_none());
+        let (body, broken) = arriving(pieces(&["ab", "cd"]), Some(3), second).unwrap();
+        body.text(9).await.unwrap_err();
+        assert!(matches!(broken.why(), Some(Problem::LongBody(3))));
+        let whole = http_body_util::Full::new(Bytes::from_static(b"abcd"));
+        let refused = arriving(whole, Some(3), second);
+        assert!(matches!(refused, Err(Problem::LongBody(3))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_go_on_ends() {
+        let patience = Duration::from_secs(9);
+        let frame = Ok::<_, capnp::Error>(Frame::data(Bytes::from_static(b"a")));
+        let stuck = futures::StreamExt::chain(stream::iter([frame]), stream::pending());
+        let (body, broken) = arriving(StreamBody::new(stuck), None, patience).unwrap();
+        let started = Instant::now();
+        body.text(9).await.unwrap_err();
+        assert_eq!(started.elapsed().as_secs(), 9);
+        assert!(matches!(broken.why(), Some(Problem::SlowBody)));
+    }
+}

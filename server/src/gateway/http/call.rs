@@ -1,0 +1,152 @@
+//! Calls of methods as JSON.
+//!
+//! A method that takes a capability gets `null` for it, and one in the results is told as
+//! `{"$capability": "Stub"}`: over HTTP there is nothing to hold it with.
+
+use std::{cell::Cell, rc::Rc};
+
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+use hyper::body::Incoming;
+use serde_json::{Map, Value};
+
+use super::{Http, Problem, body::arriving, forward::object};
+use crate::{
+    fetch::{Body, Response},
+    object::ClassEntry,
+};
+
+/// Calls a method of the object of that name.
+pub(super) async fn call(
+    http: &Http,
+    class: &Rc<ClassEntry>,
+    name: &str,
+    method: &str,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Response, Problem> {
+    if head.method != Method::POST {
+        return Err(Problem::Method("POST"));
+    }
+    if !is_json(&head.headers) {
+        return Err(Problem::MediaType);
+    }
+    let object = object(http, class, name)?;
+    let text = read(http, body).await?;
+    let params = parse(&text)?;
+    drop(text);
+    let results = http
+        .schemas
+        .call(&object, class.interface_id, method, params)
+        .await?;
+    let mut response = Response::new(Body::from(results.to_string()));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
+}
+
+/// Whether the body is said to be JSON, or nothing is said of it.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(said) = headers.get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let essence = said.as_bytes().split(|byte| *byte == b';').next();
+    essence.is_some_and(|essence| {
+        essence
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"application/json")
+    })
+}
+
+/// The whole body, for which there has to be room beside those of others.
+async fn read(http: &Http, body: Incoming) -> Result<Vec<u8>, Problem> {
+    let limits = &http.settings.limits;
+    let limit = limits.json_bytes as u64;
+    let (mut body, broken) = arriving(body, Some(limit), limits.stall)?;
+    let mut held = Held {
+        all: &http.json_held,
+        own: 0,
+    };
+    let mut whole = Vec::new();
+    while let Some(piece) = body.piece().await {
+        let piece = piece.map_err(|error| broken.why().unwrap_or(Problem::Object(error)))?;
+        if !held.add(piece.len(), limits.json_held) {
+            http.host.metrics.overloaded();
+            let what = "the vat (bytes of calls over HTTP)";
+            return Err(Problem::Busy(what, limits.json_held));
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole)
+}
+
+/// The parameters: a JSON object, and no body is an empty one.
+fn parse(text: &[u8]) -> Result<Value, Problem> {
+    if text.is_empty() {
+        return Ok(Value::Object(Map::new()));
+    }
+    let text = std::str::from_utf8(text).map_err(|_| Problem::Json("not UTF-8".into()))?;
+    match vatwerk::json::parse(text) {
+        Ok(params @ Value::Object(_)) => Ok(params),
+        Ok(_) => Err(Problem::Json(
+            "the parameters of a call are a JSON object".into(),
+        )),
+        Err(error) => Err(Problem::Json(error.to_string())),
+    }
+}
+
+/// Bytes that count as long as this is there.
+struct Held<'a> {
+    all: &'a Cell<usize>,
+    own: usize,
+}
+
+impl Held<'_> {
+    /// Adds to them, unless that would be too much of all.
+    fn add(&mut self, bytes: usize, limit: usize) -> bool {
+        let all = self.all.get() + bytes;
+        if all > limit {
+            return false;
+        }
+        self.all.set(all);
+        self.own += bytes;
+        true
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.own);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_an_object_of_json() {
+        assert_eq!(parse(b"").unwrap(), Value::Object(Map::new()));
+        assert_eq!(parse(b" {\"a\":1} ").unwrap()["a"], 1);
+        let integer = br#"{"a":18446744073709551616}"#;
+        for text in [&b"[]"[..], b"1", b"null", b"{", b"\xff", integer] {
+            assert!(matches!(parse(text), Err(Problem::Json(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_to_be_something_else_is_not_taken_for_json() {
+        let cases = [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/x-www-form-urlencoded", false),
+            ("text/plain", false),
+            ("application/jsonp", false),
+        ];
+        for (said, is) in cases {
+            let said = HeaderValue::from_static(said);
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, said)]);
+            assert_eq!(is_json(&headers), is);
+        }
+        assert!(is_json(&HeaderMap::new()));
+    }
+}

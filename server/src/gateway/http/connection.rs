@@ -1,0 +1,260 @@
+//! One connection, and the requests on it.
+
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    pin::pin,
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use http::{HeaderValue, Method, Version, header, request::Parts};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, OwnedSemaphorePermit},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Ends, Http, Problem, URL_BYTES,
+    body::{Leaving, Taken},
+    call,
+    forward::{forward, moved},
+    origin::check_host,
+    patient::Patient,
+    route::Route,
+};
+use crate::fetch::{Body, Response};
+
+/// How long a connection that is asked to end may take, if nothing is under way.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// One connection.
+pub(super) struct Connection {
+    pub http: Rc<Http>,
+    pub ends: Ends,
+    /// Its place among the vat's connections, which a WebSocket takes over.
+    pub room: Rc<OwnedSemaphorePermit>,
+    under_way: Cell<usize>,
+    quiet_since: Cell<Instant>,
+    waits: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
+    finish: Notify,
+}
+
+impl Connection {
+    pub fn new(http: Rc<Http>, ends: Ends, room: OwnedSemaphorePermit) -> Connection {
+        Connection {
+            http,
+            ends,
+            room: Rc::new(room),
+            under_way: Cell::default(),
+            quiet_since: Cell::new(Instant::now()),
+            waits: RefCell::default(),
+            finish: Notify::new(),
+        }
+    }
+
+    /// Has it end when what is under way is answered.
+    pub fn finish(&self) {
+        self.finish.notify_one();
+    }
+
+    /// Serves it to its end, or until `hyper` has let go of it.
+    pub async fn serve<S>(self: Rc<Self>, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = &self.http.settings.limits;
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let this = self.clone();
+            async move { Ok::<_, Infallible>(this.answer::<S>(request).await) }
+        });
+        let stream = TokioIo::new(Patient::new(stream, limits.stall));
+        let hyper = &self.http.hyper;
+        let mut connection = pin!(hyper.serve_connection_with_upgrades(stream, service));
+        let mut is_ending = false;
+        loop {
+            let idle = if is_ending { ENDING } else { limits.idle };
+            let look = self.look_at(idle);
+            tokio::select! {
+                end = connection.as_mut() => {
+                    if let Err(error) = end {
+                        tracing::debug!(%error, "an HTTP connection ended");
+                    }
+                    return;
+                }
+                () = self.finish.notified() => {}
+                () = sleep_until(look) => {
+                    if self.is_stalled() {
+                        return tracing::debug!("nobody reads an answer over HTTP");
+                    }
+                    // It may have become quiet only now.
+                    if self.under_way.get() > 0 || self.quiet_since.get().elapsed() < idle {
+                        continue;
+                    }
+                    if is_ending {
+                        return;
+                    }
+                }
+            }
+            is_ending = true;
+            self.quiet_since.set(Instant::now());
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+
+    /// When to look whether it goes on.
+    fn look_at(&self, idle: Duration) -> Instant {
+        match self.under_way.get() {
+            0 => self.quiet_since.get() + idle,
+            _ => Instant::now() + self.http.settings.limits.stall,
+        }
+    }
+
+    fn watch(&self, taken: &Taken) {
+        let mut waits = self.waits.borrow_mut();
+        if waits.len() > 2 * self.under_way.get() + 16 {
+            waits.retain(|wait| wait.strong_count() > 0);
+        }
+        waits.push(taken.watch());
+    }
+
+    /// Whether somebody does not take what an object says.
+    fn is_stalled(&self) -> bool {
+        let stall = self.http.settings.limits.stall;
+        let mut waits = self.waits.borrow_mut();
+        waits.retain(|wait| wait.strong_count() > 0);
+        let since = waits.iter().filter_map(|wait| wait.upgrade()?.get());
+        since.into_iter().any(|since| since.elapsed() >= stall)
+    }
+
+    /// Answers one request.
+    async fn answer<S>(
+        self: Rc<Self>,
+        mut request: hyper::Request<Incoming>,
+    ) -> hyper::Response<Leaving>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let under_way = UnderWay::new(self.clone());
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (mut head, body) = request.into_parts();
+        let origin = head.headers.get(header::ORIGIN).cloned();
+        let (is_head, version) = (head.method == Method::HEAD, head.version);
+        let answered = match self.check(&mut head) {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => self.route::<S>(head, body, on_upgrade).await,
+            Err(problem) => Err(problem),
+        };
+        let mut response = answered.unwrap_or_else(Problem::into_response);
+        self.http
+            .settings
+            .origins
+            .mark(origin.as_ref(), response.headers_mut());
+        if is_head {
+            leave_body_out(&mut response);
+        }
+        if version == Version::HTTP_2 {
+            response.headers_mut().remove(header::CONNECTION);
+        }
+        self.http.host.metrics.http_answered(response.status());
+        let taken = Taken::new();
+        self.watch(&taken);
+        response.map(|body| Leaving::new(body, taken, under_way))
+    }
+
+    /// What is refused whatever it is about, or answered here.
+    fn check(&self, head: &mut Parts) -> Result<Option<Response>, Problem> {
+        let Http {
+            settings, requests, ..
+        } = &*self.http;
+        let limits = &settings.limits;
+        if self.http.draining.get() {
+            return Err(Problem::Stopping);
+        }
+        if requests.get() > limits.requests {
+            self.http.host.metrics.overloaded();
+            let what = "the vat (requests under way over HTTP)";
+            return Err(Problem::Busy(what, limits.requests));
+        }
+        if head.headers.len() > limits.head_fields {
+            return Err(Problem::ManyFields(limits.head_fields));
+        }
+        let url = head.uri.path_and_query().map_or("", |url| url.as_str());
+        if url.len() > URL_BYTES {
+            return Err(Problem::LongUrl(URL_BYTES));
+        }
+        check_host(head, self.ends.on_loopback, &settings.hosts)?;
+        Ok(settings.origins.preflight(head))
+    }
+
+    async fn route<S>(
+        self: &Rc<Self>,
+        head: Parts,
+        body: Incoming,
+        on_upgrade: hyper::upgrade::OnUpgrade,
+    ) -> Result<Response, Problem>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let uri = head.uri.clone();
+        let route = Route::read(uri.path())?;
+        let object = route.object();
+        let class = self.http.class(object.class)?;
+        let is_call = matches!(route, Route::Call { .. });
+        self.http.settings.origins.check(&head, is_call)?;
+        crate::id::check_name(&object.name).map_err(|_| Problem::BadName)?;
+        match route {
+            Route::Call { object, method } => {
+                call::call(&self.http, class, &object.name, method, &head, body).await
+            }
+            _ if !class.fetch => Err(Problem::NoPages(class.name)),
+            Route::Moved { to, .. } => Ok(moved(&to, uri.query())),
+            Route::Fetch { object, prefix } => {
+                forward::<S>(self, class, &object.name, prefix, head, body, on_upgrade).await
+            }
+        }
+    }
+}
+
+/// What an answer to `HEAD` is: the head, which says how long the body would be.
+fn leave_body_out(response: &mut Response) {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length @ 1..) = body.length() {
+        let length = HeaderValue::from(length);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+    }
+    *response.body_mut() = Body::empty();
+}
+
+/// A request that is under way, as long as this is there.
+pub(super) struct UnderWay(Rc<Connection>);
+
+impl UnderWay {
+    fn new(connection: Rc<Connection>) -> UnderWay {
+        let add = |count: &Cell<usize>| count.set(count.get() + 1);
+        add(&connection.under_way);
+        add(&connection.http.requests);
+        UnderWay(connection)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let take = |count: &Cell<usize>| count.set(count.get() - 1);
+        let Connection {
+            http,
+            under_way,
+            quiet_since,
+            ..
+        } = &*self.0;
+        take(under_way);
+        take(&http.requests);
+        quiet_since.set(Instant::now());
+        http.less.notify_waiters();
+    }
+}

@@ -1,0 +1,169 @@
+//! Requests to objects' own pages.
+
+use std::rc::Rc;
+
+use capnp::capability::FromClientHook;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request::Parts};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::io::{AsyncRead, AsyncWrite};
+use vatwerk::object_capnp::stub;
+
+use super::{Ends, Http, Problem, body::arriving, connection::Connection, socket};
+use crate::{
+    Result,
+    fetch::{self, Body, Request, Response, drop_hop_by_hop, is_web_socket},
+    object::{ClassEntry, Stub},
+};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// A stub for the object of that name.
+pub(super) fn object(http: &Http, class: &Rc<ClassEntry>, name: &str) -> Result<stub::Client> {
+    let id = class.ids.of_name(name)?;
+    let stub = Stub::capability(&http.host, class, id, Some(name));
+    Ok(stub::Client::new(stub))
+}
+
+/// Has the object answer a request below `prefix`.
+pub(super) async fn forward<S>(
+    connection: &Rc<Connection>,
+    class: &Rc<ClassEntry>,
+    name: &str,
+    prefix: &str,
+    mut head: Parts,
+    body: Incoming,
+    on_upgrade: OnUpgrade,
+) -> Result<Response, Problem>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Http { settings, .. } = &*connection.http;
+    let object = object(&connection.http, class, name)?;
+    let handshake = match is_web_socket(&head.headers) {
+        true => Some(socket::Handshake::read(&head)?),
+        false => None,
+    };
+    let (body, broken) = arriving(body, settings.limits.body_bytes, settings.limits.stall)?;
+    let request = inward(&mut head, prefix, connection.ends, body)?;
+    let asked = fetch::ask(&object, request).await;
+    let mut response = asked.map_err(|error| broken.why().unwrap_or(Problem::Object(error)))?;
+    drop_hop_by_hop(response.headers_mut());
+    let socket = response.body_mut().take_socket();
+    match (socket, handshake) {
+        (None, _) => Ok(response),
+        (Some(_), None) => Err(Problem::UnaskedSocket),
+        (Some(socket), Some(handshake)) => {
+            handshake.accept(response.headers_mut());
+            socket::converse::<S>(connection, on_upgrade, socket);
+            Ok(response)
+        }
+    }
+}
+
+/// The request as the object sees it.
+fn inward(head: &mut Parts, prefix: &str, ends: Ends, body: Body) -> Result<Request, Problem> {
+    let url = head.uri.path_and_query().map_or("/", |url| url.as_str());
+    let inside = url.get(prefix.len()..).unwrap_or_default();
+    let url = Uri::try_from(inside).map_err(|_| Problem::NoSuchPath)?;
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = url;
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    *headers = std::mem::take(&mut head.headers);
+    drop_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    socket::drop_handshake(headers);
+    tell_where(headers, prefix, ends);
+    Ok(request)
+}
+
+fn tell_where(headers: &mut HeaderMap, prefix: &str, ends: Ends) {
+    // A path has no letters that a header cannot have.
+    if let Ok(prefix) = HeaderValue::from_str(prefix) {
+        headers.insert(FORWARDED_PREFIX, prefix);
+    }
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(header::HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    if let Some(peer) = ends.peer {
+        let before = headers.get_all(FORWARDED_FOR).iter();
+        let before = before.filter_map(|value| value.to_str().ok());
+        let chain: Vec<_> = before
+            .map(str::to_owned)
+            .chain([peer.to_string()])
+            .collect();
+        if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
+            headers.insert(FORWARDED_FOR, chain);
+        }
+    }
+}
+
+/// The same place with a slash behind it.
+pub(super) fn moved(to: &str, query: Option<&str>) -> Response {
+    let to = match query {
+        Some(query) => format!("{to}?{query}"),
+        None => to.to_owned(),
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    // It comes from a URL, which has no other letters than a header may have.
+    if let Ok(to) = HeaderValue::from_str(&to) {
+        response.headers_mut().insert(header::LOCATION, to);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_sees_its_own_part_of_the_url_and_where_it_is() {
+        let (mut head, ()) = http::Request::builder()
+            .method("PATCH")
+            .uri("/C/a%2Fb//x/%20?q=/C/")
+            .header("host", "here:1")
+            .header("connection", "x-mine")
+            .header("x-mine", "1")
+            .header("expect", "100-continue")
+            .header("x-forwarded-for", "10.0.0.1")
+            .header("x-forwarded-prefix", "/theirs")
+            .header("x-forwarded-proto", "https")
+            .header("content-length", "3")
+            .body(())
+            .unwrap()
+            .into_parts();
+        let ends = Ends {
+            peer: Some([10, 0, 0, 2].into()),
+            on_loopback: false,
+        };
+        let request = inward(&mut head, "/C/a%2Fb", ends, Body::empty()).unwrap();
+        assert_eq!(request.method(), "PATCH");
+        assert_eq!(request.uri(), "//x/%20?q=/C/");
+        let mut seen: Vec<_> = request
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        seen.sort_unstable();
+        let expected = [
+            ("content-length", "3"),
+            ("host", "here:1"),
+            ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
+            ("x-forwarded-host", "here:1"),
+            ("x-forwarded-prefix", "/C/a%2Fb"),
+            ("x-forwarded-proto", "https"),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(moved("./a/", Some("b=c")).headers()["location"], "./a/?b=c");
+    }
+}

@@ -1,0 +1,298 @@
+//! Objects over HTTP, for browsers and curl.
+//!
+//! ```text
+//! ANY  /{Class}/{name}/rest?query       the object's `fetch`, which sees `/rest?query`
+//! POST /{Class}/{name}/call/{method}    a method of its class: a JSON object in, a JSON object out
+//! ```
+//! `{name}` is percent-encoded UTF-8; without a slash behind it, it is a redirection to the one with it.
+//! The JSON is that of [`vatwerk::json`], and of `vatwerk call`. How it is told what went wrong is in
+//! `problem`, who may ask in `origin`.
+//!
+//! Beside what the client sends, an object sees `x-forwarded-prefix: /{Class}/{name}`, where it is;
+//! `x-forwarded-for`, to which the client's address is appended; and `x-forwarded-host` and
+//! `x-forwarded-proto` if nobody has said them before. It may believe them as far as it believes whoever
+//! is in front. It sees no fields that speak of the connection.
+//!
+//! ```text
+//! Listener ─► Connection (hyper: HTTP/1.1 and 2) ─► Route ─► forward ─► fetch::ask ─► the object
+//!                                                       └──► call ──► Schemas::call ─► the object
+//!             conversation (a WebSocket) ◄── hyper lets go of the connection ── 101
+//! ```
+//! Bodies are streams in both directions, and nobody sends faster than the other end takes. A client
+//! that goes away, or does not go on for [`Limits::stall`], gives the exchange up. An answer that fails
+//! after its head has left is cut off, so that nobody takes it for whole.
+
+mod body;
+mod call;
+mod connection;
+mod conversation;
+mod forward;
+mod origin;
+mod patient;
+mod problem;
+mod route;
+mod socket;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    future::Future,
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper_util::{
+    rt::TokioTimer,
+    server::conn::auto::{self, Builder},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+};
+use vatwerk::json::Schemas;
+
+use super::listener::{Listener, Stream};
+use crate::object::{ClassEntry, Host};
+use connection::Connection;
+
+pub use conversation::SocketLimits;
+pub use origin::Origins;
+use problem::Problem;
+
+/// The longest URL, in bytes.
+const URL_BYTES: usize = 8 << 10;
+
+/// How long connections may take to end when there is nothing more for them to do.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// How much of HTTP/2 that a client takes back at once is looked at before the connection ends.
+const RESET_STREAMS: usize = 64;
+
+/// What listening for HTTP is told.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The names, beside those of this machine, by which a vat goes that listens at a loopback address.
+    pub hosts: Vec<String>,
+    /// The pages of others that may ask.
+    pub origins: Origins,
+    /// The classes that nobody reaches, by their names.
+    pub hidden: HashSet<String>,
+    /// How much may be used.
+    pub limits: Limits,
+    /// What one WebSocket may cost.
+    pub socket: SocketLimits,
+}
+
+/// How much HTTP may use.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How many connections may be open, WebSockets among them: others wait in the socket's queue.
+    pub connections: usize,
+    /// How many requests may be under way, each until its answer is whole.
+    pub requests: usize,
+    /// How many of them on one connection of HTTP/2.
+    pub streams: u32,
+    /// The longest head of a request, in bytes.
+    pub head_bytes: usize,
+    /// The most fields in it.
+    pub head_fields: usize,
+    /// The longest body of a request to an object's own page, if there is a limit.
+    pub body_bytes: Option<u64>,
+    /// The longest JSON of a call. It takes many times as much memory while it is read, and nothing
+    /// else is done meanwhile.
+    pub json_bytes: usize,
+    /// How much JSON of calls may be held before it is whole, in bytes.
+    pub json_held: usize,
+    /// How long a connection may be without a request: until the head of the next is whole.
+    pub idle: Duration,
+    /// How long a body may not go on because of the client.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 16_384,
+            requests: 4096,
+            streams: 128,
+            head_bytes: 32 << 10,
+            head_fields: 100,
+            body_bytes: None,
+            json_bytes: 4 << 20,
+            json_held: 64 << 20,
+            idle: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Runs what `hyper` has to do beside on the thread of the vat.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// Where a connection comes from, and where it came in.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    /// The other end's address, if it has one.
+    peer: Option<IpAddr>,
+    /// Whether this is a loopback address.
+    on_loopback: bool,
+}
+
+/// The HTTP connections of a vat.
+pub struct Http {
+    host: Rc<Host>,
+    schemas: Schemas,
+    settings: Settings,
+    hyper: Builder<Local>,
+    room: Arc<Semaphore>,
+    next: Cell<u64>,
+    open: RefCell<HashMap<u64, (Rc<Connection>, AbortHandle)>>,
+    sockets: RefCell<HashMap<u64, AbortHandle>>,
+    requests: Cell<usize>,
+    json_held: Cell<usize>,
+    draining: Cell<bool>,
+    less: Notify,
+}
+
+impl Http {
+    /// The objects of `host`, as `schemas` describe them.
+    pub fn new(host: Rc<Host>, schemas: Schemas, settings: Settings) -> Rc<Http> {
+        let limits = &settings.limits;
+        let mut hyper = auto::Builder::new(Local);
+        hyper
+            .http1()
+            // `Connection` sees to it.
+            .header_read_timeout(None)
+            .max_headers(limits.head_fields)
+            .max_buf_size(limits.head_bytes);
+        hyper
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(RESET_STREAMS)
+            .initial_stream_window_size(256 << 10)
+            .initial_connection_window_size(1 << 20)
+            .max_send_buf_size(64 << 10)
+            .keep_alive_interval(limits.stall)
+            .keep_alive_timeout(limits.stall);
+        Rc::new(Http {
+            host,
+            schemas,
+            room: Arc::new(Semaphore::new(limits.connections)),
+            hyper,
+            settings,
+            next: Cell::default(),
+            open: RefCell::default(),
+            sockets: RefCell::default(),
+            requests: Cell::default(),
+            json_held: Cell::default(),
+            draining: Cell::default(),
+            less: Notify::new(),
+        })
+    }
+
+    /// Takes connections from `listener`, for ever.
+    pub async fn accept(self: Rc<Self>, listener: Listener) {
+        let serve = |stream, room| match stream {
+            Stream::Tcp(stream) => {
+                let loopback = |at: std::net::SocketAddr| at.ip().to_canonical().is_loopback();
+                let ends = Ends {
+                    peer: stream.peer_addr().ok().map(|at| at.ip().to_canonical()),
+                    on_loopback: stream.local_addr().is_ok_and(loopback),
+                };
+                self.serve(stream, ends, room);
+            }
+            Stream::Unix(stream) => self.serve(stream, Ends::default(), room),
+        };
+        listener.each(self.room.clone(), serve).await;
+    }
+
+    /// Serves one connection; whatever happens there ends only that.
+    fn serve<S>(self: &Rc<Self>, stream: S, ends: Ends, room: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let number = self.number();
+        let connection = Rc::new(Connection::new(self.clone(), ends, room));
+        let serving = tokio::task::spawn_local({
+            let (http, connection) = (self.clone(), connection.clone());
+            async move {
+                connection.serve(stream).await;
+                http.open.borrow_mut().remove(&number);
+                http.less.notify_waiters();
+            }
+        });
+        let entry = (connection, serving.abort_handle());
+        self.open.borrow_mut().insert(number, entry);
+    }
+
+    fn number(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+
+    /// The class that everybody reaches by this name.
+    fn class(&self, name: &str) -> Result<&Rc<ClassEntry>, Problem> {
+        let class = self.host.classes.by_name(name).ok();
+        let open = |class: &&Rc<ClassEntry>| {
+            class.on_gateway && !self.settings.hidden.contains(class.name)
+        };
+        let hidden = || Problem::NoSuchClass(name.to_owned());
+        class.filter(open).ok_or_else(hidden)
+    }
+
+    /// How many connections are open, but for WebSockets.
+    pub fn connections(&self) -> usize {
+        self.open.borrow().len()
+    }
+
+    /// How many requests are under way.
+    pub fn requests(&self) -> usize {
+        self.requests.get()
+    }
+
+    /// How many WebSockets are open.
+    pub fn sockets(&self) -> usize {
+        self.sockets.borrow().len()
+    }
+
+    /// Answers every further request `shutting-down`, and waits until those under way are answered.
+    pub async fn finish_requests(&self) {
+        self.draining.set(true);
+        let open: Vec<_> = self.open.borrow().values().cloned().collect();
+        open.iter().for_each(|(connection, _)| connection.finish());
+        self.until(|| self.requests() == 0).await;
+    }
+
+    /// Ends every connection. To WebSockets the objects have said their last word.
+    pub async fn close(&self) {
+        let ended = self.until(|| self.connections() + self.sockets() == 0);
+        // Whoever does not read does not hold up the end.
+        let _ = tokio::time::timeout(ENDING, ended).await;
+        let open = std::mem::take(&mut *self.open.borrow_mut());
+        open.values().for_each(|(_, serving)| serving.abort());
+        let sockets = std::mem::take(&mut *self.sockets.borrow_mut());
+        sockets.values().for_each(AbortHandle::abort);
+    }
+
+    async fn until(&self, reached: impl Fn() -> bool) {
+        loop {
+            let less = self.less.notified();
+            if reached() {
+                return;
+            }
+            less.await;
+        }
+    }
+}

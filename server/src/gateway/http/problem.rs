@@ -1,0 +1,407 @@
+//! What went wrong, as HTTP: a status, a stable code in a field of the header and in a body of JSON,
+//! and words for people.
+//!
+//! ```text
+//! HTTP/1.1 404 Not Found
+//! vatwerk-error: not-found
+//! content-type: application/json
+//!
+//! {"error":{"code":"not-found","message":"this vat serves no class `Chat` here"}}
+//! ```
+//!
+//! | code | status | |
+//! |---|---|---|
+//! | `invalid-argument` | 400 | |
+//! | `unauthenticated` | 401 | |
+//! | `permission-denied` | 403 | 421 if the `Host` is not one of this vat |
+//! | `not-found` | 404 | |
+//! | `closed` | 409 | |
+//! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long |
+//! | `sql-refused`, `sql-failed` | 422 | |
+//! | a class's own | 422 | |
+//! | `application-failed`, `activation-failed`, `internal` | 500 | |
+//! | `unimplemented` | 501 | 404 for a method that there is not, 405, 415 and 426 where HTTP has a word for it |
+//! | `disconnected` | 502 | |
+//! | `object-reset`, `shutting-down`, `overloaded`, `storage-failed` | 503 | with `Retry-After` |
+//!
+//! What is said with a 5xx is a sentence of this file, but for `overloaded`: what failed inside is
+//! nobody's business outside, and is in the log.
+
+use std::borrow::Cow;
+
+use http::{
+    HeaderName, HeaderValue, StatusCode,
+    header::{self, HeaderMap},
+};
+use vatwerk::{Code, json::CallError};
+
+use crate::{
+    Error, fault,
+    fetch::{Body, Response},
+};
+
+/// The field of the header that has the code.
+pub(super) const CODE: HeaderName = HeaderName::from_static("vatwerk-error");
+
+/// Why a request is not answered as it should be.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// The vat takes no more requests.
+    Stopping,
+    /// So many requests are under way, or so many bytes of them are held.
+    Busy(&'static str, usize),
+    /// There are more fields in the header than that.
+    ManyFields(usize),
+    /// The URL is longer than that, in bytes.
+    LongUrl(usize),
+    /// The body is longer than that, in bytes.
+    LongBody(u64),
+    /// The body did not go on for a while.
+    SlowBody,
+    /// The body broke off, or is none.
+    BrokenBody,
+    /// There is no `Host`.
+    NoHost,
+    /// It is none of this vat.
+    WrongHost,
+    /// A page of somebody else asks.
+    ForeignOrigin,
+    /// There is nothing.
+    NoSuchPath,
+    /// There is no such class here, or not for everybody.
+    NoSuchClass(String),
+    /// The class does not speak HTTP.
+    NoPages(&'static str),
+    /// That cannot be the name of an object.
+    BadName,
+    /// Another method, one of these.
+    Method(&'static str),
+    /// The parameters of a call are JSON.
+    MediaType,
+    /// The JSON of a call; why it is none.
+    Json(String),
+    /// This asks for a WebSocket, but not as it should.
+    NoHandshake(&'static str),
+    /// WebSockets have version 13 here.
+    SocketVersion,
+    /// A WebSocket to somebody who has not asked for it.
+    UnaskedSocket,
+    /// The object says so.
+    Object(capnp::Error),
+    /// The call did not succeed.
+    Call(CallError),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        Problem::Object(error.into())
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Problem {
+        match error {
+            CallError::Call(error) => Problem::Object(error),
+            other => Problem::Call(other),
+        }
+    }
+}
+
+/// How it is told.
+struct Told {
+    status: StatusCode,
+    code: Cow<'static, str>,
+    message: Cow<'static, str>,
+}
+
+impl Problem {
+    /// It as an answer.
+    pub fn into_response(self) -> Response {
+        let Told {
+            status,
+            code,
+            message,
+        } = self.told();
+        let said = serde_json::json!({"error": {"code": code, "message": message}});
+        let mut response = Response::new(Body::from(said.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        // A class's own code is of the same letters as ours.
+        if let Ok(code) = HeaderValue::from_str(&code) {
+            headers.insert(CODE, code);
+        }
+        self.explain(status, headers);
+        response
+    }
+
+    fn explain(&self, status: StatusCode, headers: &mut HeaderMap) {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        match self {
+            Problem::Method(allowed) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Problem::SocketVersion => {
+                let version = HeaderValue::from_static("13");
+                headers.insert(header::SEC_WEBSOCKET_VERSION, version);
+            }
+            // What is left of the body is not wanted.
+            Problem::LongBody(_) | Problem::SlowBody | Problem::BrokenBody => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+    }
+
+    fn told(&self) -> Told {
+        use StatusCode as Http;
+
+        let told = |status, code: Code, message: Cow<'static, str>| Told {
+            status,
+            code: code.as_str().into(),
+            message,
+        };
+        let too_long =
+            |what, limit: &dyn std::fmt::Display| format!("{what} is limited to {limit}");
+        match self {
+            Problem::Stopping => failure(Error::ShuttingDown.into()),
+            Problem::Busy(what, limit) => failure(
+                Error::Overloaded {
+                    what,
+                    limit: *limit as u64,
+                }
+                .into(),
+            ),
+            Problem::ManyFields(limit) => told(
+                Http::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Code::LimitExceeded,
+                too_long("the number of header fields", limit).into(),
+            ),
+            Problem::LongUrl(limit) => told(
+                Http::URI_TOO_LONG,
+                Code::LimitExceeded,
+                too_long("a URL (bytes)", limit).into(),
+            ),
+            Problem::LongBody(limit) => told(
+                Http::PAYLOAD_TOO_LARGE,
+                Code::LimitExceeded,
+                too_long("the body of this request (bytes)", limit).into(),
+            ),
+            Problem::SlowBody => told(
+                Http::REQUEST_TIMEOUT,
+                Code::LimitExceeded,
+                "the body of the request did not go on".into(),
+            ),
+            Problem::BrokenBody => told(
+                Http::BAD_REQUEST,
+                Code::InvalidArgument,
+                "the body of the request is broken".into(),
+            ),
+            Problem::NoHost => told(
+                Http::BAD_REQUEST,
+                Code::InvalidArgument,
+                "the request has no Host, or several".into(),
+            ),
+            Problem::WrongHost => told(
+                Http::MISDIRECTED_REQUEST,
+                Code::PermissionDenied,
+                "this vat is not known by that Host: it listens at a loopback address, and \
+                 `hosts` in the section `[http]` of its settings names others"
+                    .into(),
+            ),
+            Problem::ForeignOrigin => told(
+                Http::FORBIDDEN,
+                Code::PermissionDenied,
+                "pages of that Origin may not do this: `cors_origins` in the section `[http]` of \
+                 the vat's settings names those that may"
+                    .into(),
+            ),
+            Problem::NoSuchPath => told(
+                Http::NOT_FOUND,
+                Code::NotFound,
+                "there is nothing here: objects are at /{Class}/{name}/".into(),
+            ),
+            Problem::NoSuchClass(class) => told(
+                Http::NOT_FOUND,
+                Code::NotFound,
+                format!("there is no class `{}` here", class.escape_debug()).into(),
+            ),
+            Problem::NoPages(class) => told(
+                Http::NOT_FOUND,
+                Code::NotFound,
+                format!(
+                    "objects of `{class}` have no pages: POST /{class}/{{name}}/call/{{method}} \
+                     calls them"
+                )
+                .into(),
+            ),
+            Problem::BadName => told(
+                Http::BAD_REQUEST,
+                Code::InvalidArgument,
+                "the name of an object is 1 to 1024 bytes of UTF-8".into(),
+            ),
+            Problem::Method(allowed) => told(
+                Http::METHOD_NOT_ALLOWED,
+                Code::Unimplemented,
+                format!("only {allowed}").into(),
+            ),
+            Problem::MediaType => told(
+                Http::UNSUPPORTED_MEDIA_TYPE,
+                Code::Unimplemented,
+                "`Content-Type` is application/json for the parameters of a call (curl: --json)"
+                    .into(),
+            ),
+            Problem::Json(why) => {
+                told(Http::BAD_REQUEST, Code::InvalidArgument, why.clone().into())
+            }
+            Problem::NoHandshake(why) => {
+                told(Http::BAD_REQUEST, Code::InvalidArgument, (*why).into())
+            }
+            Problem::SocketVersion => told(
+                Http::UPGRADE_REQUIRED,
+                Code::Unimplemented,
+                "WebSockets are spoken in version 13 here".into(),
+            ),
+            Problem::UnaskedSocket => failure(capnp::Error::failed(
+                "application-failed: a WebSocket, unasked".into(),
+            )),
+            Problem::Object(error) => failure(error.clone()),
+            Problem::Call(error @ CallError::NoMethod { .. }) => told(
+                Http::NOT_FOUND,
+                Code::Unimplemented,
+                format!("there is {error}").into(),
+            ),
+            Problem::Call(error @ CallError::Params { .. }) => told(
+                Http::BAD_REQUEST,
+                Code::InvalidArgument,
+                error.to_string().into(),
+            ),
+            Problem::Call(CallError::Call(error)) => failure(error.clone()),
+            Problem::Call(error) => {
+                tracing::warn!(%error, "results that have no form in JSON");
+                told(
+                    Http::INTERNAL_SERVER_ERROR,
+                    Code::Internal,
+                    "the results have no form in JSON".into(),
+                )
+            }
+        }
+    }
+}
+
+/// What an object, or the vat for it, said, in the form that leaves the vat.
+fn failure(error: capnp::Error) -> Told {
+    let error = fault::leaving(error);
+    let (Some(code), said) = Code::split(&error.extra) else {
+        // `leaving` has seen to it that there is a code: the class's own.
+        let (code, said) = error.extra.split_once(": ").unwrap_or_default();
+        return Told {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: code.to_owned().into(),
+            message: said.to_owned().into(),
+        };
+    };
+    let (status, instead) = status(code);
+    if instead.is_some() {
+        tracing::debug!(%error, "a request failed");
+    }
+    Told {
+        status,
+        code: code.as_str().into(),
+        message: instead.map_or_else(|| said.to_owned().into(), Cow::Borrowed),
+    }
+}
+
+/// What a code is in HTTP, and what is said of it, if that is not what the error says.
+fn status(code: Code) -> (StatusCode, Option<&'static str>) {
+    use StatusCode as Http;
+    match code {
+        Code::InvalidArgument => (Http::BAD_REQUEST, None),
+        Code::NotFound => (Http::NOT_FOUND, None),
+        Code::Unauthenticated => (Http::UNAUTHORIZED, None),
+        Code::PermissionDenied => (Http::FORBIDDEN, None),
+        Code::Closed => (Http::CONFLICT, None),
+        Code::LimitExceeded | Code::SqlRefused | Code::SqlFailed => {
+            (Http::UNPROCESSABLE_ENTITY, None)
+        }
+        Code::Unimplemented => (Http::NOT_IMPLEMENTED, None),
+        Code::Overloaded => (Http::SERVICE_UNAVAILABLE, None),
+        Code::ShuttingDown => (Http::SERVICE_UNAVAILABLE, Some("the vat is shutting down")),
+        Code::ObjectReset => (
+            Http::SERVICE_UNAVAILABLE,
+            Some("the object was reset while it worked on this; it is there again"),
+        ),
+        Code::StorageFailed => (
+            Http::SERVICE_UNAVAILABLE,
+            Some("what the object wrote could not be made durable, and was undone"),
+        ),
+        Code::Disconnected => (
+            Http::BAD_GATEWAY,
+            Some("a connection that the object needed is gone"),
+        ),
+        Code::ApplicationFailed => (Http::INTERNAL_SERVER_ERROR, Some("the object failed")),
+        Code::ActivationFailed => (
+            Http::INTERNAL_SERVER_ERROR,
+            Some("the object failed to wake up"),
+        ),
+        // `Code` may grow; a code that is not known here is a fault of this file.
+        Code::Internal | _ => (
+            Http::INTERNAL_SERVER_ERROR,
+            Some("a fault of the vat itself; its log has the details"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn told(problem: Problem) -> (u16, String, Value, HeaderMap) {
+        let response = problem.into_response();
+        let (head, body) = response.into_parts();
+        let text = body.text(9999).now_or_never().unwrap().unwrap();
+        let mut said: Value = serde_json::from_str(&text).unwrap();
+        let code = head.headers[CODE].to_str().unwrap().to_owned();
+        assert_eq!(said["error"]["code"], Value::from(code.as_str()));
+        let message = said["error"]["message"].take();
+        (head.status.as_u16(), code, message, head.headers)
+    }
+
+    #[test]
+    fn every_code_has_a_status_and_what_failed_inside_stays_there() {
+        for code in Code::ALL {
+            let error = capnp::Error::failed(format!("remote exception: {code}: /secret"));
+            let (status, told, message, headers) = super::tests::told(Problem::Object(error));
+            assert_eq!(told, code.as_str());
+            assert!((400..600).contains(&status), "{code}");
+            let passes = status < 500 || matches!(code, Code::Overloaded | Code::Unimplemented);
+            assert_eq!(message == "/secret", passes, "{code}");
+            assert_eq!(headers.contains_key("retry-after"), status == 503, "{code}");
+        }
+        let own = capnp::Error::failed("out-of-tea: none left".into());
+        let (status, code, message, _) = told(Problem::Object(own));
+        assert_eq!((status, code.as_str()), (422, "out-of-tea"));
+        assert_eq!(message, "none left");
+        let plain = capnp::Error::failed("SELECT secret".into());
+        let (status, code, message, _) = told(Problem::Object(plain));
+        assert_eq!((status, code.as_str()), (500, "application-failed"));
+        assert_eq!(message, "the object failed");
+    }
+
+    #[test]
+    fn what_http_has_words_for_is_told_with_them() {
+        let (status, _, _, headers) = told(Problem::Method("POST"));
+        assert_eq!((status, &headers["allow"]), (405, &"POST".parse().unwrap()));
+        let (status, _, _, headers) = told(Problem::SocketVersion);
+        assert_eq!(status, 426);
+        assert_eq!(headers["sec-websocket-version"], "13");
+        assert_eq!(told(Problem::LongBody(1)).0, 413);
+        assert_eq!(told(Problem::Stopping).0, 503);
+    }
+}

@@ -1,0 +1,36 @@
+//! Objects over HTTP: real sockets, and a vat in the test's own thread.
+
+mod calls;
+mod client;
+mod limits;
+mod noise;
+mod page;
+mod pages;
+mod stop;
+mod who;
+
+use vatwerk_server::Config;
+
+use crate::support::TestVat;
+use page::Page;
+
+/// A vat that serves `Page`, at any port of this machine.
+async fn vat() -> TestVat {
+    vat_with(|config| config.http.listen = listen()).await
+}
+
+/// Likewise, with other settings, which say where it listens.
+async fn vat_with(settings: fn(&mut Config)) -> TestVat {
+    let mut vat = TestVat::unstarted(settings);
+    start(&mut vat).await;
+    vat
+}
+
+async fn start(vat: &mut TestVat) {
+    let serving = |server: vatwerk_server::Server| server.class::<Page>();
+    vat.start_serving(serving).await.expect("the vat starts");
+}
+
+fn listen() -> Option<Vec<vatwerk::Address>> {
+    Some(vec!["127.0.0.1:0".parse().expect("an address")])
+}

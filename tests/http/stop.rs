@@ -1,0 +1,87 @@
+//! A vat that stops.
+
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::tungstenite::Message;
+use vatwerk_server::http::Request;
+
+use super::{
+    client::{Client, connect, rest, web_socket},
+    vat,
+};
+use crate::support::{run_paused, settle};
+
+#[test]
+fn requests_under_way_finish_and_further_ones_are_refused() {
+    run_paused(async {
+        let mut vat = vat().await;
+        let mut waiting = Vec::new();
+        for mut client in Client::each(&vat).await {
+            let waits = async move { client.get("/Page/n/wait").await };
+            waiting.push(tokio::task::spawn_local(waits));
+        }
+        while vat.controls.arrivals("wait") < 2 {
+            settle().await;
+        }
+        let mut idle = Client::one(&vat).await;
+        assert_eq!(idle.get("/Page/n/whole").await.text, "whole");
+        let mut fresh = connect(&vat).await;
+        settle().await;
+        let stopped = vat.begin_stop();
+        settle().await;
+        assert!(!stopped.is_finished());
+        // Nobody waits for the next request of a connection that is idle.
+        let request = Request::get("/Page/n/whole").body(()).unwrap();
+        idle.stream(request, futures::stream::empty())
+            .await
+            .unwrap_err();
+        // It may have ended.
+        let _ = fresh
+            .write_all(b"GET /Page/n/whole HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await;
+        let answer = rest(&mut fresh).await;
+        let is_refused = answer.is_empty() || answer.contains("shutting-down");
+        assert!(is_refused, "{answer}");
+        vat.controls.release("wait");
+        for answer in waiting {
+            assert_eq!(answer.await.unwrap().text, "waited");
+        }
+        stopped.await.unwrap();
+    });
+}
+
+#[test]
+fn web_sockets_are_told_that_the_vat_goes_away() {
+    run_paused(async {
+        let mut vat = vat().await;
+        let mut socket = web_socket(&vat).await;
+        let stopped = vat.begin_stop();
+        let Message::Close(Some(close)) = socket.next().await.unwrap().unwrap() else {
+            panic!("not a close")
+        };
+        assert_eq!(u16::from(close.code), 1001);
+        // The answer to it is sent when it is looked for.
+        assert!(socket.next().await.is_none_or(|next| next.is_err()));
+        stopped.await.unwrap();
+    });
+}
+
+#[test]
+fn a_request_that_never_ends_is_given_up_after_the_time_for_draining() {
+    run_paused(async {
+        let mut vat = vat().await;
+        let mut client = Client::one(&vat).await;
+        let asked = tokio::task::spawn_local(async move {
+            let request = Request::get("/Page/n/sleeps?3600").body(()).unwrap();
+            client.stream(request, futures::stream::empty()).await
+        });
+        settle().await;
+        let started = tokio::time::Instant::now();
+        vat.stop().await;
+        assert!(started.elapsed().as_secs() < 60);
+        match asked.await.unwrap() {
+            Ok(answer) => assert!(answer.status().is_server_error()),
+            Err(broken) => drop(broken),
+        }
+    });
+}

@@ -1,0 +1,103 @@
+//! Who may ask, on the wire.
+
+use vatwerk_server::http::Request;
+
+use super::{
+    client::{Client, raw},
+    listen, vat, vat_with,
+};
+use crate::support::run;
+
+#[test]
+fn pages_of_others_do_nothing_here_unless_the_settings_say_so() {
+    run(async {
+        let mut vat = vat().await;
+        let foreign = |path| {
+            let request = Request::post(path).header("origin", "https://app.example");
+            request.body("{}").unwrap()
+        };
+        let mut client = Client::one(&vat).await;
+        for path in ["/Page/n/call/increment", "/Page/n/echo"] {
+            let answer = client.send(foreign(path)).await;
+            let (status, code, _) = answer.error();
+            assert_eq!((status, code.as_str()), (403, "permission-denied"));
+            assert!(!answer.headers.contains_key("access-control-allow-origin"));
+        }
+        let socket = Request::get("/Page/n/socket")
+            .header("origin", "https://app.example")
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(client.send(socket.body("").unwrap()).await.status, 403);
+        vat.stop().await;
+        vat.change_settings(|config| {
+            config.http.listen = listen();
+            config.http.cors_origins = vec!["https://app.example".into()];
+        });
+        super::start(&mut vat).await;
+        let mut client = Client::one(&vat).await;
+        let asks = Request::options("/Page/n/call/increment")
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "content-type");
+        let answer = client.send(asks.body("").unwrap()).await;
+        assert_eq!(answer.status, 204);
+        assert_eq!(
+            answer.headers["access-control-allow-headers"],
+            "content-type"
+        );
+        let answer = client.send(foreign("/Page/n/call/increment")).await;
+        assert_eq!(
+            (answer.status, answer.text.as_str()),
+            (200, r#"{"count":1}"#)
+        );
+        let allowed = &answer.headers["access-control-allow-origin"];
+        assert_eq!(allowed, "https://app.example");
+    });
+}
+
+#[test]
+fn a_name_that_was_made_to_lead_here_is_refused() {
+    run(async {
+        let mut vat = vat().await;
+        let ask = |host: &str| {
+            format!("GET /Page/n/whole HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+        };
+        let answer = raw(&vat, ask("evil.example").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+        vat.stop().await;
+        vat.change_settings(|config| {
+            config.http.listen = listen();
+            config.http.hosts = vec!["app.example".into()];
+        });
+        super::start(&mut vat).await;
+        for host in ["app.example", "127.0.0.1:7448"] {
+            let answer = raw(&vat, ask(host).as_bytes()).await;
+            assert!(answer.ends_with("\r\n\r\nwhole"), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn a_unix_socket_goes_by_any_name() {
+    run(async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let vat = vat_with(|config| {
+            let path = config.data.with_file_name("http.sock");
+            config.http.listen = Some(vec![vatwerk::Address::Unix(path)]);
+        })
+        .await;
+        let vatwerk::Address::Unix(path) = vat.http() else {
+            panic!("not a unix socket")
+        };
+        let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+        let ask = "GET /Page/n/echo HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("x-forwarded-host: any\n"), "{answer}");
+        assert!(!answer.contains("x-forwarded-for"), "{answer}");
+    });
+}
