@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use vatwerk_server::{
     Server,
-    classes::{Cell, Counter},
+    classes::{Cell, ChatRoom, Counter},
     cli,
 };
 
@@ -12,5 +12,10 @@ use vatwerk_server::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::run(Server::builder().class::<Cell>().class::<Counter>())
+    cli::run(
+        Server::builder()
+            .class::<Cell>()
+            .class::<ChatRoom>()
+            .class::<Counter>(),
+    )
 }

@@ -72,7 +72,11 @@ fn a_call_that_fails_says_why_and_leaves_nothing() {
             "unimplemented: ",
             "increment, get, reset",
         ),
-        (["Chat", "x", "get", "{}"], "not-found: ", "Cell, Counter"),
+        (
+            ["Chat", "x", "get", "{}"],
+            "not-found: ",
+            "Cell, ChatRoom, Counter",
+        ),
         (
             ["Counter", "x", "increment", r#"{"amount":"five"}"#],
             "invalid-argument: ",
@@ -270,11 +274,11 @@ fn objects_and_classes() {
     assert!(error.starts_with("error: not-found: "), "{error}");
     assert_eq!(
         vat.printed(&["classes"]),
-        "Cell\t@0xe48c9cf682361897\t0\nCounter\t@0xb8f725b103f79538\t3\n"
+        "Cell\t@0xe48c9cf682361897\t0\nChatRoom\t@0x91002ba4c30e14a2\t0\nCounter\t@0xb8f725b103f79538\t3\n"
     );
     let classes = parse(&vat.printed(&["classes", "--output", "json"]));
     assert_eq!(
-        classes[1],
+        classes[2],
         json!({"className": "Counter", "interfaceId": "0xb8f725b103f79538", "objectCount": 3})
     );
 }
