@@ -1,0 +1,170 @@
+//! A class that says what it hears, over HTTP and WebSockets: what other people's clients, their test
+//! suites and the benches are let loose on.
+//!
+//! ```text
+//! cargo run -p vatwerk-server --example echo -- serve
+//! curl http://127.0.0.1:7448/Echo/canyon/echo -d hello
+//! ```
+
+use std::{cell::Cell, rc::Rc};
+
+use bytes::Bytes;
+use capnp::Error;
+use futures::stream;
+use http::{StatusCode, header};
+use vatwerk::{CODE_GENERATOR_REQUEST, counter_capnp::counter};
+use vatwerk_server::{
+    Class, Context, Server, cli,
+    fetch::{Body, Request, Response},
+    object::{SocketClose, SocketMessage, WebSocket},
+};
+
+struct Echo {
+    ctx: Context,
+    /// What the methods count. Only in memory: zero again tells that the object slept.
+    count: Cell<i64>,
+}
+
+impl Class for Echo {
+    const NAME: &'static str = "Echo";
+    const SCHEMA: &'static [u8] = CODE_GENERATOR_REQUEST;
+    const FETCH: bool = true;
+    const WEB_SOCKETS: bool = true;
+    type Client = counter::Client;
+
+    async fn activate(ctx: Context) -> capnp::Result<Self> {
+        let count = Cell::new(0);
+        Ok(Echo { ctx, count })
+    }
+
+    async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
+        if request.headers().contains_key(header::UPGRADE) {
+            return self.accept(&request);
+        }
+        let path = request.uri().path().to_owned();
+        let bytes = path.strip_prefix("/bytes/").map(str::parse);
+        Ok(match (path.as_str(), bytes) {
+            ("/", _) => Response::new("There is an echo here.\n".into()),
+            ("/echo", _) => Response::new(request.into_body()),
+            ("/length", _) => Response::new(length(request.into_body()).await?.into()),
+            (_, Some(Ok(length))) => Response::new(dots(length)),
+            ("/fail", _) => return Err(Error::failed("as it was asked to".into())),
+            ("/panic", _) => panic!("as it was asked to"),
+            _ => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                response
+            }
+        })
+    }
+
+    async fn web_socket_message(
+        self: Rc<Self>,
+        socket: WebSocket,
+        message: SocketMessage,
+    ) -> capnp::Result<()> {
+        match socket.tags().next().unwrap_or_default() {
+            "/broadcast" => {
+                for other in self.ctx.web_sockets(Some("/broadcast")) {
+                    other.send(message.clone())?;
+                }
+            }
+            // How many messages it has sent, by its attachment.
+            "/count" => {
+                let count = socket.attachment::<u64>()?.unwrap_or(0) + 1;
+                socket.set_attachment(&count)?;
+                socket.send(count.to_string())?;
+            }
+            "/close" => socket.close(4001, "as it was asked to")?,
+            "/fail" => return Err(Error::failed("as it was asked to".into())),
+            "/panic" => panic!("as it was asked to"),
+            _ => socket.send(message)?,
+        }
+        Ok(())
+    }
+
+    async fn web_socket_close(
+        self: Rc<Self>,
+        _: WebSocket,
+        close: SocketClose,
+    ) -> capnp::Result<()> {
+        let how = if close.was_clean { "clean" } else { "lost" };
+        for watcher in self.ctx.web_sockets(Some("/ends")) {
+            watcher.send(format!("{how} {} {}", close.code, close.reason))?;
+        }
+        Ok(())
+    }
+}
+
+impl Echo {
+    /// A WebSocket whose tag is the path it asked for, which says what it is for. It speaks the first
+    /// protocol that it asked for.
+    fn accept(&self, request: &Request) -> capnp::Result<Response> {
+        let (_, mut response) = self
+            .ctx
+            .accept_web_socket(request, &[request.uri().path()])?;
+        let protocols = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+        let first = protocols.and_then(|all| all.to_str().ok()?.split(',').next());
+        if let Some(Ok(first)) = first.map(|first| first.trim().parse()) {
+            let headers = response.headers_mut();
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, first);
+        }
+        Ok(response)
+    }
+}
+
+/// How many bytes there are in a body, as text.
+async fn length(mut body: Body) -> capnp::Result<String> {
+    let mut length = 0;
+    while let Some(bytes) = body.piece().await {
+        length += bytes?.len();
+    }
+    Ok(format!("{length}\n"))
+}
+
+/// A body of so many bytes, in pieces.
+fn dots(length: u64) -> Body {
+    static PIECE: [u8; 64 << 10] = [b'.'; 64 << 10];
+    let pieces = stream::unfold(length, |left| async move {
+        let piece = left.min(PIECE.len() as u64);
+        let bytes = Bytes::from_static(&PIECE[..piece as usize]);
+        (piece > 0).then_some((Ok(bytes), left - piece))
+    });
+    Body::stream(pieces, Some(length))
+}
+
+impl counter::Server for Echo {
+    async fn increment(
+        self: Rc<Self>,
+        params: counter::IncrementParams,
+        mut results: counter::IncrementResults,
+    ) -> capnp::Result<()> {
+        self.count
+            .set(self.count.get() + params.get()?.get_amount());
+        results.get().set_count(self.count.get());
+        Ok(())
+    }
+
+    async fn get(
+        self: Rc<Self>,
+        _: counter::GetParams,
+        mut results: counter::GetResults,
+    ) -> capnp::Result<()> {
+        results.get().set_count(self.count.get());
+        Ok(())
+    }
+
+    async fn reset(
+        self: Rc<Self>,
+        _: counter::ResetParams,
+        _: counter::ResetResults,
+    ) -> capnp::Result<()> {
+        self.count.set(0);
+        Ok(())
+    }
+}
+
+/// Public for the benches, which serve this in a process of their own.
+pub fn main() -> std::process::ExitCode {
+    cli::run(Server::builder().class::<Echo>())
+}
