@@ -26,6 +26,9 @@
 //!
 //! What is said with a 5xx is a sentence of this file, but for `overloaded`: what failed inside is
 //! nobody's business outside, and is in the log.
+//!
+//! What is no HTTP at all, or whose head is too large to be read, `hyper` answers: 400 or 431, with neither
+//! code nor body.
 
 use std::borrow::Cow;
 

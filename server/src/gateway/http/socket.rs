@@ -26,6 +26,16 @@ impl Handshake {
                 "a WebSocket begins with GET in HTTP/1.1",
             ));
         }
+        // Where it ends, and the conversation begins, two ends might not agree about.
+        let has_body = match head.headers.get(header::CONTENT_LENGTH) {
+            Some(length) => length != "0",
+            None => head.headers.contains_key(header::TRANSFER_ENCODING),
+        };
+        if has_body {
+            return Err(Problem::NoHandshake(
+                "a request for a WebSocket has no body",
+            ));
+        }
         let connection = head.headers.get_all(header::CONNECTION).iter();
         let says_upgrade = connection
             .filter_map(|value| value.to_str().ok())
@@ -149,6 +159,8 @@ mod tests {
             read(|head| head.method = Method::POST),
             read(|head| head.version = Version::HTTP_2),
             set("connection", "keep-alive"),
+            set("content-length", "1"),
+            set("transfer-encoding", "chunked"),
             set("sec-websocket-key", "c2hvcnQ="),
             set("sec-websocket-key", "not base64, not at all!!"),
         ];
