@@ -266,6 +266,28 @@ fn nothing_waits_for_unconfirmed_writes_and_one_that_failed_resets_the_object_al
 }
 
 #[test]
+fn an_object_does_not_fall_asleep_before_what_nobody_waits_for_is_on_disk() {
+    run(async {
+        let (vat, p) = vat().await;
+        put(&p, "k", "old").await.unwrap();
+        vat.hold_commits();
+        act(&p, async |own| {
+            let storage = own.ctx.storage();
+            Ok(storage.allow_unconfirmed(|storage| storage.kv().put("k", "new"))?)
+        })
+        .await
+        .unwrap();
+        vat.advance(20 * SECOND).await;
+        assert_eq!(get(&p, "k").await.unwrap().unwrap(), "new");
+        assert_eq!(vat.status::<Client>("p").state, State::Awake);
+        vat.advance(20 * SECOND).await;
+        vat.release_commits();
+        vat.settle().await;
+        assert_eq!(vat.status::<Client>("p").state, State::Asleep);
+    });
+}
+
+#[test]
 fn an_object_whose_commit_is_stuck_is_reset_after_thirty_seconds() {
     run(async {
         let (vat, p) = vat().await;

@@ -171,6 +171,17 @@ impl OutputGate {
         self.commits.is_durable(self.newest()).err()
     }
 
+    /// Whether nobody knows yet what becomes of a commit.
+    pub fn is_undecided(&self) -> bool {
+        self.commits.is_durable(self.newest()) == Ok(false)
+    }
+
+    /// Waits until that is known of every commit so far.
+    pub async fn decided(&self) {
+        // Whether it has happened, `lost` tells.
+        let _ = self.commits.durable(self.newest()).await;
+    }
+
     /// Waits until every commit so far is durable. `storage-failed` if one of them has not happened,
     /// or takes too long.
     pub async fn synced(&self) -> Result<(), crate::Error> {

@@ -69,7 +69,10 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> 
             }
             return reason;
         }
-        let idle = running.is_empty() && instance.is_idle();
+        let quiet = running.is_empty() && instance.is_idle();
+        // What comes before its database can be closed is still heard.
+        let undecided = quiet && instance.gate.is_undecided();
+        let idle = quiet && !undecided;
         let rested = || {
             let rested = Instant::now() >= slot.last_used() + idle_after;
             rested.then_some(Eviction::Idle)
@@ -91,6 +94,7 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> 
                     instance.break_off(error, Reset::Storage);
                 }
             }
+            () = instance.gate.decided(), if undecided => {}
             () = &mut sleep, if idle => {}
         }
     }
