@@ -77,8 +77,20 @@ fn inward(head: &mut Parts, prefix: &str, ends: Ends, body: Body) -> Result<Requ
     drop_hop_by_hop(headers);
     headers.remove(header::EXPECT);
     socket::drop_handshake(headers);
+    join_cookies(headers);
     tell_where(headers, prefix, ends);
     Ok(request)
+}
+
+/// HTTP/2 may send cookies in several fields, of which other HTTP knows only one.
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+    if cookies.len() < 2 {
+        return;
+    }
+    let cookies: Vec<_> = cookies.into_iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).expect("made of values");
+    headers.insert(header::COOKIE, joined);
 }
 
 fn tell_where(headers: &mut HeaderMap, prefix: &str, ends: Ends) {
@@ -139,6 +151,8 @@ mod tests {
             .header("x-forwarded-prefix", "/theirs")
             .header("x-forwarded-proto", "https")
             .header("content-length", "3")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2; c=3")
             .body(())
             .unwrap()
             .into_parts();
@@ -157,6 +171,7 @@ mod tests {
         seen.sort_unstable();
         let expected = [
             ("content-length", "3"),
+            ("cookie", "a=1; b=2; c=3"),
             ("host", "here:1"),
             ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
             ("x-forwarded-host", "here:1"),

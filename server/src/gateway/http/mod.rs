@@ -11,7 +11,7 @@
 //! Beside what the client sends, an object sees `x-forwarded-prefix: /{Class}/{name}`, where it is;
 //! `x-forwarded-for`, to which the client's address is appended; and `x-forwarded-host` and
 //! `x-forwarded-proto` if nobody has said them before. It may believe them as far as it believes whoever
-//! is in front. It sees no fields that speak of the connection.
+//! is in front. It sees no fields that speak of the connection, and cookies in one field.
 //!
 //! ```text
 //! Listener ─► Connection (hyper: HTTP/1.1 and 2) ─► Route ─► forward ─► fetch::ask ─► the object
