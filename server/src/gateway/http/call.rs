@@ -5,6 +5,8 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use bytes::Bytes;
+use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use hyper::body::Incoming;
 use serde_json::{Map, Value};
@@ -14,6 +16,9 @@ use crate::{
     fetch::{Body, Response},
     object::ClassEntry,
 };
+
+/// The longest piece of an answer, in bytes.
+const PIECE: usize = 64 << 10;
 
 /// Calls a method of the object of that name.
 pub(super) async fn call(
@@ -38,10 +43,19 @@ pub(super) async fn call(
         .schemas
         .call(&object, class.interface_id, method, params)
         .await?;
-    let mut response = Response::new(Body::from(results.to_string()));
+    let mut response = Response::new(in_pieces(results.to_string().into()));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)
+}
+
+/// Results as they leave. `hyper` takes a piece whole, and an answer whose last piece it has is no
+/// longer under way: a client that is slow to read a large one would be taken for idle.
+fn in_pieces(text: Bytes) -> Body {
+    let length = text.len();
+    let starts = (0..length).step_by(PIECE);
+    let pieces = starts.map(move |at| Ok(text.slice(at..length.min(at + PIECE))));
+    Body::stream(stream::iter(pieces), Some(length as u64))
 }
 
 /// Whether the body is said to be JSON, or nothing is said of it.
@@ -121,7 +135,21 @@ impl Drop for Held<'_> {
 
 #[cfg(test)]
 mod tests {
+    use futures::{FutureExt, StreamExt};
+
     use super::*;
+
+    #[test]
+    fn long_results_leave_in_pieces() {
+        let text = "0123456789".repeat(PIECE / 4);
+        let body = in_pieces(text.clone().into());
+        assert_eq!(body.length(), Some(text.len() as u64));
+        let pieces = body.into_pieces().map(Result::unwrap);
+        let pieces: Vec<_> = pieces.collect().now_or_never().unwrap();
+        assert_eq!(pieces.len(), 3);
+        assert!(pieces.iter().all(|piece| piece.len() <= PIECE));
+        assert_eq!(pieces.concat(), text.as_bytes());
+    }
 
     #[test]
     fn parameters_are_an_object_of_json() {
