@@ -61,6 +61,29 @@ fn a_body_longer_than_the_settings_allow_is_refused_however_it_comes() {
     });
 }
 
+#[test]
+fn who_sends_too_much_hears_why_not() {
+    run(async {
+        let vat = vat().await;
+        for kind in ["application/json", "text/plain"] {
+            let mut stream = connect(&vat).await;
+            let head = format!(
+                "POST /Page/n/call/increment HTTP/1.1\r\nhost: localhost\r\n\
+                 content-type: {kind}\r\ncontent-length: 8000000\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // Most clients look for an answer only when they have said all.
+            stream.write_all(&[b' '; 8_000_000]).await.unwrap();
+            let answer = rest(&mut stream).await;
+            let refused = ["HTTP/1.1 413 ", "HTTP/1.1 415 "];
+            assert!(
+                refused.iter().any(|it| answer.starts_with(it)),
+                "{answer:?}"
+            );
+        }
+    });
+}
+
 /// Settings of tests that wait.
 fn short(config: &mut vatwerk_server::Config) {
     config.http.listen = listen();

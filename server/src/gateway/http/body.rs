@@ -10,11 +10,49 @@ use std::{
 
 use bytes::Bytes;
 use futures::Stream;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Problem, connection::UnderWay};
+use super::{Problem, connection::UnderWay, patient::Unread};
 use crate::{Error, fetch::Body};
+
+/// A request's body that tells the connection whether all of it has come.
+pub(super) struct Coming {
+    body: Incoming,
+    unread: Unread,
+}
+
+impl Coming {
+    pub fn new(body: Incoming, unread: Unread) -> Coming {
+        unread.set(!body.is_end_stream());
+        Coming { body, unread }
+    }
+}
+
+impl http_body::Body for Coming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.unread.set(false);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// Why a request's body came to an early end, if it did. It says more than what the object makes of
 /// that.

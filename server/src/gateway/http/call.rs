@@ -8,10 +8,13 @@ use std::{cell::Cell, rc::Rc};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
-use hyper::body::Incoming;
 use serde_json::{Map, Value};
 
-use super::{Http, Problem, body::arriving, forward::object};
+use super::{
+    Http, Problem,
+    body::{Coming, arriving},
+    forward::object,
+};
 use crate::{
     fetch::{Body, Response},
     object::ClassEntry,
@@ -27,7 +30,7 @@ pub(super) async fn call(
     name: &str,
     method: &str,
     head: &Parts,
-    body: Incoming,
+    body: Coming,
 ) -> Result<Response, Problem> {
     if head.method != Method::POST {
         return Err(Problem::Method("POST"));
@@ -72,7 +75,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// The whole body, for which there has to be room beside those of others.
-async fn read(http: &Http, body: Incoming) -> Result<Vec<u8>, Problem> {
+async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
     let limits = &http.settings.limits;
     let limit = limits.json_bytes as u64;
     let (mut body, broken) = arriving(body, Some(limit), limits.stall)?;

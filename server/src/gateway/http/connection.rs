@@ -19,11 +19,11 @@ use tokio::{
 
 use super::{
     Ends, Http, Problem, URL_BYTES,
-    body::{Leaving, Taken},
+    body::{Coming, Leaving, Taken},
     call,
     forward::{forward, moved},
     origin::check_host,
-    patient::Patient,
+    patient::{Patient, Unread},
     route::Route,
 };
 use crate::fetch::{Body, Response};
@@ -41,6 +41,7 @@ pub(super) struct Connection {
     quiet_since: Cell<Instant>,
     waits: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
     finish: Notify,
+    unread: Unread,
 }
 
 impl Connection {
@@ -53,6 +54,7 @@ impl Connection {
             quiet_since: Cell::new(Instant::now()),
             waits: RefCell::default(),
             finish: Notify::new(),
+            unread: Unread::default(),
         }
     }
 
@@ -71,7 +73,7 @@ impl Connection {
             let this = self.clone();
             async move { Ok::<_, Infallible>(this.answer::<S>(request).await) }
         });
-        let stream = TokioIo::new(Patient::new(stream, limits.stall));
+        let stream = TokioIo::new(Patient::new(stream, limits.stall, self.unread.clone()));
         let hyper = &self.http.hyper;
         let mut connection = pin!(hyper.serve_connection_with_upgrades(stream, service));
         let mut is_ending = false;
@@ -141,6 +143,7 @@ impl Connection {
         let under_way = UnderWay::new(self.clone());
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
+        let body = Coming::new(body, self.unread.clone());
         let origin = head.headers.get(header::ORIGIN).cloned();
         let (is_head, version) = (head.method == Method::HEAD, head.version);
         let answered = match self.check(&mut head) {
@@ -193,7 +196,7 @@ impl Connection {
     async fn route<S>(
         self: &Rc<Self>,
         head: Parts,
-        body: Incoming,
+        body: Coming,
         on_upgrade: hyper::upgrade::OnUpgrade,
     ) -> Result<Response, Problem>
     where

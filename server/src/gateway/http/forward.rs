@@ -4,11 +4,16 @@ use std::rc::Rc;
 
 use capnp::capability::FromClientHook;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request::Parts};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vatwerk::object_capnp::stub;
 
-use super::{Ends, Http, Problem, body::arriving, connection::Connection, socket};
+use super::{
+    Ends, Http, Problem,
+    body::{Coming, arriving},
+    connection::Connection,
+    socket,
+};
 use crate::{
     Result,
     fetch::{self, Body, Request, Response, drop_hop_by_hop, is_web_socket},
@@ -34,7 +39,7 @@ pub(super) async fn forward<S>(
     name: &str,
     prefix: &str,
     mut head: Parts,
-    body: Incoming,
+    body: Coming,
     on_upgrade: OnUpgrade,
 ) -> Result<Response, Problem>
 where

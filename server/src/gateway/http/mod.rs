@@ -20,7 +20,8 @@
 //! ```
 //! Bodies are streams in both directions, and nobody sends faster than the other end takes. A client
 //! that goes away, or does not go on for [`Limits::stall`], gives the exchange up. An answer that fails
-//! after its head has left is cut off, so that nobody takes it for whole.
+//! after its head has left is cut off, so that nobody takes it for whole. A client that is refused while
+//! it still sends has a moment to hear so before the connection ends.
 
 mod body;
 mod call;

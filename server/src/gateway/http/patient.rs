@@ -1,9 +1,14 @@
-//! A connection whose other end has to read on.
+//! A connection whose other end has to read on, and hears the last answer.
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -12,19 +17,42 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A connection that fails when what is to be written cannot be for as long as its patience lasts.
+/// How long an end waits for a client that still sends. Were the connection closed at once, what comes
+/// in afterwards would take the answer from it.
+const LINGERING: Duration = Duration::from_secs(2);
+
+/// Whether a client has not sent the whole of what it has begun.
+#[derive(Clone, Default)]
+pub(super) struct Unread(Arc<AtomicBool>);
+
+impl Unread {
+    pub fn set(&self, unread: bool) {
+        self.0.store(unread, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection that fails when what is to be written cannot be for as long as its patience lasts, and
+/// that ends only when a client that still sends has had the time to hear the answer.
 pub(super) struct Patient<S> {
     inner: S,
     patience: Duration,
+    unread: Unread,
     waiting: Option<Pin<Box<Sleep>>>,
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
-    pub fn new(inner: S, patience: Duration) -> Patient<S> {
+    pub fn new(inner: S, patience: Duration, unread: Unread) -> Patient<S> {
         Patient {
             inner,
             patience,
+            unread,
             waiting: None,
+            lingering: None,
         }
     }
 
@@ -61,7 +89,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -90,8 +118,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let ended = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.waited(cx, ended)
+        if self.lingering.is_none() {
+            let ended = Pin::new(&mut self.inner).poll_shutdown(cx);
+            ready!(self.waited(cx, ended))?;
+            if !self.unread.get() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let this = &mut *self;
+        let over = this
+            .lingering
+            .get_or_insert_with(|| Box::pin(sleep(LINGERING)));
+        let mut space = [MaybeUninit::uninit(); 8 << 10];
+        while over.as_mut().poll(cx).is_pending() {
+            let mut heard = ReadBuf::uninit(&mut space);
+            let more = Pin::new(&mut this.inner).poll_read(cx, &mut heard);
+            if ready!(more).is_err() || heard.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -107,7 +153,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_reads_slowly_is_waited_for_and_who_does_not_is_not() {
         let (ours, mut theirs) = duplex(1);
-        let mut ours = Patient::new(ours, Duration::from_secs(10));
+        let mut ours = Patient::new(ours, Duration::from_secs(10), Unread::default());
         let reads = async {
             for _ in 0..3 {
                 sleep(Duration::from_secs(9)).await;
@@ -120,5 +166,37 @@ mod tests {
         let error = ours.write_all(b"e").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(started.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_still_sends_is_heard_out_but_not_for_ever() {
+        let patience = Duration::from_secs(10);
+        let end = async |unread, closes| {
+            let (ours, mut theirs) = duplex(1);
+            let flag = Unread::default();
+            flag.set(unread);
+            let mut ours = Patient::new(ours, patience, flag);
+            let started = Instant::now();
+            let sends = async {
+                for _ in 0..10 {
+                    sleep(Duration::from_millis(100)).await;
+                    if theirs.write_u8(0).await.is_err() {
+                        return;
+                    }
+                }
+                match closes {
+                    true => drop(theirs),
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ended = ours.shutdown() => ended.unwrap(),
+                () = sends => {}
+            }
+            started.elapsed().as_millis()
+        };
+        assert_eq!(end(false, false).await, 0);
+        assert_eq!(end(true, false).await, 2000);
+        assert_eq!(end(true, true).await, 1000);
     }
 }
