@@ -226,6 +226,7 @@ impl Http {
     /// What the listener is told.
     pub fn settings(&self) -> http::Settings {
         let longest = vatwerk::limit_capnp::MAX_SOCKET_MESSAGE_BYTES;
+        let limits = http::Limits::default();
         http::Settings {
             hosts: self.hosts.clone(),
             origins: Origins::new(&self.cors_origins),
@@ -238,9 +239,9 @@ impl Http {
                 head_fields: self.head_fields,
                 body_bytes: self.body_bytes,
                 json_bytes: self.call_bytes,
+                json_held: self.call_bytes.max(limits.json_held),
                 idle: Duration::from_millis(self.idle_ms),
                 stall: Duration::from_millis(self.stall_ms),
-                ..Default::default()
             },
             socket: SocketLimits {
                 max_message_bytes: self.message_bytes.clamp(1, longest),

@@ -84,6 +84,23 @@ fn who_sends_too_much_hears_why_not() {
     });
 }
 
+#[test]
+fn a_limit_may_be_as_good_as_none() {
+    run(async {
+        let vat = vat_with(|config| {
+            config.http.listen = listen();
+            config.http.connections = usize::MAX;
+            config.http.requests = usize::MAX;
+            config.http.call_bytes = usize::MAX;
+            config.limits.connections = usize::MAX;
+            config.limits.alarms_at_once = usize::MAX;
+        })
+        .await;
+        let mut client = Client::one(&vat).await;
+        assert_eq!(client.get("/Page/n/whole").await.text, "whole");
+    });
+}
+
 /// Settings of tests that wait.
 fn short(config: &mut vatwerk_server::Config) {
     config.http.listen = listen();

@@ -108,6 +108,24 @@ fn heads_redirections_and_what_is_not_there() {
 }
 
 #[test]
+fn nobody_makes_a_tunnel_of_a_connection() {
+    run(async {
+        let vat = vat().await;
+        for target in [
+            "/Page/n/whole",
+            "localhost:80",
+            "http://localhost/Page/n/whole",
+        ] {
+            let ask = format!(
+                "CONNECT {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            );
+            let answer = raw(&vat, ask.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        }
+    });
+}
+
+#[test]
 fn who_expects_to_go_on_is_told_to() {
     run(async {
         let vat = vat().await;

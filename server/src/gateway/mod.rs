@@ -37,7 +37,7 @@ pub struct Gateway {
 impl Gateway {
     /// Connections to `vat`, at most `connections` at a time: others wait in the socket's queue.
     pub fn new(vat: vat::Client, connections: usize, limits: network::Limits) -> Rc<Gateway> {
-        let room = Arc::new(Semaphore::new(connections));
+        let room = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
         Rc::new(Gateway {
             vat,
             limits,

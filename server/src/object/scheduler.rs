@@ -81,7 +81,8 @@ impl Scheduler {
 /// Runs alarms when they are due, for ever.
 pub(super) async fn schedule(host: Rc<Host>) {
     let scheduler = &host.scheduler;
-    let places = Arc::new(Semaphore::new(host.limits.alarms_at_once));
+    let at_once = host.limits.alarms_at_once.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(at_once));
     let mut due = VecDeque::new();
     loop {
         settle(&host);

@@ -182,6 +182,10 @@ impl Connection {
             let what = "the vat (requests under way over HTTP)";
             return Err(Problem::Busy(what, limits.requests));
         }
+        if head.method == Method::CONNECT {
+            // An object's answer would make a tunnel of the connection.
+            return Err(Problem::NoSuchPath);
+        }
         if head.headers.len() > limits.head_fields {
             return Err(Problem::ManyFields(limits.head_fields));
         }

@@ -191,7 +191,9 @@ impl Http {
         Rc::new(Http {
             host,
             schemas,
-            room: Arc::new(Semaphore::new(limits.connections)),
+            room: Arc::new(Semaphore::new(
+                limits.connections.min(Semaphore::MAX_PERMITS),
+            )),
             hyper,
             settings,
             next: Cell::default(),
