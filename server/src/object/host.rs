@@ -6,7 +6,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    time::Duration,
 };
 
 use futures::channel::oneshot;
@@ -16,6 +15,7 @@ use vatwerk::ObjectId;
 use super::{
     class::{ClassEntry, Registry},
     deletion::{Deleted, delete},
+    limits::Limits,
     notes::Notes,
     ringing::Ringing,
     scheduler::{Scheduler, schedule},
@@ -33,54 +33,6 @@ use crate::{
     metrics::{Eviction, Metrics},
     storage::{self, Backing, Vfs},
 };
-
-/// How much objects may use.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// How long an object stays awake without a call.
-    pub idle: Duration,
-    /// How long `create` and `activate` may take together.
-    pub activation: Duration,
-    /// How long a transaction capability may stay open.
-    pub transaction: Duration,
-    /// How long [`Context::block_concurrency_while`](super::Context::block_concurrency_while) may
-    /// hold everything else back.
-    pub blocked: Duration,
-    /// How long the handler of an alarm may take.
-    pub alarm: Duration,
-    /// How many objects may run alarms at once.
-    pub alarms_at_once: usize,
-    /// How many objects may be awake; above it the least recently used that are idle are put to
-    /// sleep. Above twice as many, further ones are not woken: `overloaded`.
-    pub resident_objects: usize,
-    /// How much memory SQLite may use for all databases together, in bytes; above it objects that are
-    /// idle are put to sleep, the least recently used first.
-    pub memory_bytes: u64,
-    /// How many calls may be queued or running in one object.
-    pub calls_per_object: u64,
-    /// How many calls may be queued or running in the whole vat.
-    pub calls_per_vat: u64,
-    /// How each object's database is opened.
-    pub storage: storage::Settings,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            idle: Duration::from_secs(10),
-            activation: Duration::from_secs(30),
-            transaction: Duration::from_millis(vatwerk::limit_capnp::MAX_TRANSACTION_MS.into()),
-            blocked: Duration::from_secs(30),
-            alarm: Duration::from_secs(15 * 60),
-            alarms_at_once: 128,
-            resident_objects: 10_000,
-            memory_bytes: 768 << 20,
-            calls_per_object: 4096,
-            calls_per_vat: 65_536,
-            storage: storage::Settings::default(),
-        }
-    }
-}
 
 /// What is remembered of an object, also when it sleeps: of some more than may be awake.
 #[derive(Clone, Copy, Default)]
