@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import tempfile
+import time
 
 
 class EchoServer:
@@ -49,9 +50,10 @@ class EchoServer:
         return json.loads(shown.stdout)
 
     def wait_for_sleep(self, name):
-        """Until the object sleeps."""
+        """Until the object sleeps: it does after 10 s, unless the settings say otherwise."""
+        deadline = time.monotonic() + 60
         while self.state(name)["state"] != "asleep":
-            pass
+            assert time.monotonic() < deadline, f"{name} does not sleep: " + self.log()
 
     def log(self):
         """What it has said of itself."""
