@@ -18,7 +18,7 @@ use vatwerk_server::{
 
 use crate::support::{
     code,
-    puppet::{Client, Own, Program, Puppet, act, connect, fetch, put, wants_socket},
+    puppet::{Client, Own, Program, Puppet, act, connect, fetch, get, put, wants_socket},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -500,5 +500,30 @@ fn messages_are_lost_with_the_commit_that_they_wait_for() {
         vat.fail_next_commit();
         drop(say(&socket, "put w"));
         assert_eq!(hear(&mut socket).await, "1012 the object was reset");
+    });
+}
+
+#[test]
+fn an_object_that_falls_asleep_hears_what_is_said_until_its_writes_are_on_disk() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.hold_commits();
+        let unheard_write = act(&p, async |own| {
+            own.clone()
+                .ctx
+                .wait_until(async move { Ok(own.put("k", "v")?) });
+            Ok(())
+        });
+        unheard_write.await.unwrap();
+        let mut evicted = Box::pin(vat.evict::<Client>("p"));
+        assert!(timeout(5 * SECOND, &mut evicted).await.is_err());
+        drop(say(&socket, "memory"));
+        let mut called = Box::pin(get(&p, "k"));
+        assert!(timeout(5 * SECOND, &mut called).await.is_err());
+        vat.release_commits();
+        assert_eq!(hear(&mut socket).await, "1  ");
+        assert_eq!(called.await.unwrap().as_deref(), Some("v"));
+        evicted.await;
     });
 }
