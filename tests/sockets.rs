@@ -527,3 +527,22 @@ fn an_object_that_falls_asleep_hears_what_is_said_until_its_writes_are_on_disk()
         evicted.await;
     });
 }
+
+#[test]
+fn what_is_said_about_sockets_is_forgotten_in_a_sleep_without_any() {
+    run(async {
+        let (vat, p) = room().await;
+        answer_pings(&p).await;
+        let pair = async |p: &Client| {
+            let pair = act(p, async |own| Ok(own.ctx.web_socket_auto_response()));
+            pair.await.unwrap()
+        };
+        let socket = connect(&p, &[]).await.unwrap();
+        vat.evict::<Client>("p").await;
+        assert!(pair(&p).await.is_some());
+        close(&socket, 1000).await;
+        assert!(pair(&p).await.is_some());
+        vat.evict::<Client>("p").await;
+        assert!(pair(&p).await.is_none());
+    });
+}

@@ -143,7 +143,8 @@ impl Context {
 
     /// From now on the vat answers the first text with the second on every WebSocket of the object,
     /// without waking it: a heartbeat costs next to nothing. `None`: no more. Each is at most 2,048
-    /// bytes. It is kept as long as the sockets are: until the object is reset, or the vat ends.
+    /// bytes. It is kept as long as the sockets are: until the object is reset, or sleeps without any, or
+    /// the vat ends.
     pub fn set_web_socket_auto_response(&self, pair: Option<(&str, &str)>) -> Result<()> {
         self.sockets().set_auto_response(pair)
     }

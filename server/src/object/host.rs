@@ -272,6 +272,7 @@ impl Host {
     /// The instance in `slot` is gone, its database closed.
     pub(super) fn remove(self: &Rc<Self>, slot: &Rc<Slot>) {
         self.slots.borrow_mut().remove(&slot.id);
+        self.sockets.asleep(slot.id);
         slot.go();
         let deleted = slot.take_deleted();
         if !deleted.is_empty() {

@@ -39,7 +39,8 @@ pub(super) struct Sockets {
     objects: RefCell<HashMap<ObjectId, Rc<ObjectSockets>>>,
 }
 
-/// The WebSockets of one object, and what it has said about them. It is there while there are any.
+/// The WebSockets of one object, and what it has said about them. It is there while there are any, and
+/// longer while the object is awake.
 pub(super) struct ObjectSockets {
     host: Weak<Host>,
     class: Rc<ClassEntry>,
@@ -113,6 +114,14 @@ impl Sockets {
         objects.entry(id).or_insert_with(new).clone()
     }
 
+    /// The object is asleep: what it has said about its sockets is forgotten, unless there are any.
+    pub fn asleep(&self, id: ObjectId) {
+        let mut objects = self.objects.borrow_mut();
+        if objects.get(&id).is_some_and(|object| object.count() == 0) {
+            objects.remove(&id);
+        }
+    }
+
     /// The object was reset: its sockets are closed, and what it has said about them is forgotten.
     pub fn reset(&self, id: ObjectId) {
         let object = self.objects.borrow_mut().remove(&id);
@@ -176,7 +185,7 @@ impl ObjectSockets {
     }
 
     /// A socket is no longer one of them. When none is left, they are forgotten, unless the object has
-    /// said what is to be done about the next.
+    /// said what is to be done about the next: then when it sleeps.
     fn remove(self: &Rc<Self>, socket: &Socket) {
         if self.open.borrow_mut().remove(&socket.number).is_none() {
             return;
