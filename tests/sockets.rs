@@ -529,6 +529,69 @@ fn an_object_that_falls_asleep_hears_what_is_said_until_its_writes_are_on_disk()
 }
 
 #[test]
+fn what_never_leaves_is_not_held_against_those_who_read() {
+    run(async {
+        let (_vat, p) = room().await;
+        let flood = |socket: &WebSocket| (0..250).try_for_each(|_| socket.send(vec![0; 64 << 10]));
+        for _ in 0..10 {
+            let refused = fetch(&p, wants_socket(), async move |own: Rc<Own>, request| {
+                flood(&own.ctx.accept_web_socket(&request, &[])?.0)?;
+                Err(Error::NotFound("secret".into()).into())
+            });
+            assert_eq!(code(refused.await), Code::NotFound);
+            let undone = fetch(&p, wants_socket(), async move |own: Rc<Own>, request| {
+                own.put("k", "v")?;
+                flood(&own.ctx.accept_web_socket(&request, &[])?.0)?;
+                panic!("as it is told")
+            });
+            assert_eq!(code(undone.await), Code::ObjectReset);
+        }
+        let mut socket = connect(&p, &[]).await.unwrap();
+        drop(say(&socket, "flood 100"));
+        for _ in 0..100 {
+            assert_eq!(hear(&mut socket).await, "65536 bytes");
+        }
+    });
+}
+
+#[test]
+fn answers_that_wait_for_what_the_object_has_said_are_counted() {
+    run(async {
+        let (vat, p) = room().await;
+        let set = act(&p, async |own| {
+            let pair = Some(("ping", &*"x".repeat(2048)));
+            Ok(own.ctx.set_web_socket_auto_response(pair)?)
+        });
+        set.await.unwrap();
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.hold_commits();
+        drop(say(&socket, "put v"));
+        assert!(is_silent(&mut socket).await);
+        for _ in 0..10_000 {
+            drop(say(&socket, "ping"));
+        }
+        assert_eq!(hear(&mut socket).await, "1008 it reads too slowly");
+        vat.release_commits();
+    });
+}
+
+#[test]
+fn a_socket_is_of_no_use_to_an_instance_that_is_gone_and_none_the_worse_for_it() {
+    run(async {
+        let (vat, p) = room().await;
+        answer_pings(&p).await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        let old = act(&p, async |own| Ok(own.ctx.web_sockets(None).remove(0)));
+        let old = old.await.unwrap();
+        vat.evict::<Client>("p").await;
+        assert_eq!(old.send("late").unwrap_err().code(), Code::ObjectReset);
+        assert_eq!(old.close(4000, "").unwrap_err().code(), Code::ObjectReset);
+        assert_eq!(ask(&mut socket, "ping").await, "pong");
+        assert_eq!(ask(&mut socket, "echo here").await, "here");
+    });
+}
+
+#[test]
 fn what_is_said_about_sockets_is_forgotten_in_a_sleep_without_any() {
     run(async {
         let (vat, p) = room().await;

@@ -95,6 +95,11 @@ impl Frame {
         }
     }
 
+    /// What it counts while it waits, in bytes: there is more to a frame than what it holds.
+    pub fn weight(&self) -> usize {
+        512 + self.len()
+    }
+
     /// Whether it holds no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -161,7 +166,7 @@ struct Shared {
 impl Shared {
     fn push(&mut self, frame: Frame, reply: Reply) {
         self.has_ended |= frame.is_last();
-        self.bytes += frame.len();
+        self.bytes += frame.weight();
         self.frames.push_back((frame, reply));
         self.wake();
     }
@@ -272,7 +277,7 @@ impl Frames {
                 // A burst leaves nothing behind.
                 shared.frames.shrink_to(FEW);
             }
-            let bytes = frame.len();
+            let bytes = frame.weight();
             return Poll::Ready(Some(Received {
                 frame,
                 reply: Some(reply),

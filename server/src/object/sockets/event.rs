@@ -166,10 +166,10 @@ pub(in crate::object) async fn run(
         tracing::warn!(class, %id, %error, "a handler of a WebSocket failed");
         instance.slot.metrics.socket_handler_failed();
         // What is wrong is nobody's business outside.
-        socket.end(HANDLER_FAILED, "internal error");
+        let _ = socket.end(HANDLER_FAILED, "internal error");
     } else if let Some(code) = closing {
         // The other half of the handshake, if the handler did not give it.
-        socket.end(code, "");
+        let _ = socket.end(code, "");
     }
     event.handled();
     instance.say(Output::Heard(event));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use vatwerk::limit_capnp;
 
-use super::socket::{Socket, Spoken};
+use super::socket::Socket;
 use crate::{
     Error, Result,
     fetch::Frame,
@@ -52,7 +52,8 @@ impl WebSocket {
     /// way to the object. A peer that does not read is closed with 1008 when more than 16 MiB wait for it,
     /// or more than 256 KiB while more than 256 MiB wait in the whole vat.
     ///
-    /// `closed` after [`WebSocket::close`]; `limit-exceeded` if it is too long.
+    /// `closed` after [`WebSocket::close`]; `limit-exceeded` if it is too long; `object-reset` if the
+    /// instance that has it is at its end.
     pub fn send(&self, message: impl Into<SocketMessage>) -> Result<()> {
         let frame = match message.into() {
             SocketMessage::Text(text) => Frame::Text(text),
@@ -67,8 +68,7 @@ impl WebSocket {
         if self.socket.has_closed() {
             return Err(Error::Closed("the object has closed the WebSocket"));
         }
-        self.say(frame);
-        Ok(())
+        self.say(frame)
     }
 
     /// Closes it, after what was sent before. The peer's answer is a [`SocketClose`] for the object
@@ -80,21 +80,24 @@ impl WebSocket {
             return Err(Error::InvalidArgument(error));
         }
         Error::check_limit("the reason for a close (bytes)", 123, reason.len() as u64)?;
-        self.end(code, reason);
-        Ok(())
+        self.end(code, reason)
     }
 
     /// Closes it, if it is open.
-    pub(super) fn end(&self, code: u16, reason: &str) {
+    pub(super) fn end(&self, code: u16, reason: &str) -> Result<()> {
         let reason = reason.to_owned();
-        self.say(Frame::Close { code, reason });
+        self.say(Frame::Close { code, reason })
     }
 
-    fn say(&self, frame: Frame) {
-        if self.socket.begin_say(&frame) {
-            let socket = self.socket.clone();
-            self.instance.say(Output::Frame(Spoken { socket, frame }));
+    fn say(&self, frame: Frame) -> Result<()> {
+        // The socket may be open still, for the next instance.
+        if let Some(error) = self.instance.broken() {
+            return Err(error);
         }
+        if let Some(spoken) = self.socket.begin_say(frame) {
+            self.instance.say(Output::Frame(spoken));
+        }
+        Ok(())
     }
 
     /// Whether what is sent may still arrive.

@@ -6,6 +6,7 @@
 //!  peer ◄── down ◄── Socket ◄── OutputGate ◄── WebSocket::send
 //! ```
 
+mod backlog;
 mod event;
 mod handle;
 mod socket;

@@ -15,6 +15,7 @@ use vatwerk::http_capnp::{exchange, socket};
 
 use super::{
     GOING_AWAY, ObjectSockets, RESTARTED,
+    backlog::{Backlog, Untaken},
     event::{HANDLER_FAILED, Heard, SocketEvent},
 };
 use crate::{
@@ -22,19 +23,6 @@ use crate::{
     call::{Call, Hook, Reply, Target},
     fetch::{Frame, send_frame, write_headers},
 };
-
-/// What a frame costs besides what it holds, in bytes.
-const FRAME: usize = 512;
-
-/// How many bytes may be on their way to a peer, or wait for it, before it is taken to be too slow. A
-/// message more may be.
-const BACKLOG: usize = 16 << 20;
-
-/// Likewise, when more than [`CROWDED`] wait in the whole vat.
-const BACKLOG_IN_CROWD: usize = 256 << 10;
-
-/// How many bytes may wait in the vat before peers that are behind have to go.
-const CROWDED: usize = 256 << 20;
 
 /// How many messages of a peer may wait for the handler. One that waits for room stays below.
 const INBOX: usize = 1024;
@@ -57,15 +45,13 @@ pub(in crate::object) struct Socket {
     pub auto_responded_ms: Cell<Option<i64>>,
     sockets: Rc<ObjectSockets>,
     phase: RefCell<Phase>,
-    /// Bytes that were said and have not been taken yet, those at the gate included.
-    unsent: Cell<usize>,
-    /// Those of all sockets of the vat.
-    vat: Rc<Cell<usize>>,
+    /// What is on its way to the peer, what is at the gate included.
+    backlog: Rc<Backlog>,
     /// How many frames have been said, and how many of them have left the gate.
     said: Cell<u64>,
     left: Cell<u64>,
     /// What the vat answers by itself, each after so many frames of the object.
-    answers: RefCell<VecDeque<(u64, Frame)>>,
+    answers: RefCell<VecDeque<(u64, Untaken)>>,
     inbox: RefCell<VecDeque<(Heard, Option<Reply>)>>,
     inbox_bytes: Cell<usize>,
     /// Whether the object is dealing with something it heard: the next waits.
@@ -78,7 +64,7 @@ pub(in crate::object) struct Socket {
 
 enum Phase {
     /// The peer has not been told yet. What has left the gate waits.
-    Offered(Vec<Frame>),
+    Offered(Vec<Untaken>),
     /// Where what is said goes to.
     Open(socket::Client),
     Ended,
@@ -98,8 +84,7 @@ impl Socket {
             auto_responded_ms: Cell::default(),
             sockets: sockets.clone(),
             phase: RefCell::new(Phase::Offered(Vec::new())),
-            unsent: Cell::default(),
-            vat,
+            backlog: Backlog::new(vat),
             said: Cell::default(),
             left: Cell::default(),
             answers: RefCell::default(),
@@ -118,7 +103,11 @@ impl Socket {
 
     /// Whether the object may still say something, and the peer may hear it.
     pub fn is_open(&self) -> bool {
-        !self.has_closed.get() && !matches!(*self.phase.borrow(), Phase::Ended)
+        !self.has_closed.get() && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Ended)
     }
 
     pub(super) fn sockets(&self) -> &ObjectSockets {
@@ -132,68 +121,46 @@ impl Socket {
             let waiting = std::mem::take(waiting);
             *phase = Phase::Open(down);
             drop(phase);
-            for frame in waiting {
-                self.waited_for(&frame);
-                self.transmit(frame);
+            for said in waiting {
+                self.transmit(said);
             }
         }
     }
 
-    /// The object says something, which is to pass its gate. Whether it is to be told to the peer.
-    pub fn begin_say(self: &Rc<Self>, frame: &Frame) -> bool {
+    /// The object says something, which is to pass its gate. `None` if it is not to be told to the peer.
+    pub fn begin_say(self: &Rc<Self>, frame: Frame) -> Option<Spoken> {
         if !self.is_open() {
-            return false;
+            return None;
         }
-        if self.is_too_slow() {
+        if self.backlog.is_full() {
             self.give_up(POLICY, "it reads too slowly");
-            return false;
+            return None;
         }
         if frame.is_last() {
             self.has_closed.set(true);
         }
         self.said.set(self.said.get() + 1);
-        self.wait_for(frame);
-        true
-    }
-
-    fn is_too_slow(&self) -> bool {
-        let limit = match self.vat.get() > CROWDED {
-            true => BACKLOG_IN_CROWD,
-            false => BACKLOG,
-        };
-        self.unsent.get() > limit
-    }
-
-    /// This is to be sent, too.
-    fn wait_for(&self, frame: &Frame) {
-        let bytes = FRAME + frame.len();
-        self.unsent.set(self.unsent.get() + bytes);
-        self.vat.set(self.vat.get() + bytes);
-    }
-
-    /// This has been sent, or never will be.
-    fn waited_for(&self, frame: &Frame) {
-        let bytes = FRAME + frame.len();
-        self.unsent.set(self.unsent.get() - bytes);
-        self.vat.set(self.vat.get() - bytes);
+        Some(Spoken {
+            socket: self.clone(),
+            said: self.backlog.add(frame),
+        })
     }
 
     /// What the object said has passed its gate.
-    fn leave(self: &Rc<Self>, frame: Frame) {
-        self.waited_for(&frame);
+    fn leave(self: &Rc<Self>, said: Untaken) {
         self.left.set(self.left.get() + 1);
-        self.transmit(frame);
+        self.transmit(said);
         self.answer();
     }
 
     /// The vat itself answers: at once, but not before what the object has said.
     fn answer_with(self: &Rc<Self>, frame: Frame) {
-        if self.is_too_slow() {
+        if self.backlog.is_full() {
             return self.give_up(POLICY, "it reads too slowly");
         }
         self.answers
             .borrow_mut()
-            .push_back((self.said.get(), frame));
+            .push_back((self.said.get(), self.backlog.add(frame)));
         self.answer();
     }
 
@@ -206,38 +173,33 @@ impl Socket {
             }
             let next = answers.pop_front();
             drop(answers);
-            if let Some((_, frame)) = next {
-                self.transmit(frame);
+            if let Some((_, said)) = next {
+                self.transmit(said);
             }
         }
     }
 
     /// Tells the peer.
-    fn transmit(self: &Rc<Self>, frame: Frame) {
-        let mut phase = self.phase.borrow_mut();
-        let down = match &mut *phase {
+    fn transmit(&self, said: Untaken) {
+        let down = match &mut *self.phase.borrow_mut() {
             Phase::Ended => return,
-            Phase::Offered(waiting) => {
-                self.wait_for(&frame);
-                return waiting.push(frame);
-            }
+            Phase::Offered(waiting) => return waiting.push(said),
             Phase::Open(down) => down.clone(),
         };
-        drop(phase);
-        self.wait_for(&frame);
+        // What it holds is in the message now.
+        let Untaken { frame, counted } = said;
         let taken = send_frame(&down, &frame);
-        let socket = self.clone();
         tokio::task::spawn_local(async move {
             // If the peer is gone, it tells otherwise.
             let _ = taken.await;
-            socket.waited_for(&frame);
+            drop(counted);
         });
     }
 
     /// The vat ends it: the peer is told, and the object hears no more.
     pub fn end(self: &Rc<Self>, code: u16, reason: &str) {
         let reason = reason.to_owned();
-        self.transmit(Frame::Close { code, reason });
+        self.transmit(self.backlog.add(Frame::Close { code, reason }));
         self.forget();
     }
 
@@ -253,6 +215,9 @@ impl Socket {
 
     /// The vat ends it, and the object hears of that.
     fn give_up(self: &Rc<Self>, code: u16, reason: &'static str) {
+        if self.has_ended() {
+            return;
+        }
         self.end(code, reason);
         self.hear(Heard::Gone(code, reason), None);
     }
@@ -260,6 +225,7 @@ impl Socket {
     /// It is over.
     pub(super) fn forget(&self) {
         let phase = self.phase.replace(Phase::Ended);
+        drop(self.answers.take());
         let inbox = self.inbox.take();
         self.inbox_bytes.set(0);
         self.sockets.remove(self);
@@ -342,7 +308,7 @@ struct Up {
 impl Up {
     fn check(&self) -> Result<(), Error> {
         let socket = &self.socket;
-        if self.is_over.get() || matches!(*socket.phase.borrow(), Phase::Ended) {
+        if self.is_over.get() || socket.has_ended() {
             return Err(Error::Closed("the WebSocket is closed"));
         }
         if socket.inbox.borrow().len() >= INBOX || socket.inbox_bytes.get() > INBOX_BYTES {
@@ -381,7 +347,7 @@ impl Target for Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        if !self.is_over.get() && !matches!(*self.socket.phase.borrow(), Phase::Ended) {
+        if !self.is_over.get() && !self.socket.has_ended() {
             self.socket
                 .hear(Heard::Gone(1006, "the connection was lost"), None);
         }
@@ -455,13 +421,13 @@ impl Acceptance {
 
 /// Something that the object says to a peer, on its way through the gate.
 pub(in crate::object) struct Spoken {
-    pub socket: Rc<Socket>,
-    pub frame: Frame,
+    socket: Rc<Socket>,
+    said: Untaken,
 }
 
 impl Spoken {
     /// Tells the peer.
     pub fn release(self) {
-        self.socket.leave(self.frame);
+        self.socket.leave(self.said);
     }
 }
