@@ -11,7 +11,7 @@ use capnp::capability::Promise;
 use tokio::time::timeout;
 use vatwerk::Code;
 use vatwerk_server::{
-    Context, Error, SocketClose, SocketMessage, WebSocket,
+    Config, Context, Error, SocketClose, SocketMessage, WebSocket,
     fetch::{ClientSocket, Frame, send_frame},
     testing::{TestVat, run},
 };
@@ -588,6 +588,30 @@ fn a_socket_is_of_no_use_to_an_instance_that_is_gone_and_none_the_worse_for_it()
         assert_eq!(old.close(4000, "").unwrap_err().code(), Code::ObjectReset);
         assert_eq!(ask(&mut socket, "ping").await, "pong");
         assert_eq!(ask(&mut socket, "echo here").await, "here");
+    });
+}
+
+#[test]
+fn an_object_hears_of_a_socket_that_there_was_no_room_for() {
+    run(async {
+        let vat = TestVat::start(|server| {
+            let mut config = Config::default();
+            config.limits.calls_per_object = 10;
+            server.class::<Puppet<Room>>().config(config)
+        })
+        .await;
+        let p: Client = vat.object("p");
+        let mut socket = connect(&p, &[]).await.unwrap();
+        let busy = (0..10).map(|_| {
+            act(&p, async |own| {
+                own.ctx.sleep(SECOND).await;
+                Ok(())
+            })
+        });
+        let busy = futures::future::join_all(busy.collect::<Vec<_>>());
+        assert_eq!(ask(&mut socket, "memory").await, "1013 overloaded");
+        drop(busy.await);
+        assert_eq!(ends(), ["1013 overloaded false, 0 left"]);
     });
 }
 

@@ -33,8 +33,9 @@ pub enum SocketMessage {
 /// How a WebSocket ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketClose {
-    /// The code that the peer gave, 1005 if it gave none; 1006 if it was lost without a word, and 1008
-    /// if the vat gave it up because it read too slowly.
+    /// The code that the peer gave, 1005 if it gave none; 1006 if it was lost without a word. If the vat
+    /// gave it up: 1008 because the peer read too slowly or sent too much, 1013 because there was no
+    /// room for what it said.
     pub code: u16,
     /// Why, as the peer said, or the vat.
     pub reason: String,

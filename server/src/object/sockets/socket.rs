@@ -206,7 +206,7 @@ impl Socket {
     /// The object could not be told what the peer said: what comes after it must not be told either.
     pub(super) fn lose(self: &Rc<Self>, error: &Error) {
         match error {
-            Error::Overloaded { .. } => self.end(TRY_AGAIN, "overloaded"),
+            Error::Overloaded { .. } => self.give_up(TRY_AGAIN, "overloaded"),
             Error::ShuttingDown => self.end(GOING_AWAY, "the vat is shutting down"),
             Error::ObjectReset(_) => self.end(RESTARTED, "the object was reset"),
             _ => self.end(HANDLER_FAILED, "internal error"),
