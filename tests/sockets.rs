@@ -304,8 +304,11 @@ fn a_handler_that_fails_ends_its_socket_and_one_that_panics_all_of_the_object() 
         let mut first = connect(&p, &[]).await.unwrap();
         let mut second = connect(&p, &[]).await.unwrap();
         let mut elsewhere = connect(&vat.object("q"), &[]).await.unwrap();
+        drop(say(&first, "fail"));
+        drop(say(&first, "all unheard"));
         // Nothing is told of why.
-        assert_eq!(ask(&mut first, "fail").await, "1011 internal error");
+        assert_eq!(hear(&mut first).await, "1011 internal error");
+        assert_eq!(code(say(&first, "all unheard").await), Code::Closed);
         assert_eq!(ask(&mut second, "memory").await, "1  ");
         drop(first);
         vat.advance(SECOND).await;

@@ -149,7 +149,8 @@ pub trait Class: Sized + 'static {
     }
 
     /// A message on a WebSocket. The next one of that socket waits until this has ended; those of others
-    /// do not. If it fails, that is logged, and the socket is closed with code 1011.
+    /// do not. If it fails, that is logged, the socket is closed with code 1011, and what else its peer
+    /// has said is dropped but for the end.
     fn web_socket_message(
         self: Rc<Self>,
         socket: WebSocket,

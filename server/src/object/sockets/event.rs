@@ -167,6 +167,7 @@ pub(in crate::object) async fn run(
         instance.slot.metrics.socket_handler_failed();
         // What is wrong is nobody's business outside.
         let _ = socket.end(HANDLER_FAILED, "internal error");
+        event.socket.fail();
     } else if let Some(code) = closing {
         // The other half of the handshake, if the handler did not give it.
         let _ = socket.end(code, "");

@@ -36,6 +36,9 @@ const POLICY: u16 = 1008;
 /// The code with which a socket is closed when there is no room: "try again later".
 const TRY_AGAIN: u16 = 1013;
 
+/// What a peer is told that says something after the end.
+const CLOSED: Error = Error::Closed("the WebSocket is closed");
+
 /// One WebSocket of an object. It outlives the object's instances.
 pub(in crate::object) struct Socket {
     pub number: u64,
@@ -58,6 +61,8 @@ pub(in crate::object) struct Socket {
     is_busy: Cell<bool>,
     /// Whether the object has said its last.
     has_closed: Cell<bool>,
+    /// Whether the object has failed at something it heard.
+    has_failed: Cell<bool>,
     /// The call that asked for the socket: it lasts as long.
     asked: Cell<Option<Reply>>,
 }
@@ -92,6 +97,7 @@ impl Socket {
             inbox_bytes: Cell::default(),
             is_busy: Cell::default(),
             has_closed: Cell::default(),
+            has_failed: Cell::default(),
             asked: Cell::default(),
         })
     }
@@ -230,7 +236,7 @@ impl Socket {
         self.inbox_bytes.set(0);
         self.sockets.remove(self);
         for reply in inbox.into_iter().filter_map(|(_, reply)| reply) {
-            reply.finish(Err(Error::Closed("the WebSocket is closed").into()));
+            reply.finish(Err(CLOSED.into()));
         }
         if let Some(asked) = self.asked.take() {
             asked.finish(Ok(None));
@@ -272,6 +278,20 @@ impl Socket {
         self.pass_on();
     }
 
+    /// The object has failed at something it heard: of what comes after that it hears only the end.
+    pub(super) fn fail(&self) {
+        self.has_failed.set(true);
+        let inbox = self.inbox.take().into_iter();
+        let (last, unheard): (VecDeque<_>, VecDeque<_>) =
+            inbox.partition(|(heard, _)| heard.is_last());
+        self.inbox_bytes
+            .set(last.iter().map(|(heard, _)| heard.len()).sum());
+        self.inbox.replace(last);
+        for reply in unheard.into_iter().filter_map(|(_, reply)| reply) {
+            reply.finish(Err(CLOSED.into()));
+        }
+    }
+
     /// What takes what the peer says.
     fn up(self: &Rc<Self>) -> socket::Client {
         let up = Up {
@@ -309,7 +329,7 @@ impl Up {
     fn check(&self) -> Result<(), Error> {
         let socket = &self.socket;
         if self.is_over.get() || socket.has_ended() {
-            return Err(Error::Closed("the WebSocket is closed"));
+            return Err(CLOSED);
         }
         if socket.inbox.borrow().len() >= INBOX || socket.inbox_bytes.get() > INBOX_BYTES {
             return Err(Error::Overloaded {
@@ -335,6 +355,9 @@ impl Target for Up {
         let read = read.map_err(capnp::Error::from);
         let read = read.and_then(|()| Frame::read(call.method_id, call.params.get()?));
         match read {
+            Ok(frame) if self.socket.has_failed.get() && !frame.is_last() => {
+                call.reply.finish(Err(CLOSED.into()));
+            }
             Ok(frame) if self.socket.answers_itself(&frame) => call.reply.finish(Ok(None)),
             Ok(frame) => {
                 self.is_over.set(frame.is_last());
