@@ -503,6 +503,12 @@ fn messages_are_lost_with_the_commit_that_they_wait_for() {
         vat.fail_next_commit();
         drop(say(&socket, "put w"));
         assert_eq!(hear(&mut socket).await, "1012 the object was reset");
+        // Or with the patience for it.
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.hold_commits();
+        drop(say(&socket, "put w"));
+        assert_eq!(hear(&mut socket).await, "1012 the object was reset");
+        vat.release_commits();
     });
 }
 

@@ -5,6 +5,7 @@ use std::{future::poll_fn, rc::Rc};
 use tokio::time::timeout;
 
 use super::{
+    RESTARTED,
     handle::{SocketClose, SocketMessage, WebSocket},
     socket::Socket,
 };
@@ -94,7 +95,10 @@ impl SocketEvent {
 
     /// It does not reach the object, or nobody knows what comes of it.
     pub fn refuse(mut self, error: Error) {
-        if !self.is_last {
+        if self.is_handled {
+            // What the handler has written is lost, and the object is reset for it.
+            self.socket.end(RESTARTED, "the object was reset");
+        } else if !self.is_last {
             self.socket.lose(&error);
         }
         if let Some(reply) = self.reply.take() {
