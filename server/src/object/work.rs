@@ -70,7 +70,7 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> 
             return reason;
         }
         let quiet = running.is_empty() && instance.is_idle();
-        // What comes before its database can be closed is still heard.
+        // Whoever comes before its last commit is on disk finds it awake.
         let undecided = quiet && instance.gate.is_undecided();
         let idle = quiet && !undecided;
         let rested = || {
@@ -78,13 +78,6 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> 
             rested.then_some(Eviction::Idle)
         };
         if idle && let Some(why) = slot.evicted().or_else(rested) {
-            // Whoever comes before its last commit is on disk finds it awake.
-            let on_disk = host.commits.durable(instance.storage.newest());
-            tokio::select! {
-                biased;
-                () = slot.stirred() => continue,
-                _ = timeout(COMMIT_LIMIT, on_disk) => {}
-            }
             slot.metrics.evicted(why);
             return Error::ObjectReset("the object fell asleep".into());
         }
