@@ -33,6 +33,9 @@ const WINDOW: usize = 256 << 10;
 /// How many bytes may wait of one who does not wait. A piece more may come.
 const MOST: usize = 1 << 20;
 
+/// What a piece costs besides its bytes: whoever writes a byte at a time fills memory too.
+const COST: usize = 256;
+
 /// The largest piece in which a body is sent.
 const PIECE: usize = 64 << 10;
 
@@ -47,6 +50,7 @@ pub fn sink() -> (byte_sink::Client, Incoming) {
 #[derive(Default)]
 struct Shared {
     pieces: VecDeque<Bytes>,
+    /// What the pieces cost.
     bytes: usize,
     /// Writers that are told to go on when there is room.
     waiting: Vec<Reply>,
@@ -87,12 +91,14 @@ impl Sink {
             shared.finish(Err(error.clone()));
             return Err(error);
         }
-        if !bytes.is_empty() {
-            shared.bytes += bytes.len();
-            shared.pieces.push_back(Bytes::copy_from_slice(bytes));
-            if let Some(reader) = shared.reader.take() {
-                reader.wake();
-            }
+        if bytes.is_empty() {
+            // Nothing is kept of it, so it does not wait either.
+            return Ok(true);
+        }
+        shared.bytes += COST + bytes.len();
+        shared.pieces.push_back(Bytes::copy_from_slice(bytes));
+        if let Some(reader) = shared.reader.take() {
+            reader.wake();
         }
         Ok(shared.bytes <= WINDOW)
     }
@@ -154,7 +160,7 @@ impl Stream for Incoming {
                 }
             };
         };
-        shared.bytes -= piece.len();
+        shared.bytes -= COST + piece.len();
         let waiting = match shared.bytes <= WINDOW {
             true => std::mem::take(&mut shared.waiting),
             false => Vec::new(),
@@ -203,4 +209,35 @@ pub async fn pour(mut body: Body, sink: byte_sink::Client) -> capnp::Result<()> 
     }
     sink.end_request().send().promise.await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tiny_pieces_and_empty_ones_do_not_pile_up() {
+        let (sink, _body) = sink();
+        let write = |bytes: &[u8]| {
+            let mut request: capnp::capability::Request<any_pointer::Owned, any_pointer::Owned> =
+                sink.client.new_call(byte_sink::Client::TYPE_ID, 0, None);
+            let mut params: write_params::Builder<'_> = request.get().init_as();
+            params.set_bytes(bytes);
+            request.send().promise
+        };
+        let some = WINDOW / COST;
+        let _waiting: Vec<_> = (0..some).map(|_| write(b"x")).collect();
+        assert!(write(b"x").now_or_never().is_none(), "it waits for room");
+        assert!(
+            write(b"")
+                .now_or_never()
+                .expect("nothing to wait for")
+                .is_ok()
+        );
+        let _waiting: Vec<_> = (some..MOST / (COST + 1)).map(|_| write(b"x")).collect();
+        let error = write(b"x").now_or_never().expect("it is refused").err();
+        assert!(error.unwrap().extra.starts_with("overloaded: "));
+    }
 }
