@@ -166,13 +166,16 @@ async fn respond(
         let error = format!("{} is no status for an answer", status.as_u16());
         return Err(Error::InvalidArgument(error).into());
     }
+    let length = match (method, status) {
+        (&Method::HEAD, _) => body.length(),
+        (_, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => Some(0),
+        _ => body.length(),
+    };
     let mut request = exchange.respond_request();
     let to = request.get().init_response();
-    write_response(status, &head.headers, body.length(), to);
+    write_response(status, &head.headers, length, to);
     let sent = request.send();
-    let has_body = method != Method::HEAD
-        && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        && body.length() != Some(0);
+    let has_body = method != Method::HEAD && length != Some(0);
     if has_body {
         pour(body, sent.pipeline.get_body()).await?;
     } else {
