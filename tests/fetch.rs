@@ -4,7 +4,12 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use capnp::capability::FromClientHook;
 use futures::{StreamExt, stream};
-use vatwerk::{Code, counter_capnp::counter, object_capnp::stub};
+use vatwerk::{
+    Code,
+    counter_capnp::counter,
+    http_capnp::{body_size, exchange},
+    object_capnp::stub,
+};
 use vatwerk_server::{
     Body, Error, Request, Response, Server,
     classes::Counter,
@@ -15,7 +20,9 @@ use vatwerk_server::{
 
 use crate::support::{
     code,
-    puppet::{Client, Own, Program, Puppet, act, connect, fetch, get, put, vat, wants_socket},
+    puppet::{
+        Client, DEED, Own, Program, Puppet, act, connect, fetch, get, keep, put, vat, wants_socket,
+    },
 };
 
 const PIECE: usize = 64 << 10;
@@ -93,6 +100,51 @@ fn an_answer_to_head_tells_how_long_it_would_be() {
             let told = answered.headers().get("content-length");
             assert_eq!(told.map(|told| told.to_str().unwrap()), length);
             assert_eq!(answered.into_body().bytes(100).await.unwrap(), "");
+        }
+    });
+}
+
+/// Hears how long an answer is said to be.
+struct Asker(Rc<Cell<Option<u64>>>);
+
+impl exchange::Server for Asker {
+    async fn respond(
+        self: Rc<Self>,
+        params: exchange::RespondParams,
+        _: exchange::RespondResults,
+    ) -> capnp::Result<()> {
+        let length = params.get()?.get_response()?.get_body_size()?.which()?;
+        if let body_size::Fixed(length) = length {
+            self.0.set(Some(length));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn an_answer_that_has_no_body_is_told_to_have_none() {
+    run(async {
+        let (_vat, p) = vat().await;
+        for (method, status, length) in [("HEAD", 200, 6), ("GET", 204, 0), ("GET", 304, 0)] {
+            let answer = keep(async move |_, _| {
+                let mut response = Response::new("answer".into());
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                Ok(response)
+            });
+            let told = Rc::new(Cell::new(None));
+            let stub: stub::Client = p.clone().cast_to();
+            let mut request = stub.fetch_request();
+            let mut params = request.get();
+            params.set_exchange(capnp_rpc::new_client(Asker(told.clone())));
+            let mut head = params.init_request();
+            head.set_method(method);
+            head.set_url("/");
+            head.reborrow().init_body_size().set_fixed(0);
+            let mut field = head.init_headers(1).get(0);
+            field.set_name(DEED);
+            field.set_value(answer.to_string());
+            request.send().promise.await.unwrap();
+            assert_eq!(told.get(), Some(length), "{method} {status}");
         }
     });
 }

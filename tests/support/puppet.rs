@@ -35,7 +35,7 @@ thread_local! {
 }
 
 /// The header field with the number of the deed that answers a request.
-const DEED: &str = "x-deed";
+pub const DEED: &str = "x-deed";
 
 /// What a deed is done with.
 pub struct Own {
@@ -140,14 +140,20 @@ pub async fn fetch(
     answer: impl AsyncFnOnce(Rc<Own>, Request) -> capnp::Result<Response> + 'static,
 ) -> capnp::Result<Response> {
     let mut request = request;
-    let answer: Answer = Box::new(move |own, request| Box::pin(answer(own, request)));
-    let number = ANSWERS.with_borrow_mut(|answers| {
-        answers.push(Some(answer));
-        answers.len() - 1
-    });
-    request.headers_mut().insert(DEED, number.into());
+    request.headers_mut().insert(DEED, keep(answer).into());
     let object: stub::Client = on.clone().cast_to();
     ask(&object, request).await
+}
+
+/// Keeps what answers the request that has this number in the field [`DEED`].
+pub fn keep(
+    answer: impl AsyncFnOnce(Rc<Own>, Request) -> capnp::Result<Response> + 'static,
+) -> usize {
+    let answer: Answer = Box::new(move |own, request| Box::pin(answer(own, request)));
+    ANSWERS.with_borrow_mut(|answers| {
+        answers.push(Some(answer));
+        answers.len() - 1
+    })
 }
 
 /// Opens a WebSocket, which the object accepts with these tags.

@@ -42,7 +42,8 @@ impl Body {
     }
 
     /// The bytes that `pieces` yields; `length`, if it is known, is how many. A stream that ends too
-    /// early, or goes on, breaks the body.
+    /// early, or yields too many at once, breaks the body. Whoever has that many need not ask for more:
+    /// what the stream does after its last byte is best done when it is dropped.
     pub fn stream(
         pieces: impl Stream<Item = capnp::Result<Bytes>> + 'static,
         length: Option<u64>,

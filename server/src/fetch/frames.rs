@@ -30,6 +30,23 @@ const MOST: usize = 2 * limit_capnp::MAX_SOCKET_MESSAGE_BYTES as usize;
 /// For how many messages that wait there is always room.
 const FEW: usize = 4;
 
+/// The code that stands for none.
+const NO_CODE: u16 = 1005;
+
+/// The longest reason for a close, in bytes: a frame of WebSockets has no room for more.
+pub const MAX_REASON_BYTES: usize = 123;
+
+/// Whether a WebSocket can be closed with this code and for this reason: a code is 1000 to 4999, and none
+/// of those that are never sent.
+pub fn check_close(code: u16, reason: &str) -> Result<(), Error> {
+    if !(1000..5000).contains(&code) || matches!(code, 1004..=1006 | 1015) {
+        let error = format!("{code} is no code to close a WebSocket with");
+        return Err(Error::InvalidArgument(error));
+    }
+    let (limit, bytes) = (MAX_REASON_BYTES as u64, reason.len() as u64);
+    Error::check_limit("the reason for a close (bytes)", limit, bytes)
+}
+
 /// What one end of a WebSocket says to the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -70,10 +87,12 @@ impl Frame {
             }
             2 => {
                 let params: close_params::Reader<'_> = params.get_as()?;
-                Frame::Close {
-                    code: params.get_code(),
-                    reason: params.get_reason()?.to_string()?,
+                let (code, reason) = (params.get_code(), params.get_reason()?.to_str()?);
+                if code != NO_CODE {
+                    check_close(code, reason)?;
                 }
+                let reason = reason.to_owned();
+                Frame::Close { code, reason }
             }
             3 => {
                 let params: fail_params::Reader<'_> = params.get_as()?;
@@ -314,5 +333,44 @@ impl Drop for Frames {
         for (_, reply) in frames {
             reply.finish(Err(Error::Closed("the WebSocket is closed").into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_close_is_one_that_websockets_have() {
+        let (socket, mut frames) = frames();
+        let long = "x".repeat(MAX_REASON_BYTES + 1);
+        for (code, reason) in [(0, ""), (999, ""), (1006, ""), (5000, ""), (1000, &long)] {
+            let reason = reason.to_owned();
+            let close = Frame::Close { code, reason };
+            send_frame(&socket, &close).await.unwrap_err();
+        }
+        let close = Frame::Close {
+            code: NO_CODE,
+            reason: String::new(),
+        };
+        let sent = send_frame(&socket, &close);
+        assert_eq!(frames.next().await.unwrap().frame, close);
+        sent.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn empty_messages_do_not_pile_up() {
+        let (socket, mut frames) = frames();
+        let empty = Frame::Text(String::new());
+        let _waiting: Vec<_> = (0..=MOST / empty.weight())
+            .map(|_| send_frame(&socket, &empty))
+            .collect();
+        let refused = send_frame(&socket, &empty).now_or_never();
+        let error = refused.expect("it does not wait").unwrap_err();
+        assert!(error.extra.starts_with("overloaded: "), "{error}");
+        drop(frames.next().await);
+        assert!(send_frame(&socket, &empty).now_or_never().is_none());
     }
 }

@@ -18,7 +18,8 @@ mod sink;
 
 pub use ask::{ClientSocket, ask};
 pub use body::Body;
-pub use frames::{Frame, Frames, Received, frames, send_frame};
+pub(crate) use frames::check_close;
+pub use frames::{Frame, Frames, MAX_REASON_BYTES, Received, frames, send_frame};
 pub use head::{
     drop_hop_by_hop, is_web_socket, read_length, read_request, write_headers, write_response,
 };

@@ -30,6 +30,9 @@ use crate::{
 /// How many bytes may wait to be read before who writes is told to wait.
 const WINDOW: usize = 256 << 10;
 
+/// Likewise, before anybody has begun to read: a request may wait for its turn, with many others.
+const WINDOW_AT_FIRST: usize = 16 << 10;
+
 /// How many bytes may wait of one who does not wait. A piece more may come.
 const MOST: usize = 1 << 20;
 
@@ -52,6 +55,7 @@ struct Shared {
     pieces: VecDeque<Bytes>,
     /// What the pieces cost.
     bytes: usize,
+    is_begun: bool,
     /// Writers that are told to go on when there is room.
     waiting: Vec<Reply>,
     end: Option<capnp::Result<()>>,
@@ -60,6 +64,14 @@ struct Shared {
 }
 
 impl Shared {
+    fn has_room(&self) -> bool {
+        let window = match self.is_begun {
+            true => WINDOW,
+            false => WINDOW_AT_FIRST,
+        };
+        self.bytes <= window
+    }
+
     /// There will be no more.
     fn finish(&mut self, end: capnp::Result<()>) {
         self.end.get_or_insert(end);
@@ -100,7 +112,7 @@ impl Sink {
         if let Some(reader) = shared.reader.take() {
             reader.wake();
         }
-        Ok(shared.bytes <= WINDOW)
+        Ok(shared.has_room())
     }
 }
 
@@ -150,6 +162,7 @@ impl Stream for Incoming {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut shared = self.0.borrow_mut();
+        shared.is_begun = true;
         let Some(piece) = shared.pieces.pop_front() else {
             return match &shared.end {
                 Some(Ok(())) => Poll::Ready(None),
@@ -161,7 +174,7 @@ impl Stream for Incoming {
             };
         };
         shared.bytes -= COST + piece.len();
-        let waiting = match shared.bytes <= WINDOW {
+        let waiting = match shared.has_room() {
             true => std::mem::take(&mut shared.waiting),
             false => Vec::new(),
         };
@@ -195,9 +208,12 @@ fn gone(how: &str) -> capnp::Error {
     }
 }
 
-/// Writes a body into a sink, no faster than that takes it.
+/// Writes a body into a sink, no faster than that takes it. A body is not asked for more than it is said
+/// to have: who has all of it may be gone.
 pub async fn pour(mut body: Body, sink: byte_sink::Client) -> capnp::Result<()> {
-    while let Some(piece) = body.piece().await {
+    while body.length() != Some(0)
+        && let Some(piece) = body.piece().await
+    {
         for piece in piece?.chunks(PIECE) {
             let size = Some(message_size(piece.len()));
             let mut request: StreamingRequest<write_params::Owned> = sink
@@ -207,19 +223,20 @@ pub async fn pour(mut body: Body, sink: byte_sink::Client) -> capnp::Result<()> 
             request.send().await?;
         }
     }
+    // Not before all of it is taken: not everybody keeps calls in order that come together.
     sink.end_request().send().promise.await?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
+    use futures::{FutureExt, StreamExt};
 
     use super::*;
 
     #[tokio::test]
     async fn tiny_pieces_and_empty_ones_do_not_pile_up() {
-        let (sink, _body) = sink();
+        let (sink, mut body) = sink();
         let write = |bytes: &[u8]| {
             let mut request: capnp::capability::Request<any_pointer::Owned, any_pointer::Owned> =
                 sink.client.new_call(byte_sink::Client::TYPE_ID, 0, None);
@@ -227,8 +244,17 @@ mod tests {
             params.set_bytes(bytes);
             request.send().promise
         };
+        let many = |count| (0..count).map(|_| write(b"x")).collect::<Vec<_>>();
+        let some = WINDOW_AT_FIRST / COST;
+        let _waiting = many(some);
+        assert!(
+            write(b"x").now_or_never().is_none(),
+            "it waits for a reader"
+        );
+        assert_eq!(body.next().await.unwrap().unwrap(), "x");
+        assert!(write(b"x").now_or_never().is_some(), "there is room now");
         let some = WINDOW / COST;
-        let _waiting: Vec<_> = (0..some).map(|_| write(b"x")).collect();
+        let _waiting = many(some);
         assert!(write(b"x").now_or_never().is_none(), "it waits for room");
         assert!(
             write(b"")
@@ -236,8 +262,8 @@ mod tests {
                 .expect("nothing to wait for")
                 .is_ok()
         );
-        let _waiting: Vec<_> = (some..MOST / (COST + 1)).map(|_| write(b"x")).collect();
-        let error = write(b"x").now_or_never().expect("it is refused").err();
+        let answered = (0..=MOST / COST).find_map(|_| write(b"x").now_or_never());
+        let error = answered.expect("one is refused").err();
         assert!(error.unwrap().extra.starts_with("overloaded: "));
     }
 }

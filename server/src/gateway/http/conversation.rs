@@ -31,7 +31,7 @@ use tokio_tungstenite::tungstenite::{
 };
 use vatwerk::{Code, http_capnp::socket, limit_capnp::MAX_SOCKET_MESSAGE_BYTES};
 
-use crate::fetch::{ClientSocket, Frame, Frames, Received, send_frame};
+use crate::fetch::{ClientSocket, Frame, Frames, MAX_REASON_BYTES, Received, send_frame};
 use wire::Wire;
 
 /// How many messages of the client the object may have without having answered them.
@@ -45,9 +45,6 @@ const BATCH_BYTES: usize = 64 << 10;
 
 /// For how many messages that wait for the connection there is always room.
 const FEW: usize = 4;
-
-/// The longest reason for a close, in bytes.
-const MAX_REASON_BYTES: usize = 123;
 
 /// What one WebSocket of a client may cost.
 #[derive(Clone, Debug)]

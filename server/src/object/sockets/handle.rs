@@ -9,7 +9,7 @@ use vatwerk::limit_capnp;
 use super::socket::Socket;
 use crate::{
     Error, Result,
-    fetch::Frame,
+    fetch::{Frame, check_close},
     object::{gate::Output, instance::Instance},
 };
 
@@ -76,11 +76,7 @@ impl WebSocket {
     /// like any other. `code` is 1000 to 4999, and none of those that are never sent (1004 to 1006,
     /// 1015); `reason` is at most 123 bytes. Nothing happens if it is closed.
     pub fn close(&self, code: u16, reason: &str) -> Result<()> {
-        if !(1000..5000).contains(&code) || matches!(code, 1004..=1006 | 1015) {
-            let error = format!("{code} is no code to close a WebSocket with");
-            return Err(Error::InvalidArgument(error));
-        }
-        Error::check_limit("the reason for a close (bytes)", 123, reason.len() as u64)?;
+        check_close(code, reason)?;
         self.end(code, reason)
     }
 
