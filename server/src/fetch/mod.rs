@@ -8,6 +8,53 @@
 //!      Body ◄───────────────── ByteSink.write ────── its Body
 //! ```
 //! Who asks may be the HTTP listener, an object, or a peer of its own, in any language.
+//!
+//! A class that has a page, and passes on to everybody what anybody says on a WebSocket:
+//!
+//! ```
+//! use std::rc::Rc;
+//!
+//! use vatwerk::{CODE_GENERATOR_REQUEST, counter_capnp::counter};
+//! use vatwerk_server::{
+//!     Class, Context, Request, Response, SocketMessage, WebSocket, fetch::is_web_socket,
+//! };
+//!
+//! struct Line(Context);
+//!
+//! impl counter::Server for Line {}
+//!
+//! impl Class for Line {
+//!     const NAME: &'static str = "Line";
+//!     const SCHEMA: &'static [u8] = CODE_GENERATOR_REQUEST;
+//!     const FETCH: bool = true;
+//!     const WEB_SOCKETS: bool = true;
+//!     type Client = counter::Client;
+//!
+//!     async fn activate(ctx: Context) -> capnp::Result<Self> {
+//!         Ok(Line(ctx))
+//!     }
+//!
+//!     async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
+//!         if !is_web_socket(request.headers()) {
+//!             return Ok(Response::new("Come with a WebSocket.\n".into()));
+//!         }
+//!         let (_, response) = self.0.accept_web_socket(&request, &["everybody"])?;
+//!         Ok(response)
+//!     }
+//!
+//!     async fn web_socket_message(
+//!         self: Rc<Self>,
+//!         _: WebSocket,
+//!         message: SocketMessage,
+//!     ) -> capnp::Result<()> {
+//!         for socket in self.0.web_sockets(Some("everybody")) {
+//!             // Who is leaving need not hear it.
+//!             let _ = socket.send(message.clone());
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//! ```
 
 mod ask;
 mod body;
