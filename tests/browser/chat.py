@@ -188,9 +188,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         vat = Vat(given.binary.absolute(), Path(folder))
         try:
-            # The tests may run as root, which Chromium's sandbox does not like.
+            # The tests may run as root, which Chromium's sandbox does not like, and in a container, where
+            # shared memory is short.
             browser = playwright.chromium.launch(
-                executable_path=given.chromium, args=["--no-sandbox"]
+                executable_path=given.chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
             )
             window = browser.new_context(viewport={"width": 1000, "height": 720})
             ann, bob = (Person(window.new_page(), name) for name in ("ann", "bob <b>"))

@@ -37,18 +37,28 @@ kj = capnp.load("schema/kj/http.capnp", imports=["schema"])
 vat = capnp.load("schema/vatwerk/vat.capnp", imports=["schema"])
 
 
+def not_run(why):
+    print(f"NOT RUN: {why}")
+    sys.exit()
+
+
 def install():
     """Where workerd is."""
+    if platform.machine() != "x86_64" or shutil.which("npm") is None:
+        not_run("there is no npm, or no workerd for this machine")
     folder = pathlib.Path(sys.prefix) / "workerd"
     workerd = folder / "package/bin/workerd"
     if not workerd.exists():
         folder.mkdir(exist_ok=True)
         pack = ["npm", "pack", "--silent", "--pack-destination", folder, PACKAGE]
-        name = subprocess.run(pack, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+        packed = subprocess.run(pack, capture_output=True, text=True)
+        if packed.returncode != 0:
+            not_run(f"npm does not get workerd: {packed.stderr}")
+        name = packed.stdout.strip()
         digest = hashlib.sha512((folder / name).read_bytes()).digest()
         assert base64.b64encode(digest).decode() == SHA512, "this is another workerd"
-        with tarfile.open(folder / name) as packed:
-            packed.extract("package/bin/workerd", folder)
+        with tarfile.open(folder / name) as files:
+            files.extract("package/bin/workerd", folder)
     return workerd
 
 
@@ -186,8 +196,5 @@ class Workerd(unittest.IsolatedAsyncioTestCase):
 
 
 if __name__ == "__main__":
-    if platform.machine() != "x86_64" or shutil.which("npm") is None:
-        print("NOT RUN: there is no npm, or no workerd for this machine")
-        sys.exit()
     WORKERD = install()
     unittest.main()
