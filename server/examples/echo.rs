@@ -6,7 +6,7 @@
 //! curl http://127.0.0.1:7448/Echo/canyon/echo -d hello
 //! ```
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use capnp::Error;
@@ -76,6 +76,9 @@ impl Class for Echo {
                 socket.send(count.to_string())?;
             }
             "/close" => socket.close(4001, "as it was asked to")?,
+            // When the vat last answered in its place, in milliseconds since 1970.
+            "/heart" => socket.send(format!("{:?}", socket.auto_response_ms()))?,
+            "/patience" => std::future::pending().await,
             "/fail" => return Err(Error::failed("as it was asked to".into())),
             "/panic" => panic!("as it was asked to"),
             _ => socket.send(message)?,
@@ -100,9 +103,17 @@ impl Echo {
     /// A WebSocket whose tag is the path it asked for, which says what it is for. It speaks the first
     /// protocol that it asked for.
     fn accept(&self, request: &Request) -> capnp::Result<Response> {
-        let (_, mut response) = self
-            .ctx
-            .accept_web_socket(request, &[request.uri().path()])?;
+        let path = request.uri().path();
+        match path {
+            "/heart" => self
+                .ctx
+                .set_web_socket_auto_response(Some(("ping", "pong")))?,
+            "/patience" => self
+                .ctx
+                .set_web_socket_event_timeout(Some(Duration::from_millis(200)))?,
+            _ => {}
+        }
+        let (_, mut response) = self.ctx.accept_web_socket(request, &[path])?;
         let protocols = request.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
         let first = protocols.and_then(|all| all.to_str().ok()?.split(',').next());
         if let Some(Ok(first)) = first.map(|first| first.trim().parse()) {

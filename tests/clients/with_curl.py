@@ -37,11 +37,11 @@ class Curl(unittest.TestCase):
         cls.server = EchoServer()
         cls.addClassCleanup(cls.server.close)
 
-    def run_curl(self, path, *options, stdin=b""):
+    def run_curl(self, path, *options, stdin=b"", server=None):
         with tempfile.NamedTemporaryFile("r") as headers:
             command = ["curl", "-sS", "--max-time", "120", "-D", headers.name, "-w", WRITE]
             done = subprocess.run(
-                [*command, *options, self.server.url(path)], input=stdin, capture_output=True
+                [*command, *options, (server or self.server).url(path)], input=stdin, capture_output=True
             )
             self.assertEqual(done.returncode, 0, done.stderr)
             return Answer(done.stdout, headers.read())
@@ -144,6 +144,40 @@ class Curl(unittest.TestCase):
         options = ["--data-binary", "@-", "-H", "Content-Type: application/json"]
         answer = self.run_curl("/Echo/a/call/increment", *options, stdin=body)
         self.check_error(answer, 413, "limit-exceeded")
+
+    def serve(self, settings):
+        server = EchoServer(settings)
+        self.addCleanup(server.close)
+        return server
+
+    def test_pages_of_others_may_do_what_the_settings_say(self):
+        call = ["/Echo/a/call/increment", "-d", "{}", "-H", "Content-Type: application/json"]
+        page = ["-H", "Origin: https://app.example"]
+        self.check_error(self.run_curl(*call, *page), 403, "permission-denied")
+        self.check_error(self.run_curl(*call, "-H", "Host: app.example"), 421, "permission-denied")
+        self.assertNotIn("access-control-allow-origin", self.run_curl("/Echo/a/", *page).headers)
+        server = self.serve('[http]\ncors_origins = ["https://app.example"]\n')
+        answer = self.run_curl(*call, *page, server=server)
+        self.assertEqual(answer.json(), {"count": 1})
+        self.assertEqual(answer.headers["access-control-allow-origin"], "https://app.example")
+        asks = [*page, "-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"]
+        answer = self.run_curl(call[0], *asks, server=server)
+        self.assertEqual(answer.headers["access-control-allow-methods"], "POST")
+
+    def test_a_class_that_is_hidden_is_not_there(self):
+        server = self.serve('[http]\nhidden = ["Echo"]\n')
+        for path in ["/Echo/a/", "/Echo/a/call/get"]:
+            self.check_error(self.run_curl(path, server=server), 404, "not-found")
+
+    def test_requests_beyond_the_limit_are_told_to_come_later(self):
+        server = self.serve("[http]\nrequests = 1\n")
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        self.addCleanup(connection.close)
+        connection.request("GET", f"/Echo/a/bytes/{1 << 40}")
+        connection.getresponse()
+        answer = self.run_curl("/Echo/a/", server=server)
+        self.check_error(answer, 503, "overloaded")
+        self.assertIn("retry-after", answer.headers)
 
     def test_who_hangs_up_is_not_served_on(self):
         with socket.create_connection(("127.0.0.1", self.server.port)) as connection:

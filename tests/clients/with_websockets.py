@@ -188,6 +188,25 @@ class WebSockets(unittest.IsolatedAsyncioTestCase):
         heard = await asyncio.gather(*map(self.receive, listeners))
         self.assertEqual(heard, ["all awake?"] * len(listeners))
 
+    async def test_a_heartbeat_is_answered_and_nobody_wakes(self):
+        socket = await self.open("a/heart")
+        await socket.send("when?")
+        self.assertEqual(await self.receive(socket), "None")
+        await asyncio.to_thread(self.server.wait_for_sleep, "a")
+        await socket.send("ping")
+        self.assertEqual(await self.receive(socket), "pong")
+        self.assertEqual(self.server.state("a")["state"], "asleep")
+        await socket.send("when?")
+        self.assertRegex(await self.receive(socket), r"Some\(\d{13}\)")
+
+    async def test_a_handler_that_takes_too_long_resets_its_object(self):
+        others = await self.open("other/socket")
+        socket = await self.open("a/patience")
+        await socket.send("take your time")
+        self.assertEqual((await self.end(socket))[0], 1012)
+        await others.send("here")
+        self.assertEqual(await self.receive(others), "here")
+
     async def test_a_socket_that_ends_wakes_the_object_that_is_to_know(self):
         watcher = await self.open("a/ends")
         socket = await self.open("a/socket")
