@@ -335,7 +335,12 @@ impl Exchange {
     }
 }
 
-async fn vat() -> (TestVat, mpsc::UnboundedReceiver<String>) {
+/// An object as kj calls it, what it sees, and what has to be there meanwhile.
+async fn page() -> (
+    http_service::Client,
+    mpsc::UnboundedReceiver<String>,
+    (Wire, TestVat),
+) {
     let (see, seen) = mpsc::unbounded();
     let mut vat = TestVat::start().await;
     vat.stop().await;
@@ -344,12 +349,9 @@ async fn vat() -> (TestVat, mpsc::UnboundedReceiver<String>) {
         server.class::<Web>().binding(see)
     };
     vat.start_serving(serving).await.expect("it starts");
-    (vat, seen)
-}
-
-fn object(wire: &Wire) -> http_service::Client {
+    let wire = vat.wire().await;
     let object: counter::Client = wire.object("page");
-    object.cast_to()
+    (object.cast_to(), seen, (wire, vat))
 }
 
 /// Sends a body of a megabyte and takes it back.
@@ -385,9 +387,7 @@ async fn echo_a_megabyte(object: &http_service::Client, length: Option<u64>) -> 
 #[test]
 fn kj_asks_an_object_and_is_answered() {
     run(async {
-        let (vat, _) = vat().await;
-        let wire = vat.wire().await;
-        let object = object(&wire);
+        let (object, _, _kept) = page().await;
 
         let mut exchange = Exchange::begin(&object, |mut request| {
             request.set_method(PROPFIND);
@@ -441,9 +441,7 @@ fn kj_asks_an_object_and_is_answered() {
 #[test]
 fn bodies_stream_both_ways() {
     run(async {
-        let (vat, _) = vat().await;
-        let wire = vat.wire().await;
-        let object = object(&wire);
+        let (object, _, _kept) = page().await;
         for length in [Some(1 << 20), None] {
             let answer = echo_a_megabyte(&object, length).await;
             assert_eq!(answer.length, length);
@@ -454,9 +452,7 @@ fn bodies_stream_both_ways() {
 #[test]
 fn who_does_not_want_a_body_is_no_failure_to_kj() {
     run(async {
-        let (vat, _) = vat().await;
-        let wire = vat.wire().await;
-        let object = object(&wire);
+        let (object, _, _kept) = page().await;
         let mut exchange = Exchange::begin(&object, |mut request| {
             request.set_method(POST);
             request.set_url("/five");
@@ -479,9 +475,7 @@ fn who_does_not_want_a_body_is_no_failure_to_kj() {
 #[test]
 fn errors_reach_kj_and_nothing_internal_does() {
     run(async {
-        let (vat, _) = vat().await;
-        let wire = vat.wire().await;
-        let object = object(&wire);
+        let (object, _, _kept) = page().await;
 
         let exchange = Exchange::get(&object, "/fail");
         let error = exchange.call.promise.await.err().expect("it fails");
@@ -511,9 +505,7 @@ fn errors_reach_kj_and_nothing_internal_does() {
 #[test]
 fn kj_and_an_object_have_a_web_socket() {
     run(async {
-        let (vat, mut seen) = vat().await;
-        let wire = vat.wire().await;
-        let object = object(&wire);
+        let (object, mut seen, _kept) = page().await;
 
         let mut exchange = Exchange::socket(&object);
         let answer = exchange.answer().await;
@@ -556,9 +548,7 @@ fn kj_and_an_object_have_a_web_socket() {
 #[test]
 fn kj_that_lets_go_of_a_web_socket_has_lost_it() {
     run(async {
-        let (vat, mut seen) = vat().await;
-        let wire = vat.wire().await;
-        let object = object(&wire);
+        let (object, mut seen, _kept) = page().await;
         let mut exchange = Exchange::socket(&object);
         let answer = exchange.answer().await;
         assert_eq!(exchange.is_told().await, Told::Text("welcome".into()));
@@ -573,9 +563,7 @@ fn kj_that_lets_go_of_a_web_socket_has_lost_it() {
 #[test]
 fn an_object_works_for_kj_no_longer_than_the_call_lasts() {
     run(async {
-        let (vat, mut seen) = vat().await;
-        let wire = vat.wire().await;
-        let object = object(&wire);
+        let (object, mut seen, _kept) = page().await;
         let exchange = Exchange::get(&object, "/stay");
         let watched = async {
             assert_eq!(seen.next().await.as_deref(), Some("stays"));
