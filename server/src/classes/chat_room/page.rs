@@ -1,5 +1,7 @@
 //! The page of a room, and what else it answers to browsers.
 
+use std::sync::LazyLock;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
@@ -8,18 +10,22 @@ use crate::fetch::{Body, Response};
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page. It may run its own script and style and speak to its own room, and nothing else.
-pub(super) fn page() -> Response {
-    let mut response = Response::new(Body::from(PAGE));
+/// The page may run its own script and style and speak to its own room, and nothing else.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; script-src {}; style-src {}; img-src data:; connect-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         hash_of("script"),
         hash_of("style"),
     );
-    let policy = HeaderValue::try_from(policy).expect("it is ASCII");
+    HeaderValue::try_from(policy).expect("it is ASCII")
+});
+
+/// The page.
+pub(super) fn page() -> Response {
+    let mut response = Response::new(Body::from(PAGE));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
     for (name, value) in [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),
