@@ -25,6 +25,7 @@ pub enum Code {
     Disconnected,
     Overloaded,
     StorageFailed,
+    Deadlock,
     Internal,
 }
 
@@ -33,7 +34,7 @@ const HOP_PREFIX: &str = "remote exception: ";
 
 impl Code {
     /// Every code, in the order of the schema.
-    pub const ALL: [Code; 17] = [
+    pub const ALL: [Code; 18] = [
         Code::InvalidArgument,
         Code::NotFound,
         Code::LimitExceeded,
@@ -50,6 +51,7 @@ impl Code {
         Code::Disconnected,
         Code::Overloaded,
         Code::StorageFailed,
+        Code::Deadlock,
         Code::Internal,
     ];
 
@@ -72,6 +74,7 @@ impl Code {
             Code::Disconnected => limit::DISCONNECTED,
             Code::Overloaded => limit::OVERLOADED,
             Code::StorageFailed => limit::STORAGE_FAILED,
+            Code::Deadlock => limit::DEADLOCK,
             Code::Internal => limit::INTERNAL,
         }
     }

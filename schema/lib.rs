@@ -14,6 +14,7 @@
 
 mod address;
 mod code;
+mod delivery;
 mod id;
 
 #[cfg(feature = "build")]
@@ -24,6 +25,7 @@ pub mod json;
 
 pub use address::{Address, InvalidAddress};
 pub use code::Code;
+pub use delivery::Delivery;
 pub use id::{InvalidId, ObjectId};
 
 capnp::generated_code!(pub mod cell_capnp, "vatwerk/cell_capnp.rs");

@@ -49,7 +49,7 @@ fn background_work_keeps_its_object_awake_until_it_is_done() {
             own.ctx.wait_until(async move {
                 late.ctx.sleep(60 * SECOND).await;
                 Ok(late.put("k", "late")?)
-            });
+            })?;
             Ok(())
         });
         begin.await.unwrap();
@@ -72,7 +72,7 @@ fn background_work_that_fails_harms_nobody() {
             own.ctx.wait_until(async move {
                 work.put("k", "kept")?;
                 Err(capnp::Error::failed("told to".into()))
-            });
+            })?;
             Ok(())
         });
         begin.await.unwrap();
@@ -92,7 +92,7 @@ impl Program for Busy {
         ctx.wait_until(async move {
             late.sleep(60 * SECOND).await;
             Ok(late.storage().kv().put("k", "late")?)
-        });
+        })?;
         Ok(())
     }
 }
@@ -119,7 +119,7 @@ fn a_vat_that_stops_waits_for_background_work() {
             own.ctx.wait_until(async move {
                 late.ctx.sleep(5 * SECOND).await;
                 Ok(late.put("k", "late")?)
-            });
+            })?;
             Ok(())
         });
         begin.await.unwrap();
@@ -139,7 +139,7 @@ fn a_reset_ends_background_work() {
             own.ctx.wait_until(async move {
                 late.ctx.sleep(5 * SECOND).await;
                 Ok(late.put("k", "late")?)
-            });
+            })?;
             Ok(())
         });
         begin.await.unwrap();

@@ -521,7 +521,7 @@ fn an_object_that_falls_asleep_hears_what_is_said_until_its_writes_are_on_disk()
         let unheard_write = act(&p, async |own| {
             own.clone()
                 .ctx
-                .wait_until(async move { Ok(own.put("k", "v")?) });
+                .wait_until(async move { Ok(own.put("k", "v")?) })?;
             Ok(())
         });
         unheard_write.await.unwrap();

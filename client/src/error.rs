@@ -3,7 +3,7 @@
 use std::io;
 
 use capnp::ErrorKind;
-use vatwerk::{Code, InvalidId};
+use vatwerk::{Code, Delivery, InvalidId};
 
 use crate::{Address, InvalidAddress};
 
@@ -38,6 +38,8 @@ pub enum Error {
         kind: ErrorKind,
         /// Words for people, without the code and without what RPC hops put before it.
         message: String,
+        /// Whether the call ran.
+        delivery: Delivery,
     },
     /// The client's thread is gone: its runtime was shut down around it.
     #[error("the client is gone")]
@@ -59,11 +61,22 @@ impl Error {
         }
     }
 
+    /// Whether the call ran. What failed before any call was made has not.
+    pub fn delivery(&self) -> Delivery {
+        match self {
+            Error::Call { delivery, .. } => *delivery,
+            Error::Address(_) | Error::ObjectId(_) | Error::Connect { .. } => {
+                Delivery::NotDelivered
+            }
+            Error::Gone => Delivery::Unknown,
+        }
+    }
+
     /// Whether the same call may succeed later: the vat was overloaded, or it or the connection to
     /// it went away.
     ///
-    /// A call that failed with [`Code::Disconnected`] or [`Code::ObjectReset`] may have run
-    /// nevertheless, so repeat it only if running it twice does no harm.
+    /// The call may have run nevertheless: unless [`Error::delivery`] is
+    /// [`Delivery::NotDelivered`], repeat it only if running it twice does no harm.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Connect { .. } => true,
@@ -82,7 +95,8 @@ impl From<capnp::Error> for Error {
             "" => error.kind.to_string(),
             extra => extra.to_owned(),
         };
-        let (code, message) = Code::split(&text);
+        let (text, delivery) = Delivery::split(&text);
+        let (code, message) = Code::split(text);
         let code = code.or_else(|| match error.kind {
             _ if has_own_code(message) => None,
             ErrorKind::Disconnected => Some(Code::Disconnected),
@@ -94,6 +108,10 @@ impl From<capnp::Error> for Error {
             code,
             kind: error.kind,
             message: message.to_owned(),
+            delivery: delivery.unwrap_or(match error.kind {
+                ErrorKind::Disconnected | ErrorKind::Overloaded => Delivery::Unknown,
+                _ => Delivery::Delivered,
+            }),
         }
     }
 }
@@ -135,6 +153,9 @@ impl From<Error> for capnp::Error {
             Error::Address(_) | Error::ObjectId(_) => ErrorKind::Failed,
         };
         let extra = match &error {
+            Error::Call { delivery, .. } if *delivery != Delivery::Delivered => {
+                format!("{error} [{delivery}]")
+            }
             Error::Call { .. } => error.to_string(),
             other => format!("{}{other}", prefix(other.code())),
         };

@@ -9,11 +9,21 @@
 #
 # - `failed`: fix the call, or read the message. Repeating the same call gives the same answer.
 # - `overloaded`: try again later, with a growing delay.
-# - `disconnected`: the instance or connection is gone. Whether the call ran is not known. A stub
-#   stays good: the next call on it reaches a fresh instance.
+# - `disconnected`: the instance or connection is gone. Whether the call ran, its last word says. A
+#   stub stays good: the next call on it reaches a fresh instance.
 # - `unimplemented`: this object does not have that method. Fall back, if you can.
 #
 # A class may send codes of its own in the same form (`[a-z][a-z0-9-]*: `).
+#
+# # Whether the call ran
+#
+# The text of every `disconnected` and `overloaded` exception that a vat sends for a call ends with
+# one of the three words `notDelivered`, `delivered` and `deliveryUnknown` in brackets, after a space:
+# `overloaded: the queue of the object (calls) is full at 4096 [not-delivered]`. It speaks of the call
+# that failed, not of calls that this one made. A `failed` or `unimplemented` exception ends with
+# `[not-delivered]` if the call did not begin, and otherwise says nothing: the call ran, and this is its
+# outcome. An error that a client's own library makes, because the connection is gone, has no such
+# word: whether the call ran is not known.
 
 using Cxx = import "/capnp/c++.capnp";
 using Go = import "go.capnp";
@@ -74,8 +84,22 @@ const storageFailed :Text = "storage-failed";
 # `overloaded`. The disk failed or is full. The writes of the turn were undone and the instance
 # was reset.
 
+const deadlock :Text = "deadlock";
+# `failed`. The call would wait for ever: for an object whose `create` or `activate` waits for this
+# call, or for serial objects (`SERIAL`) that wait for each other. The message names them.
+
 const internal :Text = "internal";
 # `failed`. A fault of the vat itself. Details are in its log.
+
+const notDelivered :Text = "not-delivered";
+# The call has not run, and will not. Repeating it does no harm.
+
+const delivered :Text = "delivered";
+# The call has run, and the exception is its outcome.
+
+const deliveryUnknown :Text = "delivery-unknown";
+# The call was under way when its object was lost: it may have run in part, or whole. Repeat it only if
+# running it twice does no harm.
 
 const maxMessageBytes :UInt64 = 33554432;
 # The largest RPC message either side sends, 32 MiB. A larger one ends the connection. Send larger

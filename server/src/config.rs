@@ -108,6 +108,9 @@ pub struct Limits {
     pub idle_ms: u64,
     /// How long a class's `create` and `activate` may take together. Default 30,000.
     pub activation_ms: u64,
+    /// How long a call or a request may take, unless its class says otherwise; 0 for no limit. One that
+    /// takes longer is dropped where it waits, and its caller gets `limit-exceeded`. Default 900,000.
+    pub call_ms: u64,
     /// How long the SQL of one call may run: it holds up every object of its thread. Default 5,000.
     pub statement_ms: u64,
     /// How many objects may be awake; above it idle ones are put to sleep, and above twice as many
@@ -179,6 +182,7 @@ impl Default for Limits {
         Limits {
             idle_ms: 10_000,
             activation_ms: 30_000,
+            call_ms: 900_000,
             statement_ms: 5_000,
             resident_objects: 10_000,
             memory_bytes: 768 << 20,
@@ -259,6 +263,7 @@ impl Limits {
         object::Limits {
             idle: Duration::from_millis(self.idle_ms),
             activation: Duration::from_millis(self.activation_ms),
+            call: Duration::from_millis(self.call_ms),
             resident_objects: self.resident_objects.max(1),
             memory_bytes: self.memory_bytes,
             alarms_at_once: self.alarms_at_once.max(1),

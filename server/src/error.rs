@@ -35,6 +35,19 @@ pub enum Error {
         /// The limit, in milliseconds.
         limit_ms: u64,
     },
+    /// A call took longer than it may, and was dropped where it waited.
+    #[error(
+        "the call took longer than {} s (limits.call_ms, or CALL_LIMIT of the class), and was dropped \
+         where it waited",
+        limit.as_secs_f32()
+    )]
+    CallTimeout {
+        /// The limit.
+        limit: std::time::Duration,
+    },
+    /// The call would wait for itself.
+    #[error("{0}")]
+    Deadlock(String),
     /// The credential is not good here.
     #[error("{0}")]
     Unauthenticated(&'static str),
@@ -89,7 +102,10 @@ impl Error {
         match self {
             Error::InvalidArgument(_) => Code::InvalidArgument,
             Error::NotFound(_) => Code::NotFound,
-            Error::LimitExceeded { .. } | Error::StatementTimeout { .. } => Code::LimitExceeded,
+            Error::LimitExceeded { .. }
+            | Error::StatementTimeout { .. }
+            | Error::CallTimeout { .. } => Code::LimitExceeded,
+            Error::Deadlock(_) => Code::Deadlock,
             Error::Unauthenticated(_) => Code::Unauthenticated,
             Error::PermissionDenied(_) => Code::PermissionDenied,
             Error::SqlRefused(_) => Code::SqlRefused,

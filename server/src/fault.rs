@@ -1,6 +1,6 @@
 //! The one place where an [`Error`] becomes an exception on the wire.
 
-use vatwerk::Code;
+use vatwerk::{Code, Delivery};
 
 use crate::Error;
 
@@ -17,9 +17,39 @@ fn exception(code: Code, text: &impl std::fmt::Display) -> capnp::Error {
     }
 }
 
-/// What leaves an object when its code failed with `error`: the text starts with a code, whoever
-/// made the error. A code that is there already, a class's own included, stays.
+/// The exception of a call that has not begun.
+pub fn not_delivered(error: Error) -> capnp::Error {
+    mark(error.into(), Delivery::NotDelivered)
+}
+
+/// The exception of a call whose outcome is not known: its instance ended while it was under way.
+pub fn outcome_unknown(error: Error) -> capnp::Error {
+    mark(error.into(), Delivery::Unknown)
+}
+
+/// The same exception, which says whether the call ran.
+pub fn mark(mut error: capnp::Error, delivery: Delivery) -> capnp::Error {
+    use capnp::ErrorKind::{Disconnected, Overloaded};
+
+    let (text, _) = Delivery::split(&error.extra);
+    let length = text.len();
+    error.extra.truncate(length);
+    // Others have run, unless they say that they have not.
+    if delivery != Delivery::Delivered || matches!(error.kind, Disconnected | Overloaded) {
+        error.extra.push_str(&format!(" [{delivery}]"));
+    }
+    error
+}
+
+/// The exception that leaves an object when the method of a call failed with `error`: the text starts
+/// with a code, whatever made the error, and says that the call has run. A code that is there already,
+/// a class's own included, stays.
 pub fn leaving(error: capnp::Error) -> capnp::Error {
+    mark(coded(error), Delivery::Delivered)
+}
+
+/// The same error, with a code.
+fn coded(error: capnp::Error) -> capnp::Error {
     use capnp::ErrorKind::{Disconnected, Failed, Overloaded, Unimplemented};
 
     let (code, text) = Code::split(&error.extra);
@@ -81,7 +111,12 @@ mod tests {
             ),
             (
                 capnp::Error::overloaded("later".into()),
-                "overloaded: later",
+                "overloaded: later [delivered]",
+            ),
+            (not_delivered(Error::NotFound("x".into())), "not-found: x"),
+            (
+                outcome_unknown(Error::ObjectReset("x".into())),
+                "object-reset: x [delivered]",
             ),
             (
                 Error::Closed("the cursor has ended").into(),

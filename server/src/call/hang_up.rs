@@ -1,7 +1,8 @@
-//! Calls that end when their caller hangs up.
+//! How a callee learns that the caller of a call is gone.
 //!
-//! `capnp-rpc` would drop such a call when the caller's `Finish` arrives, and then never return it, so
-//! that neither side could forget it. So a connection holds the `Finish` back, and tells by this.
+//! `capnp-rpc` would drop a call when the caller's `Finish` arrives, and then never return it, so that
+//! neither side could forget it. So a connection holds the `Finish` back, and tells by a [`HangUp`]. A
+//! caller in this process tells by dropping its [`Caller`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,17 +10,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use capnp::{private::capability::ParamsHook, traits::HasTypeId};
-use vatwerk::{kj::http_capnp::http_service, object_capnp::stub};
-
-/// The ordinal of `Stub.fetch`.
-pub const FETCH: u16 = 2;
-
-/// The ordinal of `HttpService.request`.
-pub const REQUEST: u16 = 1;
+use capnp::private::capability::ParamsHook;
 
 thread_local! {
-    /// Of the call whose parameters were last looked at. `capnp`'s hooks have no room for it.
+    /// The signal of the call whose parameters were last looked at. `capnp`'s hooks have no room for it.
     static LOOKED_AT: RefCell<Option<HangUp>> = const { RefCell::new(None) };
 }
 
@@ -34,16 +28,7 @@ struct State {
 }
 
 impl HangUp {
-    /// Whether that makes a difference to this method.
-    pub fn matters(interface_id: u64, method_id: u16) -> bool {
-        match interface_id {
-            stub::Client::TYPE_ID => method_id == FETCH,
-            http_service::Client::TYPE_ID => method_id == REQUEST,
-            _ => false,
-        }
-    }
-
-    /// The caller has hung up.
+    /// Records that the caller has hung up, and wakes the callee.
     pub fn tell(&self) {
         self.0.has_hung_up.set(true);
         if let Some(waker) = self.0.waker.take() {
@@ -51,7 +36,7 @@ impl HangUp {
         }
     }
 
-    /// Ready when the caller has hung up.
+    /// Ready when the caller has hung up. One task at a time may wait.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         if self.0.has_hung_up.get() {
             return Poll::Ready(());
@@ -60,15 +45,29 @@ impl HangUp {
         Poll::Pending
     }
 
-    /// Somebody looks at the parameters of the call.
+    /// The caller's end, whose last clone tells when it is dropped.
+    pub fn when_dropped(&self) -> Rc<Caller> {
+        Rc::new(Caller(self.clone()))
+    }
+
+    /// Notes that a connection shows the parameters of the call.
     pub fn params_looked_at(&self) {
         LOOKED_AT.replace(Some(self.clone()));
     }
 
-    /// Of the call with these parameters, if a connection tells.
+    /// The signal of the call with these parameters, if a connection tells.
     pub fn of(params: &dyn ParamsHook) -> Option<HangUp> {
         LOOKED_AT.take();
         let _ = params.get();
         LOOKED_AT.take()
+    }
+}
+
+/// A caller in this process, as long as it waits for its call.
+pub struct Caller(HangUp);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.tell();
     }
 }

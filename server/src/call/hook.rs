@@ -62,9 +62,7 @@ impl<T: Target> ClientHook for Hook<T> {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (mut reply, done) = Reply::to_results(results);
-        if HangUp::matters(interface_id, method_id) {
-            reply.listen_for(HangUp::of(params.as_ref()));
-        }
+        reply.listen_for(HangUp::of(params.as_ref()));
         self.0
             .deliver(Call::sending(interface_id, method_id, params, reply));
         done

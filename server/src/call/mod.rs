@@ -18,7 +18,7 @@ mod testing;
 
 pub use chain::{Chain, Chains};
 pub use coded::serve;
-pub use hang_up::{FETCH, HangUp, REQUEST};
+pub use hang_up::{Caller, HangUp};
 pub use hook::{Hook, Target};
 pub use message::{Caps, Message, Results, ResultsCell, SharedResponse, has_caps, settled};
 pub use pipeline::{PipelineResolver, deferred};

@@ -10,12 +10,16 @@ use capnp::{
     private::capability::{ClientHook, PipelineHook, PipelineOp},
 };
 
-use super::{Message, Resolver, promised, reply::given_up};
+use super::{Caller, Message, Resolver, promised, reply::given_up};
 
 /// What will say which results a pipeline leads to. Dropped undecided, it fails the pipeline.
 pub struct PipelineResolver(Weak<RefCell<State>>);
 
-struct Deferred(Rc<RefCell<State>>);
+struct Deferred {
+    state: Rc<RefCell<State>>,
+    /// Keeps the call going: a pipeline waits for it as its promise does.
+    caller: Option<Rc<Caller>>,
+}
 
 enum State {
     /// Asked for so far, each once: two calls on the same one keep their order.
@@ -41,11 +45,12 @@ fn path(ops: &[PipelineOp]) -> Vec<u16> {
     ops.iter().filter_map(field).collect()
 }
 
-/// A pipeline, and the resolver that will say where it leads.
-pub fn deferred() -> (Box<dyn PipelineHook>, PipelineResolver) {
+/// A pipeline, and the resolver that will say where it leads. `caller` counts as waiting for as long as
+/// the pipeline is held.
+pub fn deferred(caller: Option<Rc<Caller>>) -> (Box<dyn PipelineHook>, PipelineResolver) {
     let state = Rc::new(RefCell::new(State::Waiting(Vec::new())));
     let resolver = PipelineResolver(Rc::downgrade(&state));
-    (Box::new(Deferred(state)), resolver)
+    (Box::new(Deferred { state, caller }), resolver)
 }
 
 impl PipelineResolver {
@@ -102,15 +107,18 @@ impl State {
 
 impl PipelineHook for Deferred {
     fn add_ref(&self) -> Box<dyn PipelineHook> {
-        Box::new(Deferred(self.0.clone()))
+        Box::new(Deferred {
+            state: self.state.clone(),
+            caller: self.caller.clone(),
+        })
     }
 
     fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
-        if let Some(cap) = self.0.borrow().pipelined_cap(ops) {
+        if let Some(cap) = self.state.borrow().pipelined_cap(ops) {
             return cap;
         }
         let path = path(ops);
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         let State::Waiting(waiting) = &mut *state else {
             unreachable!("what is decided has been asked already");
         };
@@ -140,7 +148,7 @@ mod tests {
         let tasks = tokio::task::LocalSet::new();
         let _entered = tasks.enter();
         let recorder = Rc::new(Recorder::default());
-        let (pipeline, resolver) = deferred();
+        let (pipeline, resolver) = deferred(None);
         let ask = || pipeline.get_pipelined_cap(&[PipelineOp::Noop]);
         let caps = [ask(), ask()];
         for method in 0..4 {

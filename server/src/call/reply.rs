@@ -69,7 +69,7 @@ impl Call {
     }
 }
 
-/// Where the outcome of a call goes. A caller that has hung up makes no difference to the callee.
+/// Where the outcome of a call goes, and how the callee learns that its caller is gone.
 pub struct Reply(To);
 
 enum To {
@@ -85,6 +85,7 @@ enum To {
         done: oneshot::Sender<Result<Rc<Message>, Error>>,
         pipeline: Option<PipelineResolver>,
         set: Option<Rc<Message>>,
+        hang_up: HangUp,
     },
 }
 
@@ -107,8 +108,11 @@ impl Reply {
     /// A reply to a caller in this process.
     pub fn local() -> (Reply, RemotePromise<capnp::any_pointer::Owned>) {
         let (done, told) = oneshot::channel();
-        let (pipeline, resolver) = deferred();
+        let hang_up = HangUp::default();
+        let caller = hang_up.when_dropped();
+        let (pipeline, resolver) = deferred(Some(caller.clone()));
         let promise = Promise::from_future(async move {
+            let _caller = caller;
             Ok(Response::new(Box::new(SharedResponse(
                 told.await.unwrap_or_else(gone)?,
             ))))
@@ -119,6 +123,7 @@ impl Reply {
                 done,
                 pipeline: Some(resolver),
                 set: None,
+                hang_up,
             }),
             RemotePromise { promise, pipeline },
         )
@@ -143,21 +148,22 @@ impl Reply {
         }
     }
 
-    /// The caller tells by this, too, that it has hung up.
+    /// Adds a signal by which a connection tells that the caller has hung up.
     pub fn listen_for(&mut self, told: Option<HangUp>) {
         if let To::Results { hang_up, .. } = &mut self.0 {
             *hang_up = told;
         }
     }
 
-    /// Ready when the caller has hung up.
+    /// Ready when the caller has hung up: it waits for the outcome no longer, and holds no promise of a
+    /// capability in it.
     pub fn poll_hung_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
             To::Results { done, hang_up, .. } => match hang_up {
                 Some(hang_up) if hang_up.poll(cx).is_ready() => Poll::Ready(()),
                 _ => done.poll_canceled(cx),
             },
-            To::Local { done, .. } => done.poll_canceled(cx),
+            To::Local { hang_up, .. } => hang_up.poll(cx),
         }
     }
 
@@ -181,6 +187,7 @@ impl Reply {
                 done,
                 pipeline,
                 set,
+                ..
             } => {
                 let outcome = outcome.map(|message| match set {
                     Some(early) => early,

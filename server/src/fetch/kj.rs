@@ -20,14 +20,21 @@ use vatwerk::{
     object_capnp::stub,
 };
 
-use super::head::{
-    collect_headers, drop_hop_by_hop, is_bodiless, read_headers, read_response, set_length,
-    write_headers, write_length,
+use super::{
+    FETCH,
+    head::{
+        collect_headers, drop_hop_by_hop, is_bodiless, read_headers, read_response, set_length,
+        write_headers, write_length,
+    },
 };
+
 use crate::{
     Error,
-    call::{self, Call, FETCH, Message, REQUEST, settled},
+    call::{self, Call, Message, settled},
 };
+
+/// The ordinal of `HttpService.request`.
+const REQUEST: u16 = 1;
 
 /// The methods, by their numbers.
 const METHODS: [&str; 28] = [

@@ -72,6 +72,9 @@ pub use head::{
 };
 pub use sink::{Incoming, pour, sink};
 
+/// The ordinal of `Stub.fetch`.
+pub const FETCH: u16 = 2;
+
 /// A request to an object.
 pub type Request<B = Body> = http::Request<B>;
 

@@ -55,13 +55,20 @@ struct Shared {
     pieces: VecDeque<Bytes>,
     /// What the pieces cost.
     bytes: usize,
+    /// Whether the reader has begun, and whether writers have been shown.
+    is_asked_for: bool,
     is_begun: bool,
     /// Writers that are told to go on when there is room.
     waiting: Vec<Reply>,
     end: Option<capnp::Result<()>>,
     is_given_up: bool,
     reader: Option<Waker>,
+    /// The way that answers to writers take, if they must not leave at once.
+    outlet: Option<Outlet>,
 }
+
+/// Lets an answer leave when it may.
+type Outlet = Box<dyn Fn(Box<dyn FnOnce()>)>;
 
 impl Shared {
     fn has_room(&self) -> bool {
@@ -78,6 +85,53 @@ impl Shared {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
+    }
+}
+
+/// Does what writers notice of the reader: at once, or by way of the outlet if there is one.
+fn show_writers(shared: &Rc<RefCell<Shared>>, show: impl FnOnce(&RefCell<Shared>) + 'static) {
+    let outlet = shared.borrow_mut().outlet.take();
+    let Some(outlet) = outlet else {
+        return show(shared);
+    };
+    let shown = shared.clone();
+    outlet(Box::new(move || show(&shown)));
+    shared.borrow_mut().outlet = Some(outlet);
+}
+
+/// The reader has begun: there is more room from now on.
+fn begun(shared: &RefCell<Shared>) {
+    shared.borrow_mut().is_begun = true;
+    answer_waiting(shared);
+}
+
+/// A chunk has been read: there may be room for others.
+fn taken(shared: &RefCell<Shared>, bytes: usize) {
+    shared.borrow_mut().bytes -= COST + bytes;
+    answer_waiting(shared);
+}
+
+fn answer_waiting(shared: &RefCell<Shared>) {
+    let mut this = shared.borrow_mut();
+    let waiting = match this.has_room() {
+        true => std::mem::take(&mut this.waiting),
+        false => Vec::new(),
+    };
+    drop(this);
+    for reply in waiting {
+        reply.finish(Ok(None));
+    }
+}
+
+/// Nobody reads the rest.
+fn give_up(shared: &RefCell<Shared>) {
+    let mut this = shared.borrow_mut();
+    this.is_given_up = true;
+    this.pieces.clear();
+    let waiting = std::mem::take(&mut this.waiting);
+    drop(this);
+    for reply in waiting {
+        reply.finish(Err(gone("nobody reads the rest of the body")));
     }
 }
 
@@ -157,12 +211,23 @@ impl Drop for Sink {
 /// A body that comes in. Dropping it says that nobody reads the rest.
 pub struct Incoming(Rc<RefCell<Shared>>);
 
+impl Incoming {
+    /// Has answers that the reader causes leave by `outlet`, instead of at once.
+    pub fn answer_through(&mut self, outlet: impl Fn(Box<dyn FnOnce()>) + 'static) {
+        self.0.borrow_mut().outlet = Some(Box::new(outlet));
+    }
+}
+
 impl Stream for Incoming {
     type Item = capnp::Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut shared = self.0.borrow_mut();
-        shared.is_begun = true;
+        if !std::mem::replace(&mut shared.is_asked_for, true) {
+            drop(shared);
+            show_writers(&self.0, begun);
+            shared = self.0.borrow_mut();
+        }
         let Some(piece) = shared.pieces.pop_front() else {
             return match &shared.end {
                 Some(Ok(())) => Poll::Ready(None),
@@ -173,29 +238,18 @@ impl Stream for Incoming {
                 }
             };
         };
-        shared.bytes -= COST + piece.len();
-        let waiting = match shared.has_room() {
-            true => std::mem::take(&mut shared.waiting),
-            false => Vec::new(),
-        };
         drop(shared);
-        for reply in waiting {
-            reply.finish(Ok(None));
-        }
+        let bytes = piece.len();
+        show_writers(&self.0, move |shared| taken(shared, bytes));
         Poll::Ready(Some(Ok(piece)))
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        let mut shared = self.0.borrow_mut();
-        shared.is_given_up = true;
-        shared.pieces.clear();
-        let waiting = std::mem::take(&mut shared.waiting);
-        drop(shared);
-        for reply in waiting {
-            reply.finish(Err(gone("nobody reads the rest of the body")));
-        }
+        self.0.borrow_mut().pieces.clear();
+        show_writers(&self.0, give_up);
+        self.0.borrow_mut().outlet = None;
     }
 }
 

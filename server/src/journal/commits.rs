@@ -22,6 +22,7 @@ struct Inner {
     /// Who waits for which position. The number tells those apart that wait for the same.
     waiting: RefCell<BTreeMap<(Lsn, u64), Waker>>,
     waited: Cell<u64>,
+    /// Objects that wait until the queue has room.
     held_back: RefCell<Vec<Waker>>,
     tasks: RefCell<Vec<AbortHandle>>,
 }
@@ -70,32 +71,24 @@ impl Commits {
         poll_fn(|cx| wait.poll(lsn, cx)).await
     }
 
-    /// Ready unless so much waits to be written that no more should be added.
-    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.0.journal.0.queue.has_room() {
-            return Poll::Ready(());
-        }
-        self.0.hold_back(cx.waker());
-        Poll::Pending
+    /// Whether more may be added to what waits to be written.
+    pub fn has_room(&self) -> bool {
+        self.0.journal.0.queue.has_room()
     }
 
-    /// Ready once it is decided what becomes of the commit at `lsn`.
-    pub fn poll_decided(&self, lsn: Lsn, cx: &Context<'_>) -> Poll<()> {
-        if self.is_durable(lsn) != Ok(false) {
-            return Poll::Ready(());
-        }
-        self.0.hold_back(cx.waker());
-        Poll::Pending
-    }
-}
-
-impl Inner {
-    /// Wakes `waker` when the journal has got on.
-    fn hold_back(&self, waker: &Waker) {
-        let mut held_back = self.held_back.borrow_mut();
-        if !held_back.iter().any(|held| held.will_wake(waker)) {
-            held_back.push(waker.clone());
-        }
+    /// Waits until there is room for more to be written.
+    pub async fn room(&self) {
+        poll_fn(|cx| {
+            if self.has_room() {
+                return Poll::Ready(());
+            }
+            let mut held_back = self.0.held_back.borrow_mut();
+            if !held_back.iter().any(|held| held.will_wake(cx.waker())) {
+                held_back.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -146,7 +139,9 @@ async fn follow(inner: Weak<Inner>) {
         let later = inner.waiting.borrow_mut().split_off(&(decided.next(), 0));
         let ready = inner.waiting.replace(later);
         ready.into_values().for_each(Waker::wake);
-        inner.held_back.take().into_iter().for_each(Waker::wake);
+        if inner.journal.0.queue.has_room() {
+            inner.held_back.take().into_iter().for_each(Waker::wake);
+        }
     }
 }
 

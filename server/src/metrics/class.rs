@@ -21,6 +21,7 @@ pub struct ClassMetrics {
     activation_failures: Counter,
     evictions: [Counter; Eviction::WORDS.len()],
     resets: [Counter; Reset::WORDS.len()],
+    cuts: [Counter; Cut::WORDS.len()],
     background_failures: Counter,
     socket_handler_failures: Counter,
     alarm_runs: [Counter; AlarmOutcome::WORDS.len()],
@@ -59,15 +60,33 @@ pub enum Reset {
     Timeout,
     /// The object was deleted.
     Deleted,
+    /// An operator asked for it.
+    Asked,
+    /// Too many objects were awake, and only capabilities that it had handed out kept this one awake.
+    Pressure,
     /// Anything else.
     Other,
 }
 
 impl Reset {
     /// In the order of the variants.
-    const WORDS: [&'static str; 7] = [
-        "panic", "abort", "blocked", "storage", "timeout", "deleted", "other",
+    const WORDS: [&'static str; 9] = [
+        "panic", "abort", "blocked", "storage", "timeout", "deleted", "asked", "pressure", "other",
     ];
+}
+
+/// Why a call was dropped before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The caller had hung up.
+    CallerGone,
+    /// The call took longer than its limit.
+    Late,
+}
+
+impl Cut {
+    /// In the order of the variants.
+    const WORDS: [&'static str; 2] = ["caller_gone", "late"];
 }
 
 /// What became of one run of an alarm.
@@ -115,6 +134,11 @@ impl ClassMetrics {
         self.evictions[why as usize].inc();
     }
 
+    /// A call was dropped before its end.
+    pub fn cut(&self, why: Cut) {
+        self.cuts[why as usize].inc();
+    }
+
     /// An instance failed.
     pub fn reset(&self, why: Reset) {
         self.resets[why as usize].inc();
@@ -149,6 +173,7 @@ pub(super) struct Families {
     activation_failures: Counters,
     evictions: Counters,
     resets: Counters,
+    cuts: Counters,
     background_failures: Counters,
     socket_handler_failures: Counters,
     alarm_runs: Counters,
@@ -182,6 +207,7 @@ impl Families {
             activation_failures: counters("activation_failures", "Objects that failed to wake up"),
             evictions: counters("evictions", "Objects that were put to sleep"),
             resets: counters("resets", "Instances that were dropped because they failed"),
+            cuts: counters("calls_cut", "Calls that were dropped before their end"),
             background_failures: counters(
                 "background_failures",
                 "Work of objects beside their calls that failed",
@@ -211,6 +237,7 @@ impl Families {
             activation_failures: one(&self.activation_failures),
             evictions: Eviction::WORDS.map(|word| reason(&self.evictions, word)),
             resets: Reset::WORDS.map(|word| reason(&self.resets, word)),
+            cuts: Cut::WORDS.map(|word| reason(&self.cuts, word)),
             background_failures: one(&self.background_failures),
             socket_handler_failures: one(&self.socket_handler_failures),
             alarm_runs: AlarmOutcome::WORDS.map(outcome),

@@ -20,7 +20,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use class::{AlarmOutcome, ClassMetrics, Eviction, Reset};
+pub use class::{AlarmOutcome, ClassMetrics, Cut, Eviction, Reset};
 pub use reading::Reading;
 
 use class::Families;
@@ -50,6 +50,7 @@ struct Inner {
     gate_wait: Histogram,
     alarm_lag: Histogram,
     overloaded: Counter,
+    faults: Counter,
     /// By the first digit of the status, from 1 to 5.
     http_answers: [Counter; 5],
 }
@@ -85,6 +86,12 @@ impl Metrics {
             "How long after its due time an alarm was run",
             alarm_lag.clone(),
         );
+        let faults = Counter::default();
+        registry.register(
+            "faults",
+            "Panics of the vat's own in serving an object",
+            faults.clone(),
+        );
         let overloaded = Counter::default();
         registry.register(
             "overloaded",
@@ -107,6 +114,7 @@ impl Metrics {
             gate_wait,
             alarm_lag,
             overloaded,
+            faults,
             http_answers,
         }))
     }
@@ -130,6 +138,11 @@ impl Metrics {
     /// An alarm was begun, so long after it was due.
     pub fn alarm_started(&self, lag: Duration) {
         self.0.alarm_lag.observe(lag.as_secs_f64());
+    }
+
+    /// The vat's own code panicked while it served an object.
+    pub fn faulted(&self) {
+        self.0.faults.inc();
     }
 
     /// A call was refused: `overloaded`.

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     future::Future,
     rc::Rc,
+    time::Duration,
 };
 
 use capnp::{
@@ -108,6 +109,17 @@ pub trait Class: Sized + 'static {
     /// awaits something. A call that such a call causes, directly or by way of other objects of the
     /// vat, is let in: A -> B -> A does not wait for itself.
     const SERIAL: bool = false;
+
+    /// Whether calls and requests go on when their callers are gone, to their end. Without it they are
+    /// dropped where they wait next, outside of sections; what their turns have written is kept either
+    /// way. What must go on beyond a single call is for [`Context::wait_until`]; see also
+    /// [`Context::caller_gone`].
+    const FINISH_CALLS: bool = false;
+
+    /// How long one call or request may take, from its beginning: then it is dropped where it waits next,
+    /// outside of sections, and its caller gets `limit-exceeded`. `None`: the vat's setting
+    /// `limits.call_ms`; zero: no limit.
+    const CALL_LIMIT: Option<Duration> = None;
 
     /// SQL that brings an object's tables up to date, oldest first: each is applied once in an
     /// object's life, before [`Class::create`] of a new one, and in the turn in which
@@ -266,6 +278,8 @@ pub struct ClassEntry {
     /// Whether the HTTP listener lets anybody reach its objects.
     pub on_gateway: bool,
     pub(super) is_serial: bool,
+    pub(super) finish_calls: bool,
+    pub(super) call_limit: Option<Duration>,
     pub(super) migrations: &'static [&'static str],
     pub(super) state_version: u32,
     pub(super) migrate: fn(&Context, u32) -> capnp::Result<()>,
@@ -305,6 +319,8 @@ impl ClassEntry {
             web_sockets: C::WEB_SOCKETS,
             on_gateway: C::ON_GATEWAY,
             is_serial: C::SERIAL,
+            finish_calls: C::FINISH_CALLS,
+            call_limit: C::CALL_LIMIT,
             migrations: C::MIGRATIONS,
             state_version: C::STATE_VERSION,
             migrate: C::migrate,

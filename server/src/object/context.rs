@@ -1,6 +1,6 @@
 //! What an object's code holds: its storage, its identity, and the way to other objects.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use capnp::{capability::FromClientHook, traits::HasTypeId};
 use tokio::time::timeout;
@@ -146,12 +146,14 @@ impl Context {
     /// bytes. It is kept as long as the sockets are: until the object is reset, or sleeps without any, or
     /// the vat ends.
     pub fn set_web_socket_auto_response(&self, pair: Option<(&str, &str)>) -> Result<()> {
-        self.sockets().set_auto_response(pair)
+        let set = self.sockets().set_auto_response(pair)?;
+        self.0.say(set);
+        Ok(())
     }
 
     /// What [`Context::set_web_socket_auto_response`] has set.
     pub fn web_socket_auto_response(&self) -> Option<(String, String)> {
-        let pair = self.0.host.sockets.find(self.0.slot.id)?.auto_response()?;
+        let pair = self.0.host.sockets.find(self.0.slot.id)?.set_response()?;
         Some((pair.request.clone(), pair.response.clone()))
     }
 
@@ -171,11 +173,27 @@ impl Context {
         host.sockets.of(host, &slot.class, slot.id)
     }
 
-    /// Goes on with `work` when the call at hand has ended. The object stays awake until it is done,
-    /// and a vat that stops waits for it as for a call. If it fails, that is logged. A reset of the
-    /// object ends it, as it ends calls.
-    pub fn wait_until(&self, work: impl Future<Output = capnp::Result<()>> + 'static) {
-        self.0.wait_until(Box::pin(work));
+    /// Goes on with `work` when the call at hand has ended, and when its caller is gone. The object stays
+    /// awake until it is done, and a vat that stops waits for it as for a call. If it fails, that is
+    /// logged. A reset of the object ends it, as it ends calls.
+    ///
+    /// `overloaded` if as many calls, other events and such works are in flight as `limits.calls_per_object`
+    /// or `limits.calls_per_vat` allow; `object-reset` if the instance is ending.
+    pub fn wait_until(
+        &self,
+        work: impl Future<Output = capnp::Result<()>> + 'static,
+    ) -> Result<()> {
+        self.0.wait_until(Box::pin(work))
+    }
+
+    /// Waits until the caller of the event at hand has hung up; for ever in events without a caller. A
+    /// class with [`FINISH_CALLS`](super::Class::FINISH_CALLS), or code in a section, learns by this that
+    /// nobody waits for its answer; other calls are dropped where they wait.
+    pub async fn caller_gone(&self) {
+        match self.0.current() {
+            Some(flow) => poll_fn(|cx| flow.poll_caller_gone(cx)).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Runs `work` while nothing else of the object does: no call is let in, and calls that run do not

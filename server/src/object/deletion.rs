@@ -5,16 +5,19 @@ use std::rc::Rc;
 use futures::channel::oneshot;
 use tokio::time::timeout;
 
-use super::{gate::COMMIT_LIMIT, host::Host, serve::serve, slot::Slot};
+use super::{gate::COMMIT_LIMIT, host::Host, slot::Slot};
 use crate::{Error, Result, storage::Backing};
 
 /// Tells who asked for a deletion whether there was anything to delete.
 pub(super) type Deleted = oneshot::Sender<Result<bool>>;
 
-/// Deletes the object of a slot that is new. Calls that come meanwhile wait in it, for the object
-/// that comes into being with them.
-pub(super) async fn delete(host: Rc<Host>, slot: Rc<Slot>, tell: Vec<Deleted>) {
-    let deleted = timeout(COMMIT_LIMIT, delete_database(&host, &slot))
+/// Deletes the object of a slot that has no instance. Calls that wait in the slot are for the object that
+/// comes into being with them.
+pub(super) async fn delete(host: &Rc<Host>, slot: &Rc<Slot>, tell: Vec<Deleted>) {
+    let reset = Error::ObjectReset("the object was deleted".into());
+    host.sockets.reset(slot.id);
+    slot.refuse_socket_events(&reset);
+    let deleted = timeout(COMMIT_LIMIT, delete_database(host, slot))
         .await
         .unwrap_or_else(|_| {
             Err(Error::StorageFailed(
@@ -25,13 +28,9 @@ pub(super) async fn delete(host: Rc<Host>, slot: Rc<Slot>, tell: Vec<Deleted>) {
         slot.silence();
     }
     for tell in tell {
-        // Who has hung up does not want to know.
+        // A client that has hung up does not want to know.
         let _ = tell.send(deleted.clone());
     }
-    if !slot.is_quiet() {
-        return serve(host, slot).await;
-    }
-    host.remove(&slot);
 }
 
 /// Deletes the database, the row in the catalog and the alarm: in this order, so that whatever exists

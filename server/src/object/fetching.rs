@@ -1,30 +1,33 @@
 //! How an object answers HTTP.
 
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use std::{pin::Pin, rc::Rc};
 
 use capnp::capability::FromClientHook;
 use http::{HeaderMap, Method, StatusCode};
 use vatwerk::{
-    ObjectId,
+    Delivery, ObjectId,
     http_capnp::exchange,
     object_capnp::stub::{fetch_params, fetch_results},
 };
 
 use super::{
     class::{ClassEntry, Dispatch},
-    gate::Output,
+    event::What,
+    flow::Flow,
+    gate::{Output, Way},
     host::Host,
     instance::Instance,
-    results::Returning,
-    sections::Flow,
-    slot::{What, shielded},
+    outgoing::Held,
+    results::{Outcome, Returning},
+    slot::shielded,
     sockets::{Acceptance, Offer, Socket},
 };
 use crate::{
     Error,
     call::{Call, Message, Reply},
+    fault,
     fetch::{
-        Body, Response, pour, read_length, read_request, send_frame, sink, write_headers,
+        Body, Incoming, Response, pour, read_length, read_request, send_frame, sink, write_headers,
         write_response,
     },
 };
@@ -33,8 +36,24 @@ use crate::{
 pub(super) struct Fetch {
     /// `Stub.fetch`.
     pub call: Call,
-    /// What the caller writes to the sink that it has been given.
-    body: Body,
+    /// The body that the caller writes to the sink it has been given.
+    body: Incoming,
+    /// How many bytes the body has, if the caller knows.
+    length: Option<u64>,
+}
+
+/// The answer to a chunk of a request's body, on its way out.
+struct Taken(Box<dyn FnOnce()>);
+
+impl Output for Taken {
+    const WAY: Way = Way::Body;
+
+    fn release(self) {
+        self.0();
+    }
+
+    /// The end of the exchange tells the caller.
+    fn fail(self, _: &Error) {}
 }
 
 impl Host {
@@ -48,19 +67,22 @@ impl Host {
     ) {
         let mut call = call;
         let taken = take_body(class, &mut call);
-        let slot = taken.and_then(|body| Ok((body, self.slot(class, id, name)?)));
+        let slot = taken.and_then(|taken| Ok((taken, self.slot(class, id, name)?)));
         match slot {
-            Ok((body, slot)) => {
+            Ok(((body, length), slot)) => {
                 let chain = call.chain;
-                slot.push(self, None, chain, What::Fetch(Fetch { call, body }));
+                let fetch = Fetch { call, body, length };
+                slot.push(self, None, chain, What::Fetch(fetch));
             }
-            Err(error) => call.reply.finish(Err(error)),
+            Err(error) => call
+                .reply
+                .finish(Err(fault::mark(error, Delivery::NotDelivered))),
         }
     }
 }
 
 /// Gives the caller a sink for the request's body, and what it takes to the object.
-fn take_body(class: &ClassEntry, call: &mut Call) -> capnp::Result<Body> {
+fn take_body(class: &ClassEntry, call: &mut Call) -> capnp::Result<(Incoming, Option<u64>)> {
     if !class.fetch {
         let error = format!("class {} does not speak HTTP", class.name);
         return Err(Error::Unimplemented(error).into());
@@ -72,23 +94,31 @@ fn take_body(class: &ClassEntry, call: &mut Call) -> capnp::Result<Body> {
     let mut told: fetch_results::Builder<'_> = results.root().init_as();
     told.set_body(sink);
     call.reply.set_pipeline(results);
-    Ok(Body::stream(incoming, length))
+    Ok((incoming, length))
 }
 
 /// Has the object answer a request. What it does ends when the caller hangs up.
 pub(super) async fn run(
     instance: &Rc<Instance>,
     object: &Rc<dyn Dispatch>,
-    flow: Flow,
+    flow: Rc<Flow>,
     fetch: Fetch,
     returning: impl FnOnce(Reply) -> Returning,
 ) {
-    let Fetch { call, body } = fetch;
+    let Fetch {
+        call,
+        mut body,
+        length,
+    } = fetch;
     let returning = returning(call.reply);
-    let read = call.params.get().and_then(|params| {
+    // They hold the caller's exchange.
+    let params = Held::new(instance.clone(), call.params);
+    let outlet = instance.clone();
+    body.answer_through(move |answer| outlet.say(Taken(answer)));
+    let read = params.get().and_then(|params| {
         let params: fetch_params::Reader<'_> = params.get_as()?;
         Ok((
-            read_request(params.get_request()?, body)?,
+            read_request(params.get_request()?, Body::stream(body, length))?,
             params.get_exchange()?,
         ))
     });
@@ -96,6 +126,7 @@ pub(super) async fn run(
         Ok(read) => read,
         Err(error) => return returning.finish(Err(error)),
     };
+    let asker = Held::new(instance.clone(), asker);
     let exchange = exchange::Client::new(instance.inward(asker.client.hook.add_ref()));
     let method = request.method().clone();
     let answer = object.fetch(request);
@@ -103,32 +134,23 @@ pub(super) async fn run(
         let response = answer.await?;
         respond(exchange, &method, response).await
     });
-    let outcome = poll_fn(|cx| {
-        let polled = instance.poll_turn(&flow, cx, |cx| answered.as_mut().poll(cx));
-        // What holds everything else back is not left half done.
-        let is_held_back = || instance.sections.depth(flow.section.borrow().as_ref()) > 0;
-        if polled.is_pending() && !is_held_back() && returning.poll_hung_up(cx).is_ready() {
-            let error = capnp::Error::disconnected("the caller has hung up".into());
-            return Poll::Ready(Ok(Err(error)));
-        }
-        polled
-    })
-    .await;
+    let code = Pin::new(&mut answered);
+    let outcome = instance.run_for_caller(&flow, &returning, code).await;
     // What it holds on to may panic.
     shielded(&instance.slot, || drop(answered));
     match outcome {
-        Ok(Ok(None)) => instance.say(Output::Return(returning, Ok(None))),
-        Ok(Ok(Some((headers, socket)))) => instance.say(Output::Accept(Box::new(Acceptance {
-            exchange: asker,
+        Ok(Ok(None)) => instance.say(Outcome(returning, Ok(None))),
+        Ok(Ok(Some((headers, socket)))) => instance.say(Box::new(Acceptance {
+            exchange: asker.into_inner(),
             headers,
             socket,
             asked: returning.hand_on(),
-        }))),
-        Ok(Err(error)) => instance.say(Output::Return(returning, Err(error))),
+        })),
+        Ok(Err(error)) => instance.say(Outcome(returning, Err(error))),
         // The instance is at its end.
         Err(error) => instance
             .gate
-            .pass(false, Output::Return(returning, Err(error.into()))),
+            .pass(false, Outcome(returning, Err(error.into()))),
     }
 }
 

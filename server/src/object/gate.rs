@@ -3,29 +3,15 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    rc::Rc,
     time::Duration,
 };
 
-use capnp::{
-    Error,
-    capability::{Promise, RemotePromise},
-    private::capability::ClientHook,
-};
-use futures::channel::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Span;
 
-use super::{
-    host::Host,
-    instance::Instance,
-    membrane::InwardPipeline,
-    results::Returning,
-    ringing::Ringing,
-    sockets::{Acceptance, SocketEvent, Spoken},
-};
+use super::host::Host;
 use crate::{
-    call::{Chain, Message, PipelineResolver, settled},
+    Error, Result,
     journal::{Commits, Lsn},
     metrics::Metrics,
 };
@@ -33,6 +19,59 @@ use crate::{
 /// How long a commit may take to become durable. After that the object is reset: whether the commit
 /// will ever be durable, nobody knows.
 pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+
+/// A way out of an object: ARCHITECTURE has a row for each, with the test that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The outcome of a call or a request.
+    Return,
+    /// Capabilities in the results of a call that is not over.
+    Pipeline,
+    /// A call to another party.
+    Call,
+    /// The end of a call, a promise or a capability of another party that the object lets go of.
+    LetGo,
+    /// The answer to a chunk of a request's body: that it was read, or that nobody reads it.
+    Body,
+    /// The end of a look at alarms.
+    Alarms,
+    /// A frame on a WebSocket.
+    Frame,
+    /// A WebSocket that is accepted.
+    Accept,
+    /// The answer to a message on a WebSocket.
+    Heard,
+    /// The text that the vat answers on WebSockets without the object.
+    AutoResponse,
+}
+
+/// Something on its way out of an object.
+pub(super) trait Output: 'static {
+    /// The way that it takes.
+    const WAY: Way;
+
+    /// Lets it leave.
+    fn release(self);
+
+    /// Drops it: the commit that it waits for has not happened. Callers that wait for it are told.
+    fn fail(self, error: &Error);
+}
+
+/// An [`Output`] of any kind.
+trait AnyOutput {
+    fn release(self: Box<Self>);
+    fn fail(self: Box<Self>, error: &Error);
+}
+
+impl<O: Output> AnyOutput for O {
+    fn release(self: Box<Self>) {
+        Output::release(*self);
+    }
+
+    fn fail(self: Box<Self>, error: &Error) {
+        Output::fail(*self, error);
+    }
+}
 
 /// While a commit of the object, or the turn that is running, is not durable yet, whatever could
 /// reveal it waits here, in order: results, errors, pipelined answers, calls to others.
@@ -42,8 +81,9 @@ pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct OutputGate {
     commits: Commits,
     metrics: Metrics,
-    /// Nothing waits: it is wrong on purpose.
-    is_forced: bool,
+    /// Outputs that do not wait: the gate is wrong on purpose.
+    #[cfg(any(test, feature = "testing"))]
+    sabotage: Option<super::testing::Sabotage>,
     newest: Cell<Lsn>,
     /// The newest commit that nothing waits for.
     unconfirmed: Cell<Lsn>,
@@ -58,7 +98,7 @@ struct Waiting {
     since: Instant,
     /// What it is part of, for logs: a call.
     span: Span,
-    output: Output,
+    output: Box<dyn AnyOutput>,
 }
 
 /// When an output may leave.
@@ -69,52 +109,13 @@ enum Release {
     Durable(Lsn),
 }
 
-/// Something on its way out of an object.
-pub(super) enum Output {
-    /// A call is over.
-    Return(Returning, Result<Option<Message>, Error>),
-    /// A call is not over, but capabilities in its results may be called.
-    Pipeline(Returning, Message),
-    /// A call to somebody else.
-    Send(Box<Outgoing>),
-    /// The alarms that were due have run.
-    Rung(Ringing),
-    /// Something said on a WebSocket.
-    Frame(Spoken),
-    /// A WebSocket is accepted.
-    Accept(Box<Acceptance>),
-    /// Something heard on a WebSocket has been dealt with.
-    Heard(SocketEvent),
-}
-
-/// A call to somebody else, held back.
-pub(super) struct Outgoing {
-    pub target: Box<dyn ClientHook>,
-    pub interface_id: u64,
-    pub method_id: u16,
-    pub params: Message,
-    /// The chain of the event that makes it.
-    pub chain: Option<Chain>,
-    pub sent: Sent,
-}
-
-/// Who waits for the outcome of an [`Outgoing`] call.
-pub(super) enum Sent {
-    Call {
-        promise:
-            oneshot::Sender<Promise<capnp::capability::Response<capnp::any_pointer::Owned>, Error>>,
-        pipeline: PipelineResolver,
-        caller: Rc<Instance>,
-    },
-    Stream(oneshot::Sender<Promise<(), Error>>),
-}
-
 impl OutputGate {
     /// The gate of a new instance. An earlier one may have made commits that are not durable yet:
     /// `newest` is the last of them.
     pub fn new(host: &Host, newest: Lsn) -> OutputGate {
         OutputGate {
-            is_forced: sabotaged!(host, OpenGate),
+            #[cfg(any(test, feature = "testing"))]
+            sabotage: host.sabotage.get(),
             newest: Cell::new(newest),
             unconfirmed: Cell::new(newest),
             commits: host.commits.clone(),
@@ -132,8 +133,8 @@ impl OutputGate {
     }
 
     /// Lets `output` leave as soon as it may. `dirty`: the turn that makes it has written.
-    pub fn pass(&self, dirty: bool, output: Output) {
-        if self.is_open(dirty) || self.is_forced {
+    pub fn pass<O: Output>(&self, dirty: bool, output: O) {
+        if self.is_open(dirty) || self.lets_through(O::WAY) {
             return output.release();
         }
         let release = match dirty {
@@ -144,9 +145,24 @@ impl OutputGate {
             release,
             since: Instant::now(),
             span: Span::current(),
-            output,
+            output: Box::new(output),
         });
         self.changed.notify_one();
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    fn lets_through(&self, way: Way) -> bool {
+        use super::testing::Sabotage;
+        match self.sabotage {
+            Some(Sabotage::OpenGate) => true,
+            Some(Sabotage::OpenGateFor(open)) => open == way,
+            _ => false,
+        }
+    }
+
+    #[cfg(not(any(test, feature = "testing")))]
+    fn lets_through(&self, _: Way) -> bool {
+        false
     }
 
     /// There is a commit at `lsn`: what the turn said may leave when that is durable.
@@ -167,7 +183,7 @@ impl OutputGate {
     }
 
     /// Why the object cannot go on, if one of its commits has not happened.
-    pub fn lost(&self) -> Option<crate::Error> {
+    pub fn lost(&self) -> Option<Error> {
         self.commits.is_durable(self.newest()).err()
     }
 
@@ -184,7 +200,7 @@ impl OutputGate {
 
     /// Waits until every commit so far is durable. `storage-failed` if one of them has not happened,
     /// or takes too long.
-    pub async fn synced(&self) -> Result<(), crate::Error> {
+    pub async fn synced(&self) -> Result<()> {
         let durable = timeout(COMMIT_LIMIT, self.commits.durable(self.newest())).await;
         durable.unwrap_or_else(|_| Err(stuck()))
     }
@@ -214,7 +230,7 @@ impl OutputGate {
 
     /// Waits until everything that was said before may leave, and lets it. `storage-failed` if some
     /// of it must not, because a commit has not happened.
-    pub async fn flush(&self) -> Result<(), crate::Error> {
+    pub async fn flush(&self) -> Result<()> {
         let durable = self.commits.durable(self.newest.get()).await;
         self.release().and(durable)
     }
@@ -226,7 +242,7 @@ impl OutputGate {
 
     /// Lets out what waits, as it may, for as long as it is polled. Returns when something must not
     /// leave because a commit has not happened.
-    pub async fn drive(&self) -> crate::Error {
+    pub async fn drive(&self) -> Error {
         loop {
             self.opened().await;
             if let Err(error) = self.release() {
@@ -262,7 +278,7 @@ impl OutputGate {
 
     /// Lets out whatever may leave by now. `storage-failed` if a commit that something waits for has
     /// not happened, or takes too long: whoever was to be told of it is told that instead.
-    pub fn release(&self) -> Result<(), crate::Error> {
+    pub fn release(&self) -> Result<()> {
         let mut failed = Ok(());
         loop {
             let mut waiting = self.waiting.borrow_mut();
@@ -309,82 +325,9 @@ impl OutputGate {
     }
 }
 
-fn stuck() -> crate::Error {
-    crate::Error::StorageFailed(format!(
+fn stuck() -> Error {
+    Error::StorageFailed(format!(
         "a commit was not on disk after {} s",
         COMMIT_LIMIT.as_secs()
     ))
-}
-
-impl Output {
-    fn release(self) {
-        match self {
-            Output::Return(returning, outcome) => returning.finish(outcome),
-            Output::Pipeline(returning, early) => returning.set_pipeline(early),
-            Output::Send(outgoing) => outgoing.release(),
-            Output::Rung(ringing) => ringing.done(),
-            Output::Frame(spoken) => spoken.release(),
-            Output::Accept(acceptance) => acceptance.release(),
-            Output::Heard(event) => event.done(),
-        }
-    }
-
-    /// It must never leave.
-    fn fail(self, error: &crate::Error) {
-        match self {
-            Output::Return(returning, _) => returning.finish(Err(error.clone().into())),
-            Output::Rung(ringing) => ringing.end(error.clone()),
-            Output::Accept(acceptance) => acceptance.fail(error),
-            Output::Heard(event) => event.refuse(error.clone()),
-            Output::Pipeline(..) | Output::Send(_) | Output::Frame(_) => {}
-        }
-    }
-}
-
-impl Outgoing {
-    fn release(self) {
-        let Outgoing {
-            target,
-            interface_id,
-            method_id,
-            params,
-            chain,
-            sent,
-        } = self;
-        let target = settled(target);
-        let request = params.reader().and_then(|params| {
-            let size = params.target_size()?;
-            let mut request = target.new_call(interface_id, method_id, Some(size));
-            request.hook.get().set_as(params)?;
-            Ok(request)
-        });
-        match (request, sent) {
-            (
-                Ok(request),
-                Sent::Call {
-                    promise: tell,
-                    pipeline: resolver,
-                    caller,
-                },
-            ) => {
-                let RemotePromise { promise, pipeline } =
-                    Chain::send(chain, || request.hook.send());
-                let pipeline = pipeline.hook;
-                resolver.follow(Box::new(InwardPipeline {
-                    instance: caller,
-                    pipeline,
-                }));
-                let _ = tell.send(promise);
-            }
-            (Ok(request), Sent::Stream(tell)) => {
-                let _ = tell.send(Chain::send(chain, || request.hook.send_streaming()));
-            }
-            (Err(error), Sent::Call { promise, .. }) => {
-                let _ = promise.send(Promise::err(error));
-            }
-            (Err(error), Sent::Stream(promise)) => {
-                let _ = promise.send(Promise::err(error));
-            }
-        }
-    }
 }

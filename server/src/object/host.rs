@@ -14,13 +14,15 @@ use vatwerk::ObjectId;
 
 use super::{
     class::{ClassEntry, Registry},
-    deletion::{Deleted, delete},
+    event::{EventTarget, What},
+    life::Why,
     limits::Limits,
     notes::Notes,
+    resident::Resident,
     ringing::Ringing,
     scheduler::{Scheduler, schedule},
     serve::serve,
-    slot::{EventTarget, Load, Slot, Status, What},
+    slot::{Load, Slot, Status},
     sockets::Sockets,
 };
 use crate::{
@@ -28,10 +30,11 @@ use crate::{
     call::{Call, Chains},
     catalog::{Activity, Catalog},
     env::Clock,
+    fault,
     folder::DatabaseId,
     journal::{Commits, Lsn},
-    metrics::{Eviction, Metrics},
-    storage::{self, Backing, Vfs},
+    metrics::{Eviction, Metrics, Reset},
+    storage::{Backing, Vfs},
 };
 
 /// What is remembered of an object, also when it sleeps: of some more than may be awake.
@@ -84,13 +87,24 @@ pub struct Host {
     scheduling: Cell<Option<AbortHandle>>,
     /// What is counted.
     pub metrics: Metrics,
-    slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
+    pub(super) resident: Resident,
     load: Rc<Load>,
     past: RefCell<HashMap<ObjectId, Past>>,
-    asleep: tokio::sync::Notify,
-    stopping: Cell<bool>,
+    stopping: Cell<Stopping>,
     #[cfg(any(test, feature = "testing"))]
     pub(super) sabotage: Cell<Option<super::testing::Sabotage>>,
+}
+
+/// How far a vat is on its way to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stopping {
+    /// It serves.
+    #[default]
+    No,
+    /// Objects sleep as soon as they are idle.
+    Sleeping,
+    /// Instances end, whatever they do, and events are refused.
+    Abandoning,
 }
 
 impl Host {
@@ -120,10 +134,9 @@ impl Host {
             notes: Notes::default(),
             sockets: Sockets::default(),
             scheduling: Cell::default(),
-            slots: RefCell::default(),
+            resident: Resident::default(),
             load: Rc::default(),
             past: RefCell::default(),
-            asleep: tokio::sync::Notify::new(),
             stopping: Cell::default(),
             #[cfg(any(test, feature = "testing"))]
             sabotage: Cell::default(),
@@ -142,7 +155,7 @@ impl Host {
 
     /// How many objects are awake.
     pub fn resident(&self) -> usize {
-        self.slots.borrow().len()
+        self.resident.count()
     }
 
     /// Brings a call to its object, waking it if need be.
@@ -155,14 +168,14 @@ impl Host {
     ) {
         if !class.answers(call.interface_id) {
             let error = unimplemented(class, &call);
-            return call.reply.finish(Err(error.into()));
+            return call.reply.finish(Err(fault::not_delivered(error)));
         }
         match self.slot(class, id, name) {
             Ok(slot) => {
                 let chain = call.chain;
                 slot.push(self, None, chain, What::Call(EventTarget::Object, call));
             }
-            Err(error) => call.reply.finish(Err(error.into())),
+            Err(error) => call.reply.finish(Err(fault::not_delivered(error))),
         }
     }
 
@@ -189,7 +202,7 @@ impl Host {
 
     /// Whether there is anything of an object. It may be listed all the same.
     fn is_there(&self, object: DatabaseId) -> Result<bool> {
-        let is_awake = self.slots.borrow().contains_key(&object.object);
+        let is_awake = self.resident.find(object.object).is_some();
         Ok(is_awake || Backing::open(&self.vfs, object)?.exists())
     }
 
@@ -200,8 +213,7 @@ impl Host {
         id: ObjectId,
         name: Option<&Rc<str>>,
     ) -> Result<Rc<Slot>> {
-        let awake = self.slots.borrow().get(&id).cloned();
-        match awake {
+        match self.resident.find(id) {
             Some(slot) => {
                 if let Some(name) = name {
                     self.learn_name(&slot, name);
@@ -218,30 +230,7 @@ impl Host {
         id: ObjectId,
         name: Option<&Rc<str>>,
     ) -> Result<Rc<Slot>> {
-        let limit = self.limits.resident_objects;
-        if self.resident() >= limit {
-            self.evict_some(Eviction::Objects);
-        } else if storage::memory_used() > self.limits.memory_bytes {
-            self.evict_some(Eviction::Memory);
-        }
-        // Those that are asked to go need a moment, and some cannot go.
-        if self.resident() >= 2 * limit {
-            return Err(Error::Overloaded {
-                what: "the memory of the vat (objects awake)",
-                limit: 2 * limit as u64,
-            });
-        }
-        let slot = self.insert_slot(class, id, name);
-        tokio::task::spawn_local(serve(self.clone(), slot.clone()));
-        Ok(slot)
-    }
-
-    fn insert_slot(
-        &self,
-        class: &Rc<ClassEntry>,
-        id: ObjectId,
-        name: Option<&Rc<str>>,
-    ) -> Rc<Slot> {
+        self.resident.make_room(&self.limits, &self.metrics)?;
         let slot = Rc::new(Slot::new(
             id,
             class.clone(),
@@ -249,43 +238,24 @@ impl Host {
             self.load.clone(),
             self.metrics.class(class.name),
         ));
-        if self.stopping.get() {
+        if self.is_stopping() {
             slot.evict(Eviction::Asked);
         }
-        self.slots.borrow_mut().insert(id, slot.clone());
-        slot
+        self.resident.insert(&slot);
+        tokio::task::spawn_local(serve(self.clone(), slot.clone()));
+        Ok(slot)
     }
 
-    /// Asks the least recently used of the idle objects to go: a sixteenth of them, so that looking
-    /// at all of them pays.
-    fn evict_some(&self, why: Eviction) {
-        let slots = self.slots.borrow();
-        let idle = |slot: &&Rc<Slot>| slot.is_idle() && slot.evicted().is_none();
-        let mut idle: Vec<_> = slots.values().filter(idle).collect();
-        let some = idle.len().div_ceil(16);
-        if some > 0 {
-            idle.select_nth_unstable_by_key(some - 1, |slot| slot.last_used());
-            idle[..some].iter().for_each(|slot| slot.evict(why));
-        }
-    }
-
-    /// The instance in `slot` is gone, its database closed.
-    pub(super) fn remove(self: &Rc<Self>, slot: &Rc<Slot>) {
-        self.slots.borrow_mut().remove(&slot.id);
+    /// Takes a slot out of which nothing is wanted: there is no instance, and its database is closed.
+    pub(super) fn remove(&self, slot: &Rc<Slot>) {
+        self.resident.remove(slot.id);
         self.sockets.asleep(slot.id);
-        slot.go();
-        let deleted = slot.take_deleted();
-        if !deleted.is_empty() {
-            self.begin_deletion(&slot.class, slot.id, deleted);
-        }
-        if self.slots.borrow().is_empty() {
-            self.asleep.notify_waiters();
-        }
+        slot.rest();
     }
 
     /// What an object looks like at the moment. Does not wake it.
     pub fn status(&self, id: ObjectId) -> Status {
-        let status = self.slots.borrow().get(&id).map(|slot| slot.status());
+        let status = self.resident.find(id).map(|slot| slot.status());
         let past = self.past.borrow().get(&id).copied().unwrap_or_default();
         Status {
             activated_ms: past.activated_ms,
@@ -297,11 +267,22 @@ impl Host {
 
     /// Puts an object to sleep as soon as nothing of it runs, and waits until it sleeps.
     pub async fn evict(&self, id: ObjectId) {
-        let awake = self.slots.borrow().get(&id).cloned();
-        if let Some(slot) = awake {
+        if let Some(slot) = self.resident.find(id) {
             slot.evict(Eviction::Asked);
-            slot.gone().await;
+            slot.rested().await;
         }
+    }
+
+    /// Ends the instance of an object, whatever it is doing, and waits until it is gone; returns whether
+    /// there was one. Calls that run get `object-reset`; those that wait go to the next instance.
+    pub async fn reset(&self, id: ObjectId) -> bool {
+        let Some(slot) = self.resident.find(id) else {
+            return false;
+        };
+        let error = Error::ObjectReset("an operator reset the object".into());
+        slot.end(Why::Reset(Reset::Asked, error));
+        slot.rested().await;
+        true
     }
 
     /// Deletes an object for good: its storage, its alarms and its row in the catalog. An instance
@@ -310,11 +291,7 @@ impl Host {
     /// being again with the next call.
     pub async fn delete(self: &Rc<Self>, class: &Rc<ClassEntry>, id: ObjectId) -> Result<bool> {
         let (tell, told) = oneshot::channel();
-        let awake = self.slots.borrow().get(&id).cloned();
-        match awake {
-            Some(slot) => slot.delete(tell),
-            None => self.begin_deletion(class, id, vec![tell]),
-        }
+        self.slot(class, id, None)?.delete(tell);
         told.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
@@ -331,16 +308,9 @@ impl Host {
     fn remember(&self, id: ObjectId, change: impl FnOnce(&mut Past)) {
         let mut past = self.past.borrow_mut();
         if past.len() >= 2 * self.limits.resident_objects {
-            let slots = self.slots.borrow();
-            past.retain(|id, _| slots.contains_key(id));
+            past.retain(|id, _| self.resident.find(*id).is_some());
         }
         change(past.entry(id).or_default());
-    }
-
-    fn begin_deletion(self: &Rc<Self>, class: &Rc<ClassEntry>, id: ObjectId, tell: Vec<Deleted>) {
-        self.sockets.reset(id);
-        let slot = self.insert_slot(class, id, None);
-        tokio::task::spawn_local(delete(self.clone(), slot, tell));
     }
 
     /// An object that is awake, and had no name, is called by one.
@@ -417,38 +387,28 @@ impl Host {
 
     /// Whether objects are being put to sleep for good.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        self.stopping.get() != Stopping::No
+    }
+
+    /// Whether instances are ended whatever they do, and nothing begins any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.stopping.get() == Stopping::Abandoning
     }
 
     /// Puts every object to sleep, and waits until the last database is closed. An object that is
     /// busy, or has handed out capabilities, sleeps when it no longer is.
     pub async fn sleep_all(&self) {
-        self.stopping.set(true);
-        self.slots
-            .borrow()
-            .values()
-            .for_each(|slot| slot.evict(Eviction::Asked));
-        self.all_asleep().await;
+        self.stopping.set(Stopping::Sleeping);
+        self.resident.each(|slot| slot.evict(Eviction::Asked));
+        self.resident.none().await;
     }
 
     /// Ends every instance that is left, whatever it is doing: those that will not sleep because
     /// they hold capabilities of each other, or are busy. Their databases are closed.
     pub async fn abandon_all(&self) {
-        self.slots
-            .borrow()
-            .values()
-            .for_each(|slot| slot.abandon(Error::ShuttingDown));
-        self.all_asleep().await;
-    }
-
-    async fn all_asleep(&self) {
-        loop {
-            let asleep = self.asleep.notified();
-            if self.slots.borrow().is_empty() {
-                return;
-            }
-            asleep.await;
-        }
+        self.stopping.set(Stopping::Abandoning);
+        self.resident.each(|slot| slot.end(Why::Stopping));
+        self.resident.none().await;
     }
 }
 

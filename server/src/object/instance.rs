@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -12,12 +12,14 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use super::{
+    event::Ticket,
+    flow::Flow,
     gate::{Output, OutputGate},
     host::Host,
+    life::{Life, Why},
     membrane::Membrane,
-    sections::{Flow, Section, SectionId, Sections},
-    serial::Serial,
-    slot::{Slot, Ticket, shielded},
+    sections::{Section, SectionId, Sections},
+    slot::{Slot, shielded},
 };
 use crate::{
     Error, Result, call::Chain, catalog::Activity, journal::Lsn, metrics::Reset, storage::Storage,
@@ -30,11 +32,11 @@ const NOTE_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Instance {
     pub(super) host: Rc<Host>,
     pub(super) slot: Rc<Slot>,
+    pub(super) life: Rc<Life>,
     pub(super) storage: Storage,
     pub(super) gate: OutputGate,
     pub(super) membrane: Membrane,
     pub(super) sections: Sections,
-    pub(super) serial: Serial,
     /// What [`Instance::wait_until`] was given and nobody runs yet.
     background: RefCell<Vec<Background>>,
     /// What the catalog is to be told when the turn is over, whatever is committed: the earliest alarm.
@@ -43,11 +45,11 @@ pub(crate) struct Instance {
     is_noted: Cell<bool>,
     written_ms: Cell<i64>,
     note_again: Cell<Instant>,
-    broken: RefCell<Option<(Error, Reset)>>,
     unborn: Cell<bool>,
-    /// Of the event whose turn this is.
-    current_section: RefCell<Option<SectionId>>,
-    current_chain: Cell<Option<Chain>>,
+    /// The event whose turn this is.
+    current: RefCell<Option<Rc<Flow>>>,
+    /// Events whose next turn waits until the journal has got on, in order.
+    held_back: RefCell<Vec<Waker>>,
 }
 
 /// Work that no caller waits for.
@@ -58,25 +60,24 @@ pub(super) struct Background {
 }
 
 impl Instance {
-    pub fn new(host: Rc<Host>, slot: Rc<Slot>, storage: Storage) -> Rc<Instance> {
+    pub fn new(host: Rc<Host>, slot: Rc<Slot>, life: Rc<Life>, storage: Storage) -> Rc<Instance> {
         let gate = OutputGate::new(&host, storage.newest());
         let instance = Rc::new(Instance {
             host,
             slot,
+            life,
             storage,
             gate,
             membrane: Membrane::default(),
             sections: Sections::default(),
-            serial: Serial::default(),
             background: RefCell::default(),
             next_alarm: Cell::default(),
             is_noted: Cell::new(true),
             written_ms: Cell::default(),
             note_again: Cell::new(Instant::now()),
-            broken: RefCell::default(),
             unborn: Cell::default(),
-            current_section: RefCell::default(),
-            current_chain: Cell::default(),
+            current: RefCell::default(),
+            held_back: RefCell::default(),
         });
         // A write outside any turn, by a task that the class spawned, is a commit of its own.
         let weak = Rc::downgrade(&instance);
@@ -146,33 +147,36 @@ impl Instance {
         }
     }
 
-    /// One turn: a poll of the object's code. What it writes is committed when the poll returns;
-    /// what it says leaves when that is durable. A panic undoes the turn and ends the instance.
+    /// Polls the object's code once: a turn. What it writes is committed when the poll returns; what it
+    /// says leaves when that is durable. A panic undoes the turn and ends the instance.
     ///
-    /// While a section is open that the event of `flow` is not in, the poll waits.
+    /// The poll waits while a section is open that the event of `flow` is not in, and while the journal
+    /// is behind. The first turn of an event waits for neither: the event is taken from the queue only
+    /// when it may begin, so that events begin in the order of the queue.
     pub fn poll_turn<R>(
         &self,
-        flow: &Flow,
+        flow: &Rc<Flow>,
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<R>,
     ) -> Poll<Result<R>> {
-        if !self.sections.admits(flow.section.borrow().as_ref()) {
-            self.sections.wait(cx.waker());
-            return Poll::Pending;
-        }
         if let Some(error) = self.broken().or_else(|| self.gate.lost()) {
             self.break_off(error.clone(), Reset::Storage);
             return Poll::Ready(Err(error));
         }
-        if self.poll_journal(cx).is_pending() {
-            return Poll::Pending;
+        if flow.has_begun.replace(true) {
+            if !self.sections.admits(flow.section.borrow().as_ref()) {
+                self.sections.wait(cx.waker());
+                return Poll::Pending;
+            }
+            if self.is_behind() {
+                self.hold_back(cx.waker());
+                return Poll::Pending;
+            }
         }
-        self.current_section.replace(flow.section.take());
-        self.current_chain.set(Some(flow.chain));
+        self.current.replace(Some(flow.clone()));
         self.storage.enter_turn();
         let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
-        flow.section.replace(self.current_section.take());
-        self.current_chain.set(None);
+        self.current.take();
         let ended = match (polled, self.broken()) {
             // The object aborted: the turn is undone.
             (Ok(_), Some(error)) => {
@@ -198,13 +202,33 @@ impl Instance {
         }
     }
 
-    /// Ready unless the journal should get on first: too much waits to be written, of this object or
-    /// of all.
-    fn poll_journal(&self, cx: &Context<'_>) -> Poll<()> {
-        if !self.storage.keep_log_short() {
-            return self.host.commits.poll_decided(self.gate.newest(), cx);
+    /// Whether the journal should get on before another turn: too much waits to be written, of this
+    /// object or of all.
+    pub fn is_behind(&self) -> bool {
+        if self.storage.keep_log_short() {
+            return !self.host.commits.has_room();
         }
-        self.host.commits.poll_room(cx)
+        self.gate.is_undecided()
+    }
+
+    fn hold_back(&self, waker: &Waker) {
+        self.held_back.borrow_mut().push(waker.clone());
+        self.slot.stir();
+    }
+
+    /// Whether turns of events that have begun wait for the journal.
+    pub fn holds_back(&self) -> bool {
+        !self.held_back.borrow().is_empty()
+    }
+
+    /// Waits until the journal has got on, and lets the turns go on that wait for that.
+    pub async fn caught_up(&self) {
+        if self.storage.keep_log_short() {
+            self.host.commits.room().await;
+        } else {
+            self.gate.decided().await;
+        }
+        self.held_back.take().into_iter().for_each(Waker::wake);
     }
 
     /// Commits what the turn wrote.
@@ -244,28 +268,21 @@ impl Instance {
     }
 
     /// Says something to the world, as soon as the gate lets it.
-    pub fn say(&self, output: Output) {
-        if self.broken.borrow().is_none() {
+    pub fn say(&self, output: impl Output) {
+        if !self.life.is_over() {
             self.gate.pass(self.storage.is_dirty(), output);
         }
     }
 
-    /// Ends the instance, for this reason unless there is one already. It is gone after the turn.
+    /// Resets the instance after this turn, unless it is ending already.
     pub fn break_off(&self, error: Error, why: Reset) {
-        self.broken.borrow_mut().get_or_insert((error, why));
-        self.slot.wake();
+        self.life.end(Why::Reset(why, error));
+        self.slot.stir();
     }
 
     /// Why the instance is about to be gone.
     pub fn broken(&self) -> Option<Error> {
-        let broken = self.broken.borrow();
-        broken.as_ref().map(|(error, _)| error.clone())
-    }
-
-    /// Likewise, in a word.
-    pub fn reset_by(&self) -> Reset {
-        let broken = self.broken.borrow();
-        broken.as_ref().map_or(Reset::Other, |(_, why)| *why)
+        self.life.error()
     }
 
     /// Whether the object is known not to have come into being: then nothing of it is worth keeping.
@@ -278,38 +295,50 @@ impl Instance {
         self.unborn.set(unborn);
     }
 
+    /// The event whose turn this is; `None` in a task that the class spawned.
+    pub fn current(&self) -> Option<Rc<Flow>> {
+        self.current.borrow().clone()
+    }
+
     /// The section that the event whose turn this is belongs to.
     pub fn current_section(&self) -> Option<SectionId> {
-        self.current_section.borrow().clone()
+        self.current()?.section.borrow().clone()
     }
 
     /// The chain of calls that the event whose turn this is belongs to.
     pub fn current_chain(&self) -> Option<Chain> {
-        self.current_chain.get()
+        Some(self.current()?.chain)
     }
 
-    /// From now on the event whose turn this is, and what it hands out, is in a section of its own,
-    /// inside the one it is in.
+    /// Puts the event whose turn this is, and what it hands out, in a section of its own, inside the one
+    /// it is in.
     pub fn open_section(self: &Rc<Self>) -> Section {
         let id = self.sections.open();
-        self.current_section.replace(Some(id.clone()));
+        if let Some(flow) = self.current() {
+            flow.section.replace(Some(id.clone()));
+        }
         Section {
             id,
             instance: self.clone(),
         }
     }
 
-    /// Takes work that goes on when the event whose turn this is has ended.
-    pub fn wait_until(&self, work: LocalBoxFuture<'static, capnp::Result<()>>) {
-        if self.broken.borrow().is_some() {
-            return;
+    /// Takes work that goes on when the event whose turn this is has ended. `overloaded` if too much is
+    /// in flight.
+    pub fn wait_until(&self, work: LocalBoxFuture<'static, capnp::Result<()>>) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
         }
+        self.slot.check_room(&self.host.limits)?;
+        let ticket = Ticket::new(&self.slot);
+        ticket.deliver(&self.life);
         self.background.borrow_mut().push(Background {
             work,
             section: self.current_section(),
-            ticket: Ticket::new(&self.slot),
+            ticket,
         });
-        self.slot.wake();
+        self.slot.stir();
+        Ok(())
     }
 
     /// What [`Instance::wait_until`] has taken since this was last called.
@@ -322,15 +351,15 @@ impl Instance {
         self.slot.is_idle() && !self.gate.is_waiting()
     }
 
-    /// Ends it. Afterwards its database is closed, and nothing of it answers any more. Whatever the
-    /// class does in destructors, each step is taken.
-    pub fn end(&self, error: Error) {
+    /// Closes the instance, which is ending: afterwards its database is closed, and nothing of it answers
+    /// any more. Whatever the class does in destructors, each step is taken.
+    pub fn close(&self) {
         let slot = &self.slot;
+        debug_assert!(self.life.is_over(), "an instance ends before it is closed");
         if !self.is_noted.get() {
             self.note_activity();
         }
-        self.break_off(error.clone(), Reset::Other);
-        slot.end(error);
+        slot.refuse_bound();
         shielded(slot, || self.gate.close());
         for background in self.take_background() {
             shielded(slot, || drop(background));

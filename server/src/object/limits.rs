@@ -16,6 +16,8 @@ pub struct Limits {
     /// How long [`Context::block_concurrency_while`](super::Context::block_concurrency_while) may
     /// hold everything else back.
     pub blocked: Duration,
+    /// How long a call or a request may take, unless its class says otherwise. Zero: no limit.
+    pub call: Duration,
     /// How long the handler of an alarm may take.
     pub alarm: Duration,
     /// How many objects may run alarms at once.
@@ -41,6 +43,7 @@ impl Default for Limits {
             activation: Duration::from_secs(30),
             transaction: Duration::from_millis(vatwerk::limit_capnp::MAX_TRANSACTION_MS.into()),
             blocked: Duration::from_secs(30),
+            call: Duration::from_secs(15 * 60),
             alarm: Duration::from_secs(15 * 60),
             alarms_at_once: 128,
             resident_objects: 10_000,

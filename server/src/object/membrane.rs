@@ -7,7 +7,7 @@
 //! - One that comes home is unwrapped.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     rc::{Rc, Weak},
 };
@@ -16,20 +16,24 @@ use capnp::{
     Error, MessageSize, any_pointer,
     capability::{Promise, RemotePromise, Request, Response},
     private::capability::{
-        ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResultsHook,
+        ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResponseHook, ResultsHook,
     },
 };
 use futures::channel::oneshot;
 
 use super::{
-    gate::{Outgoing, Output, Sent},
+    event::{EventTarget, What},
     instance::Instance,
+    outgoing::{Held, Outgoing, Sent},
     sections::SectionId,
-    slot::{EventTarget, Slot, What, shielded},
+    slot::{Slot, shielded},
 };
 use crate::{
     Error as VatError,
-    call::{Call, Hook, Message, Reply, SharedResponse, Target, deferred, has_caps, settled},
+    call::{
+        Call, Chain, Hook, Message, Reply, SharedResponse, Target, deferred, has_caps, settled,
+    },
+    fault,
 };
 
 /// The capabilities that have crossed one instance's edge and are still held. Wrapping the same one
@@ -106,6 +110,7 @@ impl Instance {
             return outside.raw.add_ref();
         }
         if let Some(inside) = self.membrane.inside.borrow().wrapper_of(raw) {
+            inside.chain.set(self.current_chain());
             return Box::new(Hook(inside));
         }
         let inside = Rc::new(Inside {
@@ -113,6 +118,7 @@ impl Instance {
             raw_ptr: raw,
             raw: RefCell::new(Some(cap)),
             section: self.current_section(),
+            chain: Cell::new(self.current_chain()),
         });
         let membrane = &self.membrane;
         membrane.inside.borrow_mut().insert(raw, &inside);
@@ -133,8 +139,8 @@ impl Instance {
             return Box::new(OutsideHook(outside));
         }
         let outside = Rc::new(Outside {
-            instance: self.clone(),
-            raw: cap,
+            raw_ptr: raw,
+            raw: Held::new(self.clone(), cap),
         });
         self.membrane.outside.borrow_mut().insert(raw, &outside);
         Box::new(OutsideHook(outside))
@@ -161,11 +167,21 @@ impl Instance {
         self: &Rc<Self>,
         response: Response<any_pointer::Owned>,
     ) -> capnp::Result<Response<any_pointer::Owned>> {
+        let response = Held::new(self.clone(), response);
         if !has_caps(response.get()?)? {
-            return Ok(response);
+            return Ok(Response::new(Box::new(HeldResponse(response))));
         }
         let message = self.copied_inward(response.get()?)?;
         Ok(Response::new(Box::new(SharedResponse(Rc::new(message)))))
+    }
+}
+
+/// A response without capabilities, as the object holds it.
+struct HeldResponse(Held<Response<any_pointer::Owned>>);
+
+impl ResponseHook for HeldResponse {
+    fn get(&self) -> capnp::Result<any_pointer::Reader<'_>> {
+        self.0.get()
     }
 }
 
@@ -175,21 +191,37 @@ pub(super) struct Inside {
     raw: RefCell<Option<Box<dyn ClientHook>>>,
     raw_ptr: usize,
     section: Option<SectionId>,
+    /// The chain of the event that last handed the capability out.
+    chain: Cell<Option<Chain>>,
+}
+
+impl Inside {
+    /// The chain of a call on the capability. While the event that handed it out holds a serial object,
+    /// the call belongs to that event: it may be what the event waits for.
+    fn chain_of(&self, instance: &Instance, call: &Call) -> Option<Chain> {
+        let own = self.chain.get();
+        match own {
+            Some(chain) if instance.slot.serial.is_held_by(chain) => own,
+            _ => call.chain,
+        }
+    }
 }
 
 impl Target for Inside {
     fn deliver(&self, call: Call) {
         let raw = self.raw.borrow().as_ref().map(|raw| raw.add_ref());
         match (self.instance.upgrade(), raw) {
-            (Some(instance), Some(raw)) => {
-                let (section, chain) = (self.section.clone(), call.chain);
+            (Some(instance), Some(raw)) if !instance.life.is_over() => {
+                let section = self.section.clone();
+                let chain = self.chain_of(&instance, &call);
                 let what = What::Call(EventTarget::Capability(raw), call);
                 instance.slot.push(&instance.host, section, chain, what);
             }
-            _ => call.reply.finish(Err(VatError::ObjectReset(
-                "the instance that handed out this capability is gone".into(),
-            )
-            .into())),
+            _ => {
+                let gone = "the instance that handed out this capability is gone";
+                let error = VatError::ObjectReset(gone.into());
+                call.reply.finish(Err(fault::not_delivered(error)));
+            }
         }
     }
 }
@@ -210,20 +242,21 @@ impl Drop for Inside {
             .slot
             .handed_out
             .set(instance.slot.handed_out.get() - 1);
-        instance.slot.wake();
+        instance.slot.stir();
     }
 }
 
 /// Somebody else's capability, as the object holds it.
 pub(super) struct Outside {
-    instance: Rc<Instance>,
-    raw: Box<dyn ClientHook>,
+    raw: Held<Box<dyn ClientHook>>,
+    raw_ptr: usize,
 }
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        let mut outside = self.instance.membrane.outside.borrow_mut();
-        outside.remove(self.raw.get_ptr(), self as *const Outside as usize);
+        let membrane = &self.raw.instance().membrane;
+        let mut outside = membrane.outside.borrow_mut();
+        outside.remove(self.raw_ptr, self as *const Outside as usize);
     }
 }
 
@@ -299,7 +332,7 @@ impl OutsideRequest {
             method_id,
             mut params,
         } = self;
-        let instance = outside.instance.clone();
+        let instance = outside.raw.instance().clone();
         params.map_caps(|cap| instance.outward(cap));
         let target = outside.raw.add_ref();
         let outgoing = Outgoing {
@@ -310,7 +343,7 @@ impl OutsideRequest {
             chain: instance.current_chain(),
             sent,
         };
-        instance.say(Output::Send(Box::new(outgoing)));
+        instance.say(Box::new(outgoing));
         instance
     }
 }
@@ -326,15 +359,16 @@ impl RequestHook for OutsideRequest {
 
     fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
         let (tell, told) = oneshot::channel();
-        let (pipeline, resolver) = deferred();
-        let caller = self.outside.instance.clone();
+        let (pipeline, resolver) = deferred(None);
+        let caller = self.outside.raw.instance().clone();
         let instance = self.pass(Sent::Call {
             promise: tell,
             pipeline: resolver,
             caller,
         });
         let promise = Promise::from_future(async move {
-            let response = told.await.map_err(|_| never_left())?.await?;
+            let sent = told.await.map_err(|_| never_left())?;
+            let response = finished(Held::new(instance.clone(), sent)).await?;
             instance.inward_response(response)
         });
         RemotePromise {
@@ -345,13 +379,25 @@ impl RequestHook for OutsideRequest {
 
     fn send_streaming(self: Box<Self>) -> Promise<(), Error> {
         let (tell, told) = oneshot::channel();
-        self.pass(Sent::Stream(tell));
-        Promise::from_future(async move { told.await.map_err(|_| never_left())?.await })
+        let instance = self.pass(Sent::Stream(tell));
+        Promise::from_future(async move {
+            let sent = told.await.map_err(|_| never_left())?;
+            finished(Held::new(instance, sent)).await
+        })
     }
 
     fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
         None
     }
+}
+
+/// Waits for a call that the object has made. If the object's code drops this before, the other party
+/// hears of it by way of the gate.
+async fn finished<T: 'static>(mut sent: Held<Promise<T, Error>>) -> Result<T, Error> {
+    let outcome = (&mut *sent).await;
+    // Nothing is left of it to be let go of.
+    drop(sent.into_inner());
+    outcome
 }
 
 fn never_left() -> Error {
@@ -361,14 +407,21 @@ fn never_left() -> Error {
 /// The results of a call that the object makes, while the call is not over: capabilities in them come
 /// in through the membrane like any others.
 pub(super) struct InwardPipeline {
-    pub instance: Rc<Instance>,
-    pub pipeline: Box<dyn PipelineHook>,
+    instance: Rc<Instance>,
+    pipeline: Held<Box<dyn PipelineHook>>,
+}
+
+impl InwardPipeline {
+    pub fn new(instance: Rc<Instance>, pipeline: Box<dyn PipelineHook>) -> InwardPipeline {
+        let pipeline = Held::new(instance.clone(), pipeline);
+        InwardPipeline { instance, pipeline }
+    }
 }
 
 impl PipelineHook for InwardPipeline {
     fn add_ref(&self) -> Box<dyn PipelineHook> {
-        let (instance, pipeline) = (self.instance.clone(), self.pipeline.add_ref());
-        Box::new(InwardPipeline { instance, pipeline })
+        let instance = self.instance.clone();
+        Box::new(InwardPipeline::new(instance, self.pipeline.add_ref()))
     }
 
     fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {

@@ -10,7 +10,10 @@ use capnp::Error;
 use tokio::time::Instant;
 use vatwerk::Code;
 
-use super::slot::Ticket;
+use super::{
+    event::Ticket,
+    gate::{Output, Way},
+};
 use crate::{
     call::{Message, Reply},
     fault,
@@ -57,7 +60,7 @@ impl Returning {
         reply
     }
 
-    /// Ready when the caller has hung up, which makes no difference to most calls.
+    /// Ready when the caller has hung up.
     pub fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0.borrow_mut().reply {
             Some(reply) => reply.poll_hung_up(cx),
@@ -89,9 +92,37 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if let Some(reply) = self.reply.take() {
-            let error = self.ticket.reason().into();
+            let error = fault::outcome_unknown(self.ticket.reason());
             self.count(Some(&error));
             reply.finish(Err(error));
         }
     }
+}
+
+/// The outcome of a call, on its way out.
+pub(super) struct Outcome(pub Returning, pub Result<Option<Message>, Error>);
+
+impl Output for Outcome {
+    const WAY: Way = Way::Return;
+
+    fn release(self) {
+        self.0.finish(self.1);
+    }
+
+    fn fail(self, error: &crate::Error) {
+        self.0.finish(Err(error.clone().into()));
+    }
+}
+
+/// Results of a call that is not over, whose capabilities may be called.
+pub(super) struct Early(pub Returning, pub Message);
+
+impl Output for Early {
+    const WAY: Way = Way::Pipeline;
+
+    fn release(self) {
+        self.0.set_pipeline(self.1);
+    }
+
+    fn fail(self, _: &crate::Error) {}
 }

@@ -5,7 +5,13 @@ use std::{cell::RefCell, future::poll_fn, pin::pin, rc::Rc, time::Duration};
 use futures::channel::oneshot;
 use tokio::time::{error::Elapsed, timeout};
 
-use super::{class::Dispatch, gate::Output, instance::Instance, sections::Flow, slot::Ticket};
+use super::{
+    class::Dispatch,
+    event::Ticket,
+    flow::Flow,
+    gate::{Output, Way},
+    instance::Instance,
+};
 use crate::{
     Error, Result,
     alarm::{After, Outcome, WhenDue},
@@ -74,6 +80,18 @@ impl Ringing {
     }
 }
 
+impl Output for Ringing {
+    const WAY: Way = Way::Alarms;
+
+    fn release(self) {
+        self.done();
+    }
+
+    fn fail(self, error: &Error) {
+        self.end(error.clone());
+    }
+}
+
 impl Drop for Ringing {
     fn drop(&mut self) {
         let ended = self.ticket.as_ref().and_then(Ticket::ended);
@@ -87,7 +105,7 @@ impl Drop for Ringing {
 pub(super) async fn run(
     instance: &Rc<Instance>,
     object: &Rc<dyn Dispatch>,
-    flow: &Flow,
+    flow: &Rc<Flow>,
     mut ringing: Ringing,
     ticket: Ticket,
 ) {
@@ -97,7 +115,7 @@ pub(super) async fn run(
     let mut due = pin!(run_due(instance, object, failed, &running));
     let done = poll_fn(|cx| instance.poll_turn(flow, cx, |cx| due.as_mut().poll(cx))).await;
     match done {
-        Ok(Ok(())) => instance.say(Output::Rung(ringing)),
+        Ok(Ok(())) => instance.say(ringing),
         Ok(Err(error)) | Err(error) => ringing.end(error),
     }
 }

@@ -7,24 +7,6 @@ use std::{
 };
 
 use super::instance::Instance;
-use crate::call::Chain;
-
-/// What a running event of an object carries from one turn to the next.
-pub(super) struct Flow {
-    /// The section that it is in.
-    pub section: RefCell<Option<SectionId>>,
-    /// The calls that it makes are of this chain.
-    pub chain: Chain,
-}
-
-impl Flow {
-    pub fn new(section: Option<SectionId>, chain: Chain) -> Flow {
-        Flow {
-            section: RefCell::new(section),
-            chain,
-        }
-    }
-}
 
 /// Names one section of an instance.
 #[derive(Clone)]
@@ -125,7 +107,7 @@ pub(crate) struct Section {
 impl Drop for Section {
     fn drop(&mut self) {
         self.instance.sections.close(&self.id);
-        self.instance.slot.wake();
+        self.instance.slot.stir();
     }
 }
 

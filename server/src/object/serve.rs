@@ -1,6 +1,6 @@
-//! The task of one object: from waking up to falling asleep.
+//! The task of one slot: one instance after another, as long as anything is wanted of the object.
 
-use std::{panic::AssertUnwindSafe, rc::Rc};
+use std::{future::poll_fn, panic::AssertUnwindSafe, rc::Rc};
 
 use futures::FutureExt;
 use tokio::time::{Instant, timeout};
@@ -9,91 +9,169 @@ use vatwerk::Code;
 use super::{
     Host,
     class::Dispatch,
-    deletion::discard,
+    deletion::{delete, discard},
     gate::COMMIT_LIMIT,
     instance::Instance,
-    slot::{Slot, shielded},
+    life::{Life, Why},
+    slot::{Next, Slot, shielded},
     wake::{forget, wake},
     work::work,
 };
-use crate::{Error, Result, storage::Storage};
+use crate::{
+    Error, Result,
+    metrics::{Eviction, Reset},
+    storage::Storage,
+};
 
-/// Serves the object in `slot` until it is reset or has been idle for long enough. However it ends,
-/// its database is closed before another instance can be made.
+/// Serves the object in `slot` until nothing is wanted of it. However an instance ends, its database is
+/// closed before another is made.
 pub(super) async fn serve(host: Rc<Host>, slot: Rc<Slot>) {
-    match shielded(&slot, || open(&host, &slot)) {
-        Some(Ok(instance)) => {
-            let reason = AssertUnwindSafe(live(&instance)).catch_unwind().await;
-            let reason = reason.unwrap_or_else(|_| fault(&slot));
-            if !instance.is_unborn() && slot.abandoned().is_none() {
-                // So that the log can be written back. If it cannot, it is kept.
-                let newest = instance.storage.newest();
-                let _ = timeout(COMMIT_LIMIT, host.commits.durable(newest)).await;
+    loop {
+        let next = slot.next_life(&host);
+        let step = async {
+            match next {
+                Next::Wake(life) => live(&host, &slot, life).await,
+                Next::Delete(deletions) => delete(&host, &slot, deletions).await,
+                Next::Leave => return true,
             }
-            if sabotaged!(host, WakeBeforeAsleep) {
-                host.remove(&slot);
-                tokio::task::yield_now().await;
-            }
-            instance.end(reason);
-            if instance.is_unborn() {
-                discard(&host, &slot).await;
+            false
+        };
+        match AssertUnwindSafe(step).catch_unwind().await {
+            Ok(true) => break,
+            Ok(false) => {}
+            // Whether the database is closed is not known: a later event tries.
+            Err(_) => {
+                slot.refuse_queued(&fault(&host, &slot));
+                break;
             }
         }
-        Some(Err(error)) => slot.end(error),
-        None => slot.end(fault(&slot)),
+        slot.rest();
     }
     host.remove(&slot);
 }
 
-fn fault(slot: &Slot) -> Error {
-    tracing::error!(id = %slot.id, "a fault of the vat itself, in serving an object");
+/// Reports a panic of the vat's own.
+fn fault(host: &Host, slot: &Slot) -> Error {
+    let (class, id) = (slot.class.name, slot.id);
+    tracing::error!(class, %id, "a fault of the vat itself, in serving an object");
+    host.metrics.faulted();
     Error::Raised {
         code: Code::Internal,
         text: "a fault of the vat itself; its log says more".into(),
     }
 }
 
+/// One instance, from the opening of its database to its closing.
+async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
+    let instance = match shielded(slot, || open(host, slot, life)) {
+        Some(Ok(instance)) => instance,
+        Some(Err(error)) => return slot.refuse_queued(&error),
+        None => return slot.refuse_queued(&fault(host, slot)),
+    };
+    let life = &instance.life;
+    if AssertUnwindSafe(awake(&instance))
+        .catch_unwind()
+        .await
+        .is_err()
+    {
+        life.end(Why::Reset(Reset::Other, fault(host, slot)));
+        host.sockets.reset(slot.id);
+    }
+    let why = life.ending().expect("an instance says why it ends");
+    if why.lets_out() && !instance.is_unborn() {
+        // So that the log can be written back. If it cannot, it is kept.
+        let newest = instance.storage.newest();
+        let _ = timeout(COMMIT_LIMIT, host.commits.durable(newest)).await;
+    }
+    if sabotaged!(host, WakeBeforeAsleep) {
+        host.remove(slot);
+        tokio::task::yield_now().await;
+    }
+    instance.close();
+    if instance.is_unborn() {
+        discard(host, slot).await;
+    }
+    match why {
+        // What waited for the object to wake, waited for this.
+        Why::NotWoken(error) => slot.refuse_queued(&error),
+        Why::Asleep(_) => slot.has_slept(),
+        _ => {}
+    }
+    if host.is_stopping() {
+        slot.evict(Eviction::Asked);
+    }
+}
+
 /// Opens the object's database.
-fn open(host: &Rc<Host>, slot: &Rc<Slot>) -> Result<Rc<Instance>> {
+fn open(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) -> Result<Rc<Instance>> {
     let storage = Storage::open(&host.vfs, slot.database(), &host.limits.storage)?;
-    Ok(Instance::new(host.clone(), slot.clone(), storage))
+    Ok(Instance::new(host.clone(), slot.clone(), life, storage))
 }
 
-/// Wakes the object and lets it work. Returns why it ended.
-async fn live(instance: &Rc<Instance>) -> Error {
+/// Wakes the object and lets it work, until the instance ends.
+async fn awake(instance: &Rc<Instance>) {
     let (began, metrics) = (Instant::now(), &instance.slot.metrics);
-    let object = match activate(instance).await {
-        Ok(object) => object,
-        Err(error) => {
-            metrics.activation_failed();
-            return error;
+    match activate(instance).await {
+        Some(Ok(object)) => {
+            metrics.activated(began.elapsed());
+            work(instance, &object).await;
+            shielded(&instance.slot, || drop(object));
         }
-    };
-    metrics.activated(began.elapsed());
-    let reason = work(instance, &object).await;
-    shielded(&instance.slot, || drop(object));
-    reason
+        Some(Err(error)) => {
+            metrics.activation_failed();
+            // It may have failed by a panic, whose reason stands; what waits for the object is refused all
+            // the same.
+            if !instance.life.end(Why::NotWoken(error.clone())) {
+                instance.slot.refuse_queued(&error);
+            }
+        }
+        // Ended from outside while it woke: by a deletion, an operator or the vat's end.
+        None => {
+            if instance.is_unborn()
+                && let Err(error) = forget(instance)
+            {
+                tracing::warn!(id = %instance.slot.id, %error, "undoing a `create` that was broken off");
+            }
+        }
+    }
 }
 
-/// Wakes the object, within the time for that.
-async fn activate(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
+/// Wakes the object, within the time for that. `None` if the instance is ended from outside meanwhile.
+async fn activate(instance: &Rc<Instance>) -> Option<Result<Rc<dyn Dispatch>>> {
     let limit = instance.host.limits.activation;
-    let awake = async {
-        tokio::select! {
-            awake = timeout(limit, wake(instance)) => awake,
-            failed = instance.gate.drive() => Ok(Err(failed)),
+    let (slot, life) = (&instance.slot, &instance.life);
+    // Turns that wait for the journal go on when it has got on.
+    let catching_up = async {
+        loop {
+            if instance.holds_back() {
+                instance.caught_up().await;
+            } else {
+                slot.stirred().await;
+            }
         }
     };
-    match awake.await {
+    let awake = tokio::select! {
+        awake = timeout(limit, wake(instance)) => awake,
+        failed = instance.gate.drive() => Ok(Err(failed)),
+        () = poll_fn(|cx| life.poll_ended(cx)) => {
+            slot.set_waking(None);
+            return None;
+        }
+        () = catching_up => unreachable!("it goes on for ever"),
+    };
+    slot.set_waking(None);
+    Some(match awake {
         Ok(awake) => awake,
         Err(_) => {
-            if instance.is_unborn() {
-                forget(instance)?;
+            if instance.is_unborn()
+                && let Err(error) = forget(instance)
+            {
+                return Some(Err(error));
             }
             Err(Error::ActivationFailed(format!(
                 "`create` and `activate` took longer than {} s",
                 limit.as_secs_f32()
             )))
         }
-    }
+    })
 }

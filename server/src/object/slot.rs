@@ -1,4 +1,5 @@
-//! The place of one object in a vat, while an instance of it is wanted: where calls queue.
+//! The place of one object in a vat, while anything is wanted of it: where events queue. It outlives
+//! instances, and so does its queue.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,23 +9,27 @@ use std::{
     task::{Poll, Waker},
 };
 
-use capnp::private::capability::ClientHook;
 use tokio::time::Instant;
 use tracing::Span;
 use vatwerk::ObjectId;
 
 use super::{
-    class::ClassEntry, deletion::Deleted, fetching::Fetch, host::Host, ringing::Ringing,
-    sections::SectionId, sockets::SocketEvent,
+    class::ClassEntry,
+    deletion::Deleted,
+    event::{Event, Ticket, What},
+    host::Host,
+    life::{Life, Why},
+    sections::SectionId,
+    serial::Serial,
 };
 use crate::{
     Error, Result,
-    call::{Call, Chain},
+    call::Chain,
     folder::DatabaseId,
     metrics::{ClassMetrics, Eviction},
 };
 
-/// One object that is awake, or waking.
+/// One object that is awake, waking, ending or being deleted.
 pub(super) struct Slot {
     pub id: ObjectId,
     pub class: Rc<ClassEntry>,
@@ -34,17 +39,21 @@ pub(super) struct Slot {
     waker: Cell<Option<Waker>>,
     /// Calls and other events, and background work.
     in_flight: Cell<u64>,
-    ended: RefCell<Option<Error>>,
+    life: RefCell<Rc<Life>>,
+    /// Whose turn it is, of a class that takes one call at a time.
+    pub serial: Serial,
+    /// The chain of `create` and `activate`, while they run.
+    waking: Cell<Option<Chain>>,
+    /// The wish that the object sleeps as soon as it is idle.
     evict: Cell<Option<Eviction>>,
-    gone: tokio::sync::Notify,
-    abandoned: RefCell<Option<Error>>,
-    deleted: RefCell<Vec<Deleted>>,
+    deletions: RefCell<Vec<Deleted>>,
+    ended: tokio::sync::Notify,
     /// How many of the object's own capabilities others hold.
     pub handed_out: Cell<usize>,
     last_used: Cell<Instant>,
+    /// Where the slot stands among those that may have to make room.
+    pub rank: Cell<Instant>,
     pub metrics: Rc<ClassMetrics>,
-    /// Whether `activate` has succeeded.
-    pub is_awake: Cell<bool>,
     vat: Rc<Load>,
 }
 
@@ -100,56 +109,15 @@ impl Load {
     }
 }
 
-/// Something that has reached its object.
-pub(super) struct Event {
-    pub section: Option<SectionId>,
-    pub chain: Chain,
-    pub what: What,
-    pub ticket: Ticket,
-    /// What it came from, for logs: a session.
-    pub span: Span,
-    pub since: Instant,
+/// The next thing for a slot's task to do, when there is no instance.
+pub(super) enum Next {
+    /// Events wait for an instance.
+    Wake(Rc<Life>),
+    /// These callers wait for the end of the object.
+    Delete(Vec<Deleted>),
+    /// Nothing is wanted of the object.
+    Leave,
 }
-
-/// What there is to do.
-pub(super) enum What {
-    /// To answer a call.
-    Call(EventTarget, Call),
-    /// To answer an HTTP request.
-    Fetch(Fetch),
-    /// To run the alarms that are due.
-    Alarms(Ringing),
-    /// To hear something on a WebSocket.
-    Socket(SocketEvent),
-}
-
-impl What {
-    /// It cannot be done.
-    fn refuse(self, error: Error) {
-        match self {
-            What::Call(_, call) => call.reply.finish(Err(error.into())),
-            What::Fetch(fetch) => fetch.call.reply.finish(Err(error.into())),
-            What::Alarms(ringing) => ringing.end(error),
-            What::Socket(event) => event.refuse(error),
-        }
-    }
-
-    /// Whether it is let in however much is queued: there is a bounded number of these.
-    fn is_always_admitted(&self) -> bool {
-        matches!(self, What::Socket(event) if event.is_last())
-    }
-}
-
-/// What of an object is called.
-pub(super) enum EventTarget {
-    /// The object itself.
-    Object,
-    /// A capability that it handed out.
-    Capability(Box<dyn ClientHook>),
-}
-
-/// Counts a call as in flight, until its outcome has left.
-pub(super) struct Ticket(Rc<Slot>);
 
 impl Slot {
     pub fn new(
@@ -167,20 +135,21 @@ impl Slot {
             stirred: Cell::default(),
             waker: Cell::default(),
             in_flight: Cell::default(),
-            ended: RefCell::default(),
+            life: RefCell::new(Life::waking()),
+            serial: Serial::default(),
+            waking: Cell::default(),
             evict: Cell::default(),
-            gone: tokio::sync::Notify::new(),
-            abandoned: RefCell::default(),
-            deleted: RefCell::default(),
+            deletions: RefCell::default(),
+            ended: tokio::sync::Notify::new(),
             handed_out: Cell::default(),
             last_used: Cell::new(Instant::now()),
+            rank: Cell::new(Instant::now()),
             metrics,
-            is_awake: Cell::default(),
             vat,
         }
     }
 
-    /// Takes an event in. It is counted before anything else, so queues are bounded.
+    /// Queues an event, or refuses it. The event is counted before anything else, so queues are bounded.
     pub fn push(
         self: &Rc<Self>,
         host: &Host,
@@ -188,7 +157,7 @@ impl Slot {
         chain: Option<Chain>,
         what: What,
     ) {
-        match self.admit(&host.limits, &what) {
+        match self.admit(host, chain, &what) {
             Ok(()) => self.enqueue(section, chain.unwrap_or_else(|| host.chains.begin()), what),
             Err(error) => {
                 if let Error::Overloaded { .. } = error {
@@ -210,16 +179,27 @@ impl Slot {
             span: Span::current(),
             since: now,
         });
-        self.wake();
+        self.stir();
     }
 
-    fn admit(&self, limits: &super::Limits, what: &What) -> Result<()> {
-        if let Some(error) = &*self.ended.borrow() {
-            return Err(error.clone());
+    fn admit(&self, host: &Host, chain: Option<Chain>, what: &What) -> Result<()> {
+        if host.is_abandoned() {
+            return Err(Error::ShuttingDown);
         }
         if what.is_always_admitted() {
             return Ok(());
         }
+        if chain.is_some() && chain == self.waking.get() {
+            return Err(Error::Deadlock(format!(
+                "{} would wait for itself: its `create` or `activate` waits for this call",
+                self.label()
+            )));
+        }
+        self.check_room(&host.limits)
+    }
+
+    /// Refuses further work while too much is in flight.
+    pub fn check_room(&self, limits: &super::Limits) -> Result<()> {
         if self.in_flight.get() >= limits.calls_per_object {
             return Err(Error::Overloaded {
                 what: "the queue of the object (calls)",
@@ -235,6 +215,25 @@ impl Slot {
         Ok(())
     }
 
+    /// Counts one more event.
+    pub fn count_in(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.vat.calls.set(self.vat.calls.get() + 1);
+    }
+
+    /// Counts one event less.
+    pub fn count_out(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.vat.calls.set(self.vat.calls.get() - 1);
+        if self.vat.calls.get() == 0 {
+            self.vat.none.notify_waiters();
+        }
+        if self.is_quiet() {
+            self.last_used.set(Instant::now());
+            self.stir();
+        }
+    }
+
     /// The next event that `admits` lets in, in order.
     pub fn next(&self, admits: impl Fn(&Event) -> bool) -> Option<Event> {
         let mut queue = self.queue.borrow_mut();
@@ -242,7 +241,12 @@ impl Slot {
         queue.remove(next)
     }
 
-    /// Waits for a reason to look again: a call, an eviction, a capability let go.
+    /// Looks at the events that wait, in order, until `look` has found what it looks for.
+    pub fn find_event<T>(&self, look: impl Fn(&Event) -> Option<T>) -> Option<T> {
+        self.queue.borrow().iter().find_map(look)
+    }
+
+    /// Waits for a reason to look again: an event, a wish, a capability let go.
     pub async fn stirred(&self) {
         std::future::poll_fn(|cx| {
             if self.stirred.take() {
@@ -254,30 +258,90 @@ impl Slot {
         .await;
     }
 
-    /// Makes the instance look again.
-    pub fn wake(&self) {
+    /// Makes the slot's task look again.
+    pub fn stir(&self) {
         self.stirred.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
-    /// No instance serves this slot any more: calls in the queue, and later ones, get `error`.
-    pub fn end(&self, error: Error) {
-        self.ended.replace(Some(error.clone()));
-        for event in self.queue.take() {
+    /// Decides what the slot's task does next, when there is no instance: a deletion that was asked for
+    /// comes before the events that wait for the object that is made after it.
+    pub fn next_life(&self, host: &Host) -> Next {
+        let deletions = self.deletions.take();
+        if !deletions.is_empty() {
+            self.life.replace(Life::deleting());
+            return Next::Delete(deletions);
+        }
+        if host.is_abandoned() {
+            self.refuse_queued(&Error::ShuttingDown);
+        }
+        if self.queue.borrow().is_empty() {
+            return Next::Leave;
+        }
+        let life = Life::waking();
+        self.life.replace(life.clone());
+        Next::Wake(life)
+    }
+
+    /// Ends the instance that there is, if any. The first reason stands.
+    pub fn end(&self, why: Why) {
+        self.life.borrow().end(why);
+        self.stir();
+    }
+
+    /// Whether the instance is ending, or the object is being deleted.
+    pub fn is_ending(&self) -> bool {
+        self.life.borrow().is_over()
+    }
+
+    /// Announces that the instance is gone, and its database closed.
+    pub fn rest(&self) {
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until the instance that there is now is gone.
+    pub async fn rested(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Refuses all events in the queue.
+    pub fn refuse_queued(&self, error: &Error) {
+        self.refuse(error, |_| true);
+    }
+
+    /// Refuses the events that only an instance that is gone could deal with.
+    pub fn refuse_bound(&self) {
+        let gone = "the instance that handed out this capability is gone";
+        self.refuse(&Error::ObjectReset(gone.into()), |what| what.is_bound());
+    }
+
+    /// Refuses what was said on sockets that were closed with the instance.
+    pub fn refuse_socket_events(&self, error: &Error) {
+        self.refuse(error, |what| matches!(what, What::Socket(_)));
+    }
+
+    fn refuse(&self, error: &Error, which: impl Fn(&What) -> bool) {
+        let refused = |event: &Event| which(&event.what);
+        while let Some(event) = self.next(&refused) {
             // What the parameters hold may panic when it is dropped.
             shielded(self, || event.what.refuse(error.clone()));
         }
     }
 
-    /// There are no alarms to look at any more.
+    /// Answers every look at alarms that waits: there are none any more.
     pub fn silence(&self) {
         while let Some(event) = self.next(|event| matches!(event.what, What::Alarms(_))) {
             if let What::Alarms(ringing) = event.what {
                 ringing.done();
             }
         }
+    }
+
+    /// Sets the chain of `create` and `activate` while they run: a call of it would wait for itself.
+    pub fn set_waking(&self, chain: Option<Chain>) {
+        self.waking.set(chain);
     }
 
     /// The object's database.
@@ -288,13 +352,10 @@ impl Slot {
         }
     }
 
-    /// What it looks like from outside.
+    /// What the object looks like from outside.
     pub fn status(&self) -> Status {
         Status {
-            state: match self.is_awake.get() {
-                true => State::Awake,
-                false => State::Waking,
-            },
+            state: self.life.borrow().state(),
             in_flight: self.in_flight.get(),
             queued: self.queue.borrow().len() as u64,
             handed_out: self.handed_out.get() as u64,
@@ -312,47 +373,44 @@ impl Slot {
         self.is_quiet() && self.handed_out.get() == 0
     }
 
-    /// Asks for eviction as soon as the object is quiet.
-    pub fn evict(&self, why: Eviction) {
-        self.evict.set(Some(why));
-        self.wake();
+    /// Whether no event waits for an instance.
+    pub fn has_nothing_queued(&self) -> bool {
+        self.queue.borrow().is_empty()
     }
 
-    /// Why it is to go, if so.
+    /// Whether a chain has the object, and events wait: it takes one call at a time.
+    pub fn is_waited_for(&self) -> bool {
+        self.serial.holder().is_some() && !self.has_nothing_queued()
+    }
+
+    /// The object's class and name, for people; its id if it has no name.
+    pub fn label(&self) -> String {
+        match self.name() {
+            Some(name) => format!("{} `{name}`", self.class.name),
+            None => format!("{} {}", self.class.name, self.id),
+        }
+    }
+
+    /// Asks for sleep as soon as the object is idle.
+    pub fn evict(&self, why: Eviction) {
+        self.evict.set(Some(why));
+        self.stir();
+    }
+
+    /// Why the object is to sleep as soon as it is idle, if it is.
     pub fn evicted(&self) -> Option<Eviction> {
         self.evict.get()
     }
 
-    /// Asks for the end of the instance, whatever it is doing.
-    pub fn abandon(&self, reason: Error) {
-        self.abandoned.borrow_mut().get_or_insert(reason);
-        self.wake();
-    }
-
-    /// Why the instance is to end, if so.
-    pub fn abandoned(&self) -> Option<Error> {
-        self.abandoned.borrow().clone()
+    /// Forgets the wish that the object sleeps: it has slept.
+    pub fn has_slept(&self) {
+        self.evict.take();
     }
 
     /// Asks for the end of the object itself, once the instance has ended.
     pub fn delete(&self, tell: Deleted) {
-        self.deleted.borrow_mut().push(tell);
-        self.abandon(Error::ObjectReset("the object was deleted".into()));
-    }
-
-    /// Who has asked for the end of the object.
-    pub fn take_deleted(&self) -> Vec<Deleted> {
-        self.deleted.take()
-    }
-
-    /// Waits until the instance is gone.
-    pub async fn gone(&self) {
-        self.gone.notified().await;
-    }
-
-    /// The instance is gone.
-    pub fn go(&self) {
-        self.gone.notify_waiters();
+        self.deletions.borrow_mut().push(tell);
+        self.end(Why::Deleted);
     }
 
     pub fn last_used(&self) -> Instant {
@@ -363,7 +421,7 @@ impl Slot {
         self.name.borrow().clone()
     }
 
-    /// Takes a name, if none was known before; says whether.
+    /// Takes a name, if none was known before; returns whether it did.
     pub fn learn_name(&self, name: &Rc<str>) -> bool {
         let mut known = self.name.borrow_mut();
         let new = known.is_none();
@@ -380,47 +438,4 @@ pub(super) fn shielded<T>(slot: &Slot, what: impl FnOnce() -> T) -> Option<T> {
         tracing::error!(class, %id, "a panic in a destructor of the class's");
     }
     outcome.ok()
-}
-
-impl Ticket {
-    pub fn new(slot: &Rc<Slot>) -> Ticket {
-        slot.in_flight.set(slot.in_flight.get() + 1);
-        slot.vat.calls.set(slot.vat.calls.get() + 1);
-        Ticket(slot.clone())
-    }
-
-    /// What the call's caller is told if its instance ended: nobody knows how far the call got.
-    pub fn reason(&self) -> Error {
-        match &*self.0.ended.borrow() {
-            Some(Error::ObjectReset(why)) => Error::ObjectReset(why.clone()),
-            Some(error) => Error::ObjectReset(format!("the instance ended: {error}")),
-            None => Error::ObjectReset("the instance ended while the call was in flight".into()),
-        }
-    }
-}
-
-impl Ticket {
-    /// The numbers of the object's class.
-    pub fn metrics(&self) -> &ClassMetrics {
-        &self.0.metrics
-    }
-
-    /// Why the instance ended, if it has.
-    pub fn ended(&self) -> Option<Error> {
-        self.0.ended.borrow().clone()
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
-        self.0.vat.calls.set(self.0.vat.calls.get() - 1);
-        if self.0.vat.calls.get() == 0 {
-            self.0.vat.none.notify_waiters();
-        }
-        if self.0.is_quiet() {
-            self.0.last_used.set(Instant::now());
-            self.0.wake();
-        }
-    }
 }

@@ -8,9 +8,9 @@ use vatwerk::{ObjectId, kj::http_capnp::http_service, limit_capnp, object_capnp:
 use super::{class::ClassEntry, host::Host};
 use crate::{
     Error, Result,
-    call::{self, Call, FETCH, Hook, Target},
+    call::{self, Call, Hook, Target},
     catalog::Saved,
-    fetch::kj,
+    fetch::{FETCH, kj},
 };
 
 /// Names an object, not an instance of it. It answers the interface of the object's class, which

@@ -5,6 +5,10 @@
 pub enum Sabotage {
     /// Outcomes leave before what they could reveal is durable.
     OpenGate,
+    /// Outputs that take this way leave before what they could reveal is durable.
+    OpenGateFor(super::Way),
+    /// Events begin although the journal is behind, and may overtake others.
+    BeginOutOfOrder,
     /// The catalog is told of an alarm some time after it is set, instead of before.
     IndexAlarmsLate,
     /// The scheduler is not told of an alarm that is set.

@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
 use vatwerk::Code;
 
-use super::{Context, class::Dispatch, instance::Instance, sections::Flow};
+use super::{Context, class::Dispatch, flow::Flow, instance::Instance};
 use crate::{Error, Result, fault, storage::Schema};
 
 /// Runs `create`, if the object has not come into being, and `activate`.
@@ -45,9 +45,10 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
 
 /// Runs code of the object by itself, in turns. If it fails, its last turn is undone.
 async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) -> Result<T> {
-    let flow = Flow::new(None, instance.host.chains.begin());
+    let flow = Flow::begun(None, instance.host.chains.begin());
+    instance.slot.set_waking(Some(flow.chain));
     let mut code = pin!(code);
-    poll_fn(|cx| {
+    let done = poll_fn(|cx| {
         instance.poll_turn(&flow, cx, |cx| {
             let polled = code.as_mut().poll(cx);
             if let Poll::Ready(Err(_)) = &polled {
@@ -56,7 +57,9 @@ async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) ->
             polled
         })
     })
-    .await?
+    .await;
+    instance.slot.set_waking(None);
+    done?
 }
 
 /// Undoes what a failed `create` has left: turns before its last have been committed.

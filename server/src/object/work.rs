@@ -1,6 +1,6 @@
 //! What an instance does while it is awake: it lets events in, and lets what they say out.
 
-use std::{future::poll_fn, pin::pin, rc::Rc};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
 use capnp::{
     capability::{Params, Results},
@@ -12,62 +12,51 @@ use tracing::Instrument;
 
 use super::{
     class::Dispatch,
+    event::{Event, EventTarget, What},
     fetching,
-    gate::{COMMIT_LIMIT, Output},
+    flow::Flow,
+    gate::COMMIT_LIMIT,
     instance::{Background, Instance},
-    results::Returning,
+    life::Why,
+    results::{Early, Outcome, Returning},
     ringing,
-    sections::Flow,
-    slot::{Event, EventTarget, Slot, What, shielded},
+    slot::shielded,
     sockets,
 };
 use crate::{
-    Error,
     call::{self, Call},
     metrics::{Eviction, Reset},
 };
 
-/// Lets events in, in order, until there is a reason to end.
-pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> Error {
-    let slot = &instance.slot;
-    let idle_after = instance.host.limits.idle;
-    slot.is_awake.set(true);
-    let host = &instance.host;
+/// The events of an instance that have begun and are not over. Boxed, so that they can be dropped one by
+/// one.
+type Running<'a> = FuturesUnordered<LocalBoxFuture<'a, ()>>;
+
+/// Lets events begin, in order, until the instance ends.
+pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) {
+    let (slot, host, life) = (&instance.slot, &instance.host, &instance.life);
+    let idle_after = host.limits.idle;
+    life.woken();
     host.remember_activation(slot.id, host.clock.now_ms());
-    // Boxed, so that they can be dropped one by one.
-    let mut running: FuturesUnordered<LocalBoxFuture<'_, ()>> = FuturesUnordered::new();
+    let mut running = Running::new();
     let mut sleep = pin!(sleep_until(slot.last_used() + idle_after));
+    let mut look_for_deadlock = pin!(sleep_until(Instant::now()));
     loop {
-        while let Some(event) = slot.next(|event| admits(instance, event)) {
-            let entered = (slot.class.is_serial).then(|| instance.serial.enter(event.chain));
-            let handled = handle(instance, object, event);
-            running.push(match entered {
-                None => handled,
-                Some(entered) => Box::pin(async move {
-                    handled.await;
-                    drop(entered);
-                }),
-            });
-        }
+        let waits_for_journal = begin_events(instance, object, &mut running).await;
         for background in instance.take_background() {
             running.push(Box::pin(in_background(instance, background)));
         }
-        let broken = instance.broken();
-        if broken.is_some() {
-            instance.host.remember_reset(slot.id);
-            slot.metrics.reset(instance.reset_by());
-            // What was said before the failure still leaves, if it becomes durable in time; the
-            // reason itself may tell of what must not be known before.
-            _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
-            host.sockets.reset(slot.id);
-        }
-        if let Some(reason) = broken.or_else(|| deleted_or_stopped(slot)) {
-            // Set before what runs is dropped: it is what the callers are told.
-            slot.end(reason.clone());
-            for call in running {
-                shielded(slot, || drop(call));
+        if let Some(why) = life.ending() {
+            finish(instance, &why).await;
+            for event in running {
+                shielded(slot, || drop(event));
             }
-            return reason;
+            return;
+        }
+        let waits_for_chain = instance.waits_for_chain();
+        if waits_for_chain && look_for_deadlock.is_elapsed() {
+            let next = Instant::now() + host.refuse_deadlocked(instance);
+            look_for_deadlock.as_mut().reset(next);
         }
         let quiet = running.is_empty() && instance.is_idle();
         // Whoever comes before its last commit is on disk finds it awake.
@@ -79,7 +68,8 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> 
         };
         if idle && let Some(why) = slot.evicted().or_else(rested) {
             slot.metrics.evicted(why);
-            return Error::ObjectReset("the object fell asleep".into());
+            life.end(Why::Asleep(why));
+            return;
         }
         if idle {
             sleep.as_mut().reset(slot.last_used() + idle_after);
@@ -95,24 +85,72 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) -> 
                 }
             }
             () = instance.gate.decided(), if undecided => {}
+            () = instance.caught_up(), if waits_for_journal || instance.holds_back() => {}
+            () = &mut look_for_deadlock, if waits_for_chain => {}
             () = &mut sleep, if idle => {}
         }
     }
 }
 
-/// Why the instance is to end, if nothing is wrong with it.
-fn deleted_or_stopped(slot: &Slot) -> Option<Error> {
-    let reason = slot.abandoned()?;
-    if let Error::ObjectReset(_) = reason {
-        slot.metrics.reset(Reset::Deleted);
+/// Begins the events of the queue that may begin: each gets its first turn here, in the order of the
+/// queue, and only what is not over after it is left to run beside others. Returns whether events wait
+/// because the journal is behind.
+async fn begin_events<'a>(
+    instance: &'a Rc<Instance>,
+    object: &'a Rc<dyn Dispatch>,
+    running: &mut Running<'a>,
+) -> bool {
+    let slot = &instance.slot;
+    while !instance.life.is_over() {
+        if slot.has_nothing_queued() {
+            return false;
+        }
+        if instance.is_behind() && !sabotaged!(instance.host, BeginOutOfOrder) {
+            return true;
+        }
+        let Some(event) = slot.next(|event| admits(instance, event)) else {
+            return false;
+        };
+        let entered = (slot.class.is_serial).then(|| slot.serial.enter(event.chain));
+        let mut handled = handle(instance, object, event);
+        if let Some(entered) = entered {
+            handled = Box::pin(async move {
+                handled.await;
+                drop(entered);
+            });
+        }
+        let first = poll_fn(|cx| Poll::Ready(handled.as_mut().poll(cx))).await;
+        if first.is_pending() {
+            running.push(handled);
+        } else {
+            shielded(slot, || drop(handled));
+        }
+        tokio::task::consume_budget().await;
     }
-    Some(reason)
+    false
+}
+
+/// Counts the end of an instance, and lets out what it said before, if that becomes durable in time: the
+/// reason of a reset may tell of what must not be known before.
+async fn finish(instance: &Instance, why: &Why) {
+    let (slot, host) = (&instance.slot, &instance.host);
+    match why {
+        Why::Reset(reset, _) => {
+            host.remember_reset(slot.id);
+            slot.metrics.reset(*reset);
+            _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
+            host.sockets.reset(slot.id);
+            slot.refuse_socket_events(&why.error());
+        }
+        Why::Deleted => slot.metrics.reset(Reset::Deleted),
+        _ => {}
+    }
 }
 
 /// Whether the event may be delivered now.
 fn admits(instance: &Instance, event: &Event) -> bool {
     instance.sections.admits(event.section.as_ref())
-        && (!instance.slot.class.is_serial || instance.serial.admits(event.chain))
+        && (!instance.slot.class.is_serial || instance.slot.serial.admits(event.chain))
 }
 
 /// One event, from its delivery to its outcome at the gate. If the instance ends before this is ever
@@ -130,6 +168,7 @@ fn handle<'a>(
         span,
         since,
     } = event;
+    ticket.deliver(&instance.life);
     let flow = Flow::new(section, chain);
     let (class, id) = (instance.slot.class.name, instance.slot.id);
     match what {
@@ -185,7 +224,7 @@ struct Method {
 async fn answer(
     instance: &Rc<Instance>,
     object: &Rc<dyn Dispatch>,
-    flow: &Flow,
+    flow: &Rc<Flow>,
     method: Method,
     params: Box<dyn ParamsHook>,
     returning: Returning,
@@ -215,31 +254,29 @@ async fn answer(
             }
         }
     });
-    let outcome = poll_fn(|cx| {
-        instance.poll_turn(flow, cx, |cx| {
-            let polled = method.as_mut().poll(cx);
-            if let Some(mut early) = back.early.take() {
-                early.map_caps(|cap| instance.outward(cap));
-                instance.say(Output::Pipeline(returning.clone(), early));
-            }
-            polled.map(|outcome| {
-                outcome.and_then(|()| {
-                    let mut message = back.take()?;
-                    if let Some(message) = &mut message {
-                        message.map_caps(|cap| instance.outward(cap));
-                    }
-                    Ok(message)
-                })
+    let code = pin!(poll_fn(|cx| {
+        let polled = method.as_mut().poll(cx);
+        if let Some(mut early) = back.early.take() {
+            early.map_caps(|cap| instance.outward(cap));
+            instance.say(Early(returning.clone(), early));
+        }
+        polled.map(|outcome| {
+            outcome.and_then(|()| {
+                let mut message = back.take()?;
+                if let Some(message) = &mut message {
+                    message.map_caps(|cap| instance.outward(cap));
+                }
+                Ok(message)
             })
         })
-    })
-    .await;
+    }));
+    let outcome = instance.run_for_caller(flow, &returning, code).await;
     match outcome {
-        Ok(outcome) => instance.say(Output::Return(returning, outcome)),
+        Ok(outcome) => instance.say(Outcome(returning, outcome)),
         // The instance is at its end, and the caller whose call ended it is told why, in its turn.
         Err(error) => instance
             .gate
-            .pass(false, Output::Return(returning, Err(error.into()))),
+            .pass(false, Outcome(returning, Err(error.into()))),
     }
 }
 
@@ -250,7 +287,7 @@ async fn in_background(instance: &Instance, background: Background) {
         section,
         ticket,
     } = background;
-    let flow = Flow::new(section, instance.host.chains.begin());
+    let flow = Flow::begun(section, instance.host.chains.begin());
     let done = poll_fn(|cx| instance.poll_turn(&flow, cx, |cx| work.as_mut().poll(cx))).await;
     // What it holds on to may panic.
     shielded(&instance.slot, || drop(work));

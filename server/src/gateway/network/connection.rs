@@ -179,15 +179,12 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
     }
 
-    /// If the message is a call that ends when its caller hangs up: what will tell.
+    /// The signal by which the callee learns that its caller has hung up, if the message is a call.
     fn listen_for_hang_up(&self, message: message::Reader<'_>) -> capnp::Result<Option<HangUp>> {
         let Ok(message::Call(call)) = message.which() else {
             return Ok(None);
         };
         let call = call?;
-        if !HangUp::matters(call.get_interface_id(), call.get_method_id()) {
-            return Ok(None);
-        }
         let hang_up = HangUp::default();
         let mut hang_ups = self.shared.hang_ups.borrow_mut();
         hang_ups.insert(call.get_question_id(), hang_up.clone());
@@ -382,7 +379,7 @@ impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<
 
 struct Message {
     reader: Reader<Frame>,
-    /// Of a call that ends when its caller hangs up.
+    /// Tells the callee when the caller has hung up, if this is a call.
     hang_up: Option<HangUp>,
 }
 

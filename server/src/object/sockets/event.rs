@@ -16,10 +16,11 @@ use crate::{
     metrics::Reset,
     object::{
         class::Dispatch,
-        gate::Output,
+        event::Ticket,
+        flow::Flow,
+        gate::{Output, Way},
         instance::Instance,
-        sections::Flow,
-        slot::{Ticket, shielded},
+        slot::shielded,
     },
 };
 
@@ -59,6 +60,7 @@ pub(in crate::object) struct SocketEvent {
     reply: Option<Reply>,
     is_last: bool,
     is_handled: bool,
+    has_failed: bool,
 }
 
 impl SocketEvent {
@@ -69,6 +71,7 @@ impl SocketEvent {
             heard: Some(heard),
             reply,
             is_handled: false,
+            has_failed: false,
         }
     }
 
@@ -78,18 +81,13 @@ impl SocketEvent {
         self.is_last
     }
 
-    /// The handler has ended. The socket's next event need not wait for the disk.
-    fn handled(&mut self) {
+    /// The handler has ended. The socket's next event need not wait for the disk, unless this one has
+    /// failed: what waits for the object then is refused, and that tells of the failure.
+    fn handled(&mut self, has_failed: bool) {
         self.is_handled = true;
-        if !self.is_last {
+        self.has_failed = has_failed;
+        if !self.is_last && !has_failed {
             self.socket.heard();
-        }
-    }
-
-    /// What the handler has written is on disk.
-    pub fn done(mut self) {
-        if let Some(reply) = self.reply.take() {
-            reply.finish(Ok(None));
         }
     }
 
@@ -111,9 +109,27 @@ impl Drop for SocketEvent {
     fn drop(&mut self) {
         if self.is_last {
             self.socket.forget();
-        } else if !self.is_handled {
+        } else if !self.is_handled || self.has_failed {
             self.socket.heard();
         }
+    }
+}
+
+impl Output for SocketEvent {
+    const WAY: Way = Way::Heard;
+
+    /// What the handler has written is on disk.
+    fn release(mut self) {
+        if self.has_failed {
+            self.socket.fail();
+        }
+        if let Some(reply) = self.reply.take() {
+            reply.finish(Ok(None));
+        }
+    }
+
+    fn fail(self, error: &Error) {
+        self.refuse(error.clone());
     }
 }
 
@@ -121,7 +137,7 @@ impl Drop for SocketEvent {
 pub(in crate::object) async fn run(
     instance: &Rc<Instance>,
     object: &Rc<dyn Dispatch>,
-    flow: &Flow,
+    flow: &Rc<Flow>,
     mut event: SocketEvent,
     ticket: Ticket,
 ) {
@@ -171,12 +187,11 @@ pub(in crate::object) async fn run(
         instance.slot.metrics.socket_handler_failed();
         // What is wrong is nobody's business outside.
         let _ = socket.end(HANDLER_FAILED, "internal error");
-        event.socket.fail();
     } else if let Some(code) = closing {
         // The other half of the handshake, if the handler did not give it.
         let _ = socket.end(code, "");
     }
-    event.handled();
-    instance.say(Output::Heard(event));
+    event.handled(matches!(outcome, Ok(Err(_))));
+    instance.say(event);
     drop(ticket);
 }

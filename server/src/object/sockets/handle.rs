@@ -10,7 +10,7 @@ use super::socket::Socket;
 use crate::{
     Error, Result,
     fetch::{Frame, check_close},
-    object::{gate::Output, instance::Instance},
+    object::instance::Instance,
 };
 
 /// A WebSocket that the object has accepted. Cheap to clone. The socket itself outlives the instance:
@@ -92,7 +92,7 @@ impl WebSocket {
             return Err(error);
         }
         if let Some(spoken) = self.socket.begin_say(frame) {
-            self.instance.say(Output::Frame(spoken));
+            self.instance.say(spoken);
         }
         Ok(())
     }

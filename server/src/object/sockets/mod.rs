@@ -20,12 +20,17 @@ use std::{
 
 use vatwerk::{ObjectId, limit_capnp};
 
-use super::{class::ClassEntry, host::Host, slot::What};
+use super::{
+    class::ClassEntry,
+    event::What,
+    gate::{Output, Way},
+    host::Host,
+};
 use crate::{Error, Result};
 
 pub(super) use event::{SocketEvent, run};
 pub use handle::{SocketClose, SocketMessage, WebSocket};
-pub(super) use socket::{Acceptance, Offer, Socket, Spoken};
+pub(super) use socket::{Acceptance, Offer, Socket};
 
 /// The code with which sockets are closed whose object was reset: "service restart".
 const RESTARTED: u16 = 1012;
@@ -50,7 +55,10 @@ pub(super) struct ObjectSockets {
     open: RefCell<BTreeMap<u64, Rc<Socket>>>,
     by_tag: RefCell<HashMap<Rc<str>, BTreeSet<u64>>>,
     next: Cell<u64>,
+    /// The text that is answered without the object, from the moment in which that may be noticed.
     auto_response: RefCell<Option<Rc<AutoResponse>>>,
+    /// The one that the object has set last.
+    set_response: RefCell<Option<Rc<AutoResponse>>>,
     event_timeout: Cell<Option<Duration>>,
     /// Of the vat.
     unsent: Rc<Cell<usize>>,
@@ -108,6 +116,7 @@ impl Sockets {
                 by_tag: RefCell::default(),
                 next: Cell::default(),
                 auto_response: RefCell::default(),
+                set_response: RefCell::default(),
                 event_timeout: Cell::default(),
                 unsent: self.unsent.clone(),
             })
@@ -201,7 +210,7 @@ impl ObjectSockets {
             }
         }
         drop(by_tag);
-        let is_said = self.auto_response.borrow().is_some() || self.event_timeout.get().is_some();
+        let is_said = self.set_response.borrow().is_some() || self.event_timeout.get().is_some();
         if self.count() == 0
             && !is_said
             && let Some(host) = self.host.upgrade()
@@ -236,8 +245,16 @@ impl ObjectSockets {
         self.auto_response.borrow().clone()
     }
 
-    /// Has a text answered without the object from now on.
-    pub fn set_auto_response(&self, pair: Option<(&str, &str)>) -> Result<()> {
+    /// The text that the object has set last to be answered without it, if any.
+    pub fn set_response(&self) -> Option<Rc<AutoResponse>> {
+        self.set_response.borrow().clone()
+    }
+
+    /// Sets a text to be answered without the object, once what is returned has passed its gate.
+    pub fn set_auto_response(
+        self: &Rc<Self>,
+        pair: Option<(&str, &str)>,
+    ) -> Result<NewAutoResponse> {
         let limit = limit_capnp::MAX_AUTO_RESPONSE_BYTES.into();
         for text in pair
             .iter()
@@ -251,8 +268,12 @@ impl ObjectSockets {
                 response: response.to_owned(),
             })
         });
-        self.auto_response.replace(pair);
-        Ok(())
+        self.set_response.replace(pair.clone());
+        Ok(NewAutoResponse {
+            sockets: self.clone(),
+            pair,
+            is_released: false,
+        })
     }
 
     /// How long a handler may take.
@@ -277,6 +298,34 @@ impl ObjectSockets {
         self.by_tag.take();
         for socket in self.open.take().into_values() {
             socket.end(code, reason);
+        }
+    }
+}
+
+/// A text to be answered without the object, on its way through the gate. Dropped before, it was never
+/// set.
+pub(super) struct NewAutoResponse {
+    sockets: Rc<ObjectSockets>,
+    pair: Option<Rc<AutoResponse>>,
+    is_released: bool,
+}
+
+impl Output for NewAutoResponse {
+    const WAY: Way = Way::AutoResponse;
+
+    fn release(mut self) {
+        self.is_released = true;
+        self.sockets.auto_response.replace(self.pair.take());
+    }
+
+    fn fail(self, _: &Error) {}
+}
+
+impl Drop for NewAutoResponse {
+    fn drop(&mut self) {
+        if !self.is_released {
+            let before = self.sockets.auto_response();
+            self.sockets.set_response.replace(before);
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     Error,
     call::{Call, Hook, Reply, Target},
     fetch::{Frame, send_frame, write_headers},
+    object::gate::{Output, Way},
 };
 
 /// How many messages of a peer may wait for the handler. One that waits for room stays below.
@@ -61,6 +62,8 @@ pub(in crate::object) struct Socket {
     is_busy: Cell<bool>,
     /// Whether the object has said its last.
     has_closed: Cell<bool>,
+    /// Whether the peer reads too slowly to be told anything else: it is given up when that may be noticed.
+    is_too_slow: Cell<bool>,
     /// Whether the object has failed at something it heard.
     has_failed: Cell<bool>,
     /// The call that asked for the socket: it lasts as long.
@@ -97,6 +100,7 @@ impl Socket {
             inbox_bytes: Cell::default(),
             is_busy: Cell::default(),
             has_closed: Cell::default(),
+            is_too_slow: Cell::default(),
             has_failed: Cell::default(),
             asked: Cell::default(),
         })
@@ -135,20 +139,23 @@ impl Socket {
 
     /// The object says something, which is to pass its gate. `None` if it is not to be told to the peer.
     pub fn begin_say(self: &Rc<Self>, frame: Frame) -> Option<Spoken> {
-        if !self.is_open() {
+        if !self.is_open() || self.is_too_slow.get() {
             return None;
         }
-        if self.backlog.is_full() {
-            self.give_up(POLICY, "it reads too slowly");
-            return None;
-        }
-        if frame.is_last() {
-            self.has_closed.set(true);
-        }
-        self.said.set(self.said.get() + 1);
+        let said = if self.backlog.is_full() {
+            self.is_too_slow.set(true);
+            None
+        } else {
+            if frame.is_last() {
+                self.has_closed.set(true);
+            }
+            self.said.set(self.said.get() + 1);
+            Some(self.backlog.add(frame))
+        };
         Some(Spoken {
             socket: self.clone(),
-            said: self.backlog.add(frame),
+            said,
+            is_released: false,
         })
     }
 
@@ -406,15 +413,17 @@ pub(in crate::object) struct Acceptance {
     pub asked: Option<Reply>,
 }
 
-impl Acceptance {
+impl Output for Box<Acceptance> {
+    const WAY: Way = Way::Accept;
+
     /// Tells the asker.
-    pub fn release(self) {
+    fn release(self) {
         let Acceptance {
             exchange,
             headers,
             socket,
             asked,
-        } = self;
+        } = *self;
         socket.asked.set(asked);
         let mut request = exchange.upgrade_request();
         let mut params = request.get();
@@ -434,7 +443,7 @@ impl Acceptance {
     }
 
     /// The asker must not be told.
-    pub fn fail(mut self, error: &Error) {
+    fn fail(mut self, error: &Error) {
         if let Some(asked) = self.asked.take() {
             asked.finish(Err(error.clone().into()));
         }
@@ -445,12 +454,41 @@ impl Acceptance {
 /// Something that the object says to a peer, on its way through the gate.
 pub(in crate::object) struct Spoken {
     socket: Rc<Socket>,
-    said: Untaken,
+    /// `None`: the peer reads too slowly, and is given up.
+    said: Option<Untaken>,
+    is_released: bool,
 }
 
-impl Spoken {
+impl Output for Spoken {
+    const WAY: Way = Way::Frame;
+
     /// Tells the peer.
-    pub fn release(self) {
-        self.socket.leave(self.said);
+    fn release(mut self) {
+        self.is_released = true;
+        match self.said.take() {
+            Some(said) => self.socket.leave(said),
+            None => self.socket.give_up(POLICY, "it reads too slowly"),
+        }
+    }
+
+    fn fail(self, _: &Error) {}
+}
+
+impl Drop for Spoken {
+    /// A turn that was undone has said nothing: what the vat answers by itself does not wait for it.
+    fn drop(&mut self) {
+        if self.is_released {
+            return;
+        }
+        match self.said.take() {
+            Some(said) => {
+                if said.frame.is_last() {
+                    self.socket.has_closed.set(false);
+                }
+                self.socket.left.set(self.socket.left.get() + 1);
+                self.socket.answer();
+            }
+            None => self.socket.is_too_slow.set(false),
+        }
     }
 }
