@@ -2,7 +2,7 @@
 
 use capnp::traits::HasTypeId;
 use futures::future::join_all;
-use vatwerk::{CODE_GENERATOR_REQUEST, Code, cell_capnp::cell, counter_capnp::counter};
+use vatwerk::{CODE_GENERATOR_REQUEST, Code, Delivery, cell_capnp::cell, counter_capnp::counter};
 use vatwerk_server::{Class, Context, ServeError};
 
 use crate::{
@@ -129,7 +129,9 @@ fn the_error_of_create_and_activate_keeps_its_words_its_code_and_its_kind() {
                 vat.controls.set_mood(hook, &name, Some(mood));
                 let error = tell(&wire.probe(&name), &[]).await.unwrap_err();
                 let text = error.extra.trim_start_matches("remote exception: ");
+                let (text, delivery) = Delivery::split(text);
                 assert_eq!(text, arrives, "{hook:?}");
+                assert_eq!(delivery, Some(Delivery::NotDelivered));
                 // With the kind of its code.
                 code::<()>(Err(error));
                 vat.controls.set_mood(hook, &name, None);

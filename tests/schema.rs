@@ -11,7 +11,7 @@ use capnp::{
     schema_capnp::{code_generator_request, field, node, type_, value},
     serialize,
 };
-use vatwerk::{CODE_GENERATOR_REQUEST, Code, SCHEMA_FILES};
+use vatwerk::{CODE_GENERATOR_REQUEST, Code, Delivery, SCHEMA_FILES};
 
 type Request = capnp::message::TypedReader<serialize::OwnedSegments, code_generator_request::Owned>;
 
@@ -458,5 +458,7 @@ fn codes_are_those_of_the_schema() {
             words.push(text(word));
         }
     }
-    assert_eq!(words, Code::ALL.map(Code::as_str));
+    let codes = Code::ALL.map(Code::as_str);
+    let deliveries = Delivery::ALL.map(Delivery::as_str);
+    assert_eq!(words, [&codes[..], &deliveries[..]].concat());
 }
