@@ -2,11 +2,13 @@
 
 mod alarms;
 mod bad_input;
+mod callers;
 mod calls;
 mod chat_room;
 mod classes;
 mod cursors;
 mod deletion;
+mod ends;
 mod errors;
 mod faults;
 mod fetch;
@@ -25,6 +27,7 @@ mod order;
 mod overload;
 mod pairs;
 mod schema;
+mod serial;
 mod simulation;
 mod sockets;
 mod stop;
@@ -34,6 +37,7 @@ mod tidy;
 mod transactions;
 mod turns;
 mod upgrades;
+mod ways_out;
 
 capnp::generated_code!(mod probe_capnp);
 capnp::generated_code!(mod puppet_capnp);

@@ -5,9 +5,10 @@ use std::{
     cell::{Cell, RefCell},
     marker::PhantomData,
     rc::Rc,
+    time::Duration,
 };
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{FromClientHook, RemotePromise};
 use futures::future::LocalBoxFuture;
 use vatwerk::object_capnp::stub;
 use vatwerk_server::{
@@ -115,12 +116,8 @@ fn send<T: 'static>(
             })
         }
     });
-    let number = DEEDS.with_borrow_mut(|deeds| {
-        deeds.push(Some(deed));
-        deeds.len() - 1
-    });
     let mut request = on.act_request();
-    request.get().set_deed(number as u32);
+    request.get().set_deed(number(deed));
     if let Some(given) = given {
         request.get().set_given(given);
     }
@@ -153,6 +150,25 @@ pub fn keep(
     ANSWERS.with_borrow_mut(|answers| {
         answers.push(Some(answer));
         answers.len() - 1
+    })
+}
+
+/// Sends a deed that returns a capability, and returns the call as it is: its promise and its pipeline.
+pub fn sent(
+    on: &Client,
+    deed: impl AsyncFnOnce(Rc<Own>) -> capnp::Result<Client> + 'static,
+) -> RemotePromise<puppet::act_results::Owned> {
+    let deed: Deed = Box::new(|own, _| Box::pin(async { Ok(Some(deed(own).await?)) }));
+    let mut request = on.act_request();
+    request.get().set_deed(number(deed));
+    request.send()
+}
+
+/// Keeps a deed; returns its number.
+fn number(deed: Deed) -> u32 {
+    DEEDS.with_borrow_mut(|deeds| {
+        deeds.push(Some(deed));
+        deeds.len() as u32 - 1
     })
 }
 
@@ -218,6 +234,8 @@ async fn perform(
 /// What else there is to a class.
 pub trait Program: 'static {
     const SERIAL: bool = false;
+    const FINISH_CALLS: bool = false;
+    const CALL_LIMIT: Option<Duration> = None;
     const WEB_SOCKETS: bool = true;
     const MIGRATIONS: &'static [&'static str] = &[];
     const STATE_VERSION: u32 = 0;
@@ -285,6 +303,8 @@ impl<P: Program> Class for Puppet<P> {
     const NAME: &'static str = "Puppet";
     const SCHEMA: &'static [u8] = include_bytes!("puppet.cgr");
     const SERIAL: bool = P::SERIAL;
+    const FINISH_CALLS: bool = P::FINISH_CALLS;
+    const CALL_LIMIT: Option<Duration> = P::CALL_LIMIT;
     const MIGRATIONS: &'static [&'static str] = P::MIGRATIONS;
     const STATE_VERSION: u32 = P::STATE_VERSION;
     const ALARMS: bool = true;

@@ -124,7 +124,7 @@ pub(super) async fn run(
     });
     let (request, asker) = match read {
         Ok(read) => read,
-        Err(error) => return returning.finish(Err(error)),
+        Err(error) => return returning.finish(Err(fault::mark(error, Delivery::NotDelivered))),
     };
     let asker = Held::new(instance.clone(), asker);
     let exchange = exchange::Client::new(instance.inward(asker.client.hook.add_ref()));
@@ -146,11 +146,12 @@ pub(super) async fn run(
             socket,
             asked: returning.hand_on(),
         })),
-        Ok(Err(error)) => instance.say(Outcome(returning, Err(error))),
+        Ok(Err(error)) => instance.say(Outcome(returning, Err(fault::leaving(error)))),
         // The instance is at its end.
-        Err(error) => instance
-            .gate
-            .pass(false, Outcome(returning, Err(error.into()))),
+        Err(error) => instance.gate.pass(
+            false,
+            Outcome(returning, Err(fault::outcome_unknown(error))),
+        ),
     }
 }
 

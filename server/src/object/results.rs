@@ -68,11 +68,10 @@ impl Returning {
         }
     }
 
-    /// Ends the call.
+    /// Ends the call. An error says whether the call ran.
     pub fn finish(&self, outcome: Result<Option<Message>, Error>) {
         let reply = self.0.borrow_mut().reply.take();
         if let Some(reply) = reply {
-            let outcome = outcome.map_err(fault::leaving);
             self.0.borrow().count(outcome.as_ref().err());
             reply.finish(outcome);
         }
@@ -110,7 +109,7 @@ impl Output for Outcome {
     }
 
     fn fail(self, error: &crate::Error) {
-        self.0.finish(Err(error.clone().into()));
+        self.0.finish(Err(fault::outcome_unknown(error.clone())));
     }
 }
 

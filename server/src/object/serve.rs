@@ -151,12 +151,14 @@ async fn activate(instance: &Rc<Instance>) -> Option<Result<Rc<dyn Dispatch>>> {
         }
     };
     let awake = tokio::select! {
-        awake = timeout(limit, wake(instance)) => awake,
-        failed = instance.gate.drive() => Ok(Err(failed)),
+        // First, so that an end from outside is not taken for a failure of the class.
+        biased;
         () = poll_fn(|cx| life.poll_ended(cx)) => {
             slot.set_waking(None);
             return None;
         }
+        awake = timeout(limit, wake(instance)) => awake,
+        failed = instance.gate.drive() => Ok(Err(failed)),
         () = catching_up => unreachable!("it goes on for ever"),
     };
     slot.set_waking(None);

@@ -7,7 +7,7 @@ pub enum Sabotage {
     OpenGate,
     /// Outputs that take this way leave before what they could reveal is durable.
     OpenGateFor(super::Way),
-    /// Events begin although the journal is behind, and may overtake others.
+    /// Events are taken from the queue while the journal is behind, and wait beside it.
     BeginOutOfOrder,
     /// The catalog is told of an alarm some time after it is set, instead of before.
     IndexAlarmsLate,

@@ -9,6 +9,7 @@ use capnp::{
 use futures::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
+use vatwerk::Delivery;
 
 use super::{
     class::Dispatch,
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     call::{self, Call},
+    fault,
     metrics::{Eviction, Reset},
 };
 
@@ -169,7 +171,10 @@ fn handle<'a>(
         since,
     } = event;
     ticket.deliver(&instance.life);
-    let flow = Flow::new(section, chain);
+    let flow = match sabotaged!(instance.host, BeginOutOfOrder) {
+        true => Flow::begun(section, chain),
+        false => Flow::new(section, chain),
+    };
     let (class, id) = (instance.slot.class.name, instance.slot.id);
     match what {
         What::Call(target, call) => {
@@ -231,7 +236,7 @@ async fn answer(
 ) {
     let params = match instance.inward_params(params) {
         Ok(params) => params,
-        Err(error) => return returning.finish(Err(error)),
+        Err(error) => return returning.finish(Err(fault::mark(error, Delivery::NotDelivered))),
     };
     let back = Rc::new(call::ResultsCell::default());
     let results = Box::new(call::Results::new(back.clone()));
@@ -272,11 +277,12 @@ async fn answer(
     }));
     let outcome = instance.run_for_caller(flow, &returning, code).await;
     match outcome {
-        Ok(outcome) => instance.say(Outcome(returning, outcome)),
+        Ok(outcome) => instance.say(Outcome(returning, outcome.map_err(fault::leaving))),
         // The instance is at its end, and the caller whose call ended it is told why, in its turn.
-        Err(error) => instance
-            .gate
-            .pass(false, Outcome(returning, Err(error.into()))),
+        Err(error) => instance.gate.pass(
+            false,
+            Outcome(returning, Err(fault::outcome_unknown(error))),
+        ),
     }
 }
 

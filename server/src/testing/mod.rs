@@ -274,6 +274,11 @@ impl TestVat {
         true
     }
 
+    /// How many objects are looking at their alarms, or have not been seen to be done with it.
+    pub fn alarms_running(&self) -> u64 {
+        self.life().host.alarms_running()
+    }
+
     /// From now on no commit becomes durable: whatever could reveal one is held back.
     pub fn hold_commits(&self) {
         self.hold.borrow().hold();

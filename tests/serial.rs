@@ -1,0 +1,165 @@
+//! Classes that take one call at a time, and what would wait for itself.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use tokio::{task::spawn_local, time::timeout};
+use vatwerk::Code;
+use vatwerk_server::{
+    Context,
+    testing::{TestVat, run},
+};
+
+use crate::{
+    puppet_capnp::puppet,
+    support::{
+        code,
+        puppet::{Client, Program, Puppet, act, get, give},
+    },
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+struct Serial;
+
+impl Program for Serial {
+    const SERIAL: bool = true;
+}
+
+async fn serial() -> TestVat {
+    TestVat::start(|server| server.class::<Puppet<Serial>>()).await
+}
+
+/// A client's capability that calls the capability it is given before it answers.
+struct CallsBack;
+
+impl puppet::Server for CallsBack {
+    async fn act(
+        self: Rc<Self>,
+        params: puppet::ActParams,
+        _: puppet::ActResults,
+    ) -> capnp::Result<()> {
+        let given = params.get()?.get_given()?;
+        act(&given, async |own| Ok(own.put("visited", "yes")?)).await
+    }
+}
+
+#[test]
+fn a_peer_may_call_back_the_capability_that_a_running_call_gives_it() {
+    run(async {
+        let vat = serial().await;
+        let p: Client = vat.object("p");
+        for _ in 0..2 {
+            let peer: Client = capnp_rpc::new_client(CallsBack);
+            let call = give(&p, peer, async |own, peer| {
+                // The second time the capability is one that has been handed out before.
+                let handle = own.kept.take().unwrap_or_else(|| Box::new(own.handle()));
+                let handle: Client = *handle.downcast().expect("it was kept");
+                let mut request = peer.act_request();
+                request.get().set_given(handle.clone());
+                own.kept.replace(Some(Box::new(handle)));
+                request.send().promise.await.map(drop)
+            });
+            timeout(DAY, call).await.expect("it does not wait").unwrap();
+        }
+        assert_eq!(get(&p, "visited").await.unwrap().unwrap(), "yes");
+    });
+}
+
+#[test]
+fn a_capability_of_a_call_that_is_over_waits_its_turn() {
+    run(async {
+        let vat = serial().await;
+        let p: Client = vat.object("p");
+        let handle = crate::support::puppet::obtain(&p, async |own| Ok(own.handle()));
+        let handle = handle.await.unwrap();
+        let busy = spawn_local(act(&p, async |own| {
+            own.ctx.sleep(SECOND).await;
+            Ok(own.put("k", "first")?)
+        }));
+        vat.settle().await;
+        let second = act(&handle, async |own| Ok(own.get("k")?));
+        assert_eq!(second.await.unwrap().unwrap(), "first");
+        busy.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn serial_objects_that_wait_for_each_other_are_told_so() {
+    run(async {
+        let vat = serial().await;
+        // Each is called, and then calls the next: all wait.
+        for names in [vec!["a", "b"], vec!["c", "d", "e"]] {
+            let calls = (0..names.len()).map(|i| {
+                let next = names[(i + 1) % names.len()];
+                let object: Client = vat.object(names[i]);
+                spawn_local(act(&object, async move |own| {
+                    own.ctx.sleep(SECOND).await;
+                    act(&own.other(next), async |_| Ok(())).await
+                }))
+            });
+            let calls: Vec<_> = calls.collect();
+            let mut deadlocks = 0;
+            for call in calls {
+                let outcome = timeout(60 * SECOND, call).await.expect("it does not wait");
+                if let Err(error) = outcome.unwrap() {
+                    for name in &names {
+                        assert!(error.extra.contains(&format!("`{name}`")), "{error}");
+                    }
+                    assert_eq!(code::<()>(Err(error)), Code::Deadlock);
+                    deadlocks += 1;
+                }
+            }
+            assert!(deadlocks > 0);
+        }
+    });
+}
+
+#[test]
+fn a_serial_object_that_is_merely_busy_is_waited_for() {
+    run(async {
+        let vat = serial().await;
+        let a: Client = vat.object("a");
+        let b: Client = vat.object("b");
+        let slow = spawn_local(act(&b, async |own| {
+            own.ctx.sleep(100 * SECOND).await;
+            Ok(())
+        }));
+        let waits = act(&a, async |own| act(&own.other("b"), async |_| Ok(())).await);
+        waits.await.unwrap();
+        slow.await.unwrap().unwrap();
+    });
+}
+
+thread_local! {
+    static CALLS_BACK: Cell<bool> = const { Cell::new(false) };
+}
+
+struct CallsBackFromCreate;
+
+impl Program for CallsBackFromCreate {
+    async fn create(ctx: &Context) -> capnp::Result<()> {
+        if ctx.name().as_deref() == Some("a") && CALLS_BACK.get() {
+            let b: Client = ctx.namespace::<Client>()?.get("b")?;
+            act(&b, async |own| act(&own.other("a"), async |_| Ok(())).await).await?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_call_that_create_would_wait_for_is_refused_at_once() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<CallsBackFromCreate>>()).await;
+        CALLS_BACK.set(true);
+        let a: Client = vat.object("a");
+        let began = tokio::time::Instant::now();
+        let error = act(&a, async |_| Ok(())).await.unwrap_err();
+        assert!(error.extra.contains("`a`"), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::Deadlock);
+        // Virtual time: nothing has waited.
+        assert_eq!(tokio::time::Instant::now(), began);
+        CALLS_BACK.set(false);
+        act(&a, async |_| Ok(())).await.unwrap();
+    });
+}
