@@ -10,6 +10,7 @@ use vatwerk_server::{
 
 use crate::support::{
     clockwork::{Clockwork, Ran, Spring},
+    on_this_thread,
     puppet::{Client, Puppet},
 };
 
@@ -23,14 +24,14 @@ async fn vat() -> (TestVat, Spring) {
 
 async fn vat_with(settings: fn(&mut Config)) -> (TestVat, Spring) {
     let spring = Spring::default();
-    let bound = spring.clone();
+    let bound = on_this_thread(spring.clone());
     let vat = TestVat::start(move |server| {
         let mut config = Config::default();
         settings(&mut config);
         server
             .config(config)
             .class::<Puppet<Clockwork>>()
-            .binding(bound.clone())
+            .binding_with(bound.clone())
     })
     .await;
     (vat, spring)

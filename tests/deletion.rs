@@ -10,7 +10,7 @@ use vatwerk_server::{
 };
 
 use crate::support::{
-    code,
+    code, on_this_thread,
     puppet::{Client, Own, Program, Puppet, act, get, put, vat},
 };
 
@@ -114,10 +114,10 @@ fn wherever_a_crash_comes_an_object_that_is_being_deleted_is_there_whole_or_not_
     run(async {
         for operation in 1.. {
             let made = Rc::new(Cell::new(0_u32));
-            let bound = made.clone();
+            let bound = on_this_thread(made.clone());
             let vat = TestVat::start(move |server| {
                 let server = server.class::<Puppet<Made>>();
-                server.binding(bound.clone())
+                server.binding_with(bound.clone())
             })
             .await;
             let p: Client = vat.object("p");
@@ -166,10 +166,10 @@ impl Program for Unborn {
 fn the_alarm_of_an_object_that_failed_to_be_made_does_not_make_it() {
     run(async {
         let tries = Rc::new(Cell::new(0_u32));
-        let bound = tries.clone();
+        let bound = on_this_thread(tries.clone());
         let vat = TestVat::start(move |server| {
             let server = server.class::<Puppet<Unborn>>();
-            server.binding(bound.clone())
+            server.binding_with(bound.clone())
         })
         .await;
         let p: Client = vat.object("p");

@@ -11,7 +11,7 @@ use vatwerk_server::{
 };
 
 use crate::support::{
-    code,
+    code, on_this_thread,
     puppet::{Client, Log, Program, Puppet, act, give, obtain, vat},
 };
 
@@ -210,10 +210,10 @@ impl Program for Slow {
 fn a_section_may_be_opened_in_activate() {
     run(async {
         let fails = Rc::new(Cell::new(true));
-        let bound = fails.clone();
+        let bound = on_this_thread(fails.clone());
         let vat = TestVat::start(move |server| {
             let server = server.class::<Puppet<Slow>>();
-            server.binding(bound.clone())
+            server.binding_with(bound.clone())
         })
         .await;
         let p: Client = vat.object("p");

@@ -12,7 +12,7 @@ use vatwerk_server::{
 use crate::{
     puppet_capnp::puppet,
     support::{
-        code,
+        code, on_this_thread,
         puppet::{Client, Own, Program, Puppet, act, get, give, obtain, put, vat},
     },
 };
@@ -170,10 +170,10 @@ impl Program for Ringing {
 
 async fn ringing() -> (TestVat, Rung) {
     let rung = Rung::default();
-    let bound = rung.clone();
+    let bound = on_this_thread(rung.clone());
     let vat = TestVat::start(move |server| {
         let server = server.class::<Puppet<Ringing>>();
-        server.binding(bound.clone())
+        server.binding_with(bound.clone())
     })
     .await;
     (vat, rung)

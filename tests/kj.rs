@@ -35,11 +35,11 @@ const USER_AGENT: u16 = 44;
 struct Web(Context, Rc<Seen>);
 
 /// What objects have seen.
-type Seen = RefCell<mpsc::UnboundedSender<String>>;
+type Seen = mpsc::UnboundedSender<String>;
 
 impl Web {
     fn saw(&self, what: impl Into<String>) {
-        let _ = self.1.borrow().unbounded_send(what.into());
+        let _ = self.1.unbounded_send(what.into());
     }
 }
 
@@ -344,10 +344,7 @@ async fn page() -> (
     let (see, seen) = mpsc::unbounded();
     let mut vat = TestVat::start().await;
     vat.stop().await;
-    let serving = move |server: vatwerk_server::Server| {
-        let see: Seen = RefCell::new(see);
-        server.class::<Web>().binding(see)
-    };
+    let serving = move |server: vatwerk_server::Server| server.class::<Web>().binding::<Seen>(see);
     vat.start_serving(serving).await.expect("it starts");
     let wire = vat.wire().await;
     let object: counter::Client = wire.object("page");

@@ -21,6 +21,7 @@ use vatwerk_server::{
 
 use crate::support::{
     clockwork::{Clockwork, Spring},
+    on_this_thread,
     puppet::{Client, Puppet},
 };
 
@@ -98,9 +99,11 @@ type Checked = Result<(), String>;
 impl World {
     async fn new(seed: u64, sabotage: Option<Sabotage>) -> World {
         let spring = Spring::default();
-        let bound = spring.clone();
+        let bound = on_this_thread(spring.clone());
         let vat = TestVat::start(move |server| {
-            let server = server.class::<Puppet<Clockwork>>().binding(bound.clone());
+            let server = server
+                .class::<Puppet<Clockwork>>()
+                .binding_with(bound.clone());
             match sabotage {
                 Some(sabotage) => server.sabotage(sabotage),
                 None => server,

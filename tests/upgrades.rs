@@ -10,7 +10,7 @@ use vatwerk_server::{
 };
 
 use crate::support::{
-    code,
+    code, on_this_thread,
     puppet::{Client, Own, Program, Puppet, act},
 };
 
@@ -189,10 +189,10 @@ fn a_failed_create_leaves_an_object_that_can_be_made_wherever_a_crash_comes() {
     run(async {
         for operation in 1.. {
             let fails = Rc::new(Cell::new(true));
-            let bound = fails.clone();
+            let bound = on_this_thread(fails.clone());
             let vat = TestVat::start(move |server| {
                 let server = server.class::<Puppet<Unborn>>();
-                server.binding(bound.clone())
+                server.binding_with(bound.clone())
             })
             .await;
             let disk = vat.disk();

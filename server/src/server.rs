@@ -24,13 +24,16 @@ use crate::{
     gateway::{BindError, Gateway, Listener, Scrape, http::Http},
     journal::{self, Commits, Journal, JournalError},
     metrics::{Metrics, Reading},
-    object::{Class, Host, Parts, Registry, StartError},
+    object::{Class, Directory, Host, Parts, Registry, StartError},
     storage::{self, Vfs},
     vat::{self, Vat},
 };
 
 /// How long databases may take to be closed when the time for draining is over.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// Makes a value that classes find by its type, for one thread of objects.
+type Binding = Box<dyn Fn() -> Rc<dyn Any> + Send + Sync>;
 
 /// A vat to be: its classes, what they are given, and its settings.
 ///
@@ -48,7 +51,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 pub struct Server {
     classes: Registry,
     problem: Option<StartError>,
-    bindings: HashMap<TypeId, Rc<dyn Any>>,
+    bindings: HashMap<TypeId, Binding>,
     config: Config,
     retire: Vec<String>,
     clock: Clock,
@@ -109,9 +112,20 @@ impl Server {
         self
     }
 
-    /// Gives a value to all classes: they find it by its type, with `Context::binding`.
-    pub fn binding<T: 'static>(mut self, value: T) -> Server {
-        self.bindings.insert(TypeId::of::<T>(), Rc::new(value));
+    /// Gives a value to all classes: they find it by its type, with `Context::binding`. Each thread of
+    /// objects has a clone.
+    pub fn binding<T: Clone + Send + Sync + 'static>(self, value: T) -> Server {
+        self.binding_with(move || value.clone())
+    }
+
+    /// Gives a value to all classes that cannot be shared between threads: `make` makes it once for each
+    /// thread of objects, on that thread.
+    pub fn binding_with<T: 'static>(
+        mut self,
+        make: impl Fn() -> T + Send + Sync + 'static,
+    ) -> Server {
+        let make: Binding = Box::new(move || Rc::new(make()));
+        self.bindings.insert(TypeId::of::<T>(), make);
         self
     }
 
@@ -214,7 +228,11 @@ impl Server {
             commits,
             vfs,
             limits: self.config.limits.objects(),
-            bindings: self.bindings,
+            bindings: self
+                .bindings
+                .iter()
+                .map(|(id, make)| (*id, make()))
+                .collect(),
             clock: self.clock,
             metrics: metrics.clone(),
         });
@@ -222,7 +240,7 @@ impl Server {
         if let Some(sabotage) = self.sabotage {
             host.sabotage(sabotage);
         }
-        let vat = Vat::new(host.clone(), description, started_at);
+        let vat = Vat::new(Directory::new(host.clone()), description, started_at);
         let gateway = Gateway::new(
             call::serve(vat),
             self.config.limits.connections,
@@ -232,7 +250,11 @@ impl Server {
         for address in self.config.addresses() {
             listeners.push(Listener::bind(&address, self.config.insecure).await?);
         }
-        let http = Http::new(host.clone(), schemas, self.config.http.settings());
+        let http = Http::new(
+            Directory::new(host.clone()),
+            schemas,
+            self.config.http.settings(),
+        );
         let mut http_listeners = Vec::new();
         for address in self.config.http.listen.iter().flatten() {
             let listener = Listener::bind(address, self.config.insecure).await;

@@ -17,7 +17,16 @@ pub use probe::{Probe, SCHEMA};
 pub use script::{Do, Ear, cap_of, run as tell, said, send};
 pub use wire::{Proxy, Wire};
 
+use send_wrapper::SendWrapper;
 use vatwerk::Code;
+
+/// Makes clones of a value that lives on the thread of its test, for a vat on the same thread.
+pub fn on_this_thread<T: Clone + 'static>(
+    value: T,
+) -> impl Fn() -> T + Clone + Send + Sync + 'static {
+    let value = SendWrapper::new(value);
+    move || T::clone(&value)
+}
 
 /// The code of an error that came over the wire, and its kind.
 #[track_caller]

@@ -2,10 +2,10 @@
 
 use std::{marker::PhantomData, rc::Rc};
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{self, FromClientHook};
 use vatwerk::ObjectId;
 
-use super::{class::ClassEntry, instance::Instance, stub::Stub};
+use super::{class::ClassEntry, directory::Directory, instance::Instance};
 use crate::Result;
 
 /// All objects of one class. Getting one is no I/O, and stubs may be kept for as long as the
@@ -52,7 +52,8 @@ impl<C: FromClientHook> Namespace<C> {
     }
 
     fn stub(&self, id: ObjectId, name: Option<&str>) -> C {
-        let stub = Stub::capability(&self.instance.host, &self.class, id, name);
-        C::new(self.instance.inward(stub))
+        let directory = Directory::new(self.instance.host.clone());
+        let stub: capability::Client = directory.stub(&self.class, id, name);
+        C::new(self.instance.inward(stub.into_client_hook()))
     }
 }

@@ -7,7 +7,7 @@ use vatwerk::{ObjectId, kj::http_capnp::http_service, limit_capnp, object_capnp:
 
 use super::{class::ClassEntry, host::Host};
 use crate::{
-    Error, Result,
+    Error,
     call::{self, Call, Hook, Target},
     catalog::Saved,
     fetch::{FETCH, kj},
@@ -39,17 +39,6 @@ impl Stub {
             id,
             name,
         })))
-    }
-
-    /// The capability that was saved.
-    pub fn restore(host: &Rc<Host>, saved: &Saved) -> Result<Box<dyn ClientHook>> {
-        let class = host.classes.by_interface(saved.class)?;
-        Ok(Stub::capability(
-            host,
-            class,
-            saved.id,
-            saved.name.as_deref(),
-        ))
     }
 }
 

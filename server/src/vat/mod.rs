@@ -16,7 +16,7 @@ pub use session::Session;
 
 use crate::{
     Error, call,
-    object::{Host, Registry},
+    object::{Directory, Registry},
 };
 
 /// The version of this vat, as it tells its callers.
@@ -24,16 +24,16 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The bootstrap capability of every connection.
 pub struct Vat {
-    host: Rc<Host>,
+    directory: Directory,
     description: Rc<[u8]>,
     started_ms: i64,
 }
 
 impl Vat {
-    /// The vat in front of `host`. `description` is what [`describe`] made of its classes.
-    pub fn new(host: Rc<Host>, description: Vec<u8>, started_ms: i64) -> Vat {
+    /// The vat in front of the objects of `directory`. `description` is what [`describe`] made of its classes.
+    pub fn new(directory: Directory, description: Vec<u8>, started_ms: i64) -> Vat {
         Vat {
-            host,
+            directory,
             description: description.into(),
             started_ms,
         }
@@ -55,7 +55,7 @@ impl vat::Server for Vat {
     ) -> capnp::Result<()> {
         match params.get()?.get_credential()?.which()? {
             credential::None(()) => {
-                let session = Session::new(self.host.clone(), self.started_ms);
+                let session = Session::new(self.directory.clone(), self.started_ms);
                 results.get().set_session(call::serve(session));
                 Ok(())
             }

@@ -12,29 +12,28 @@ use super::listing::{after_object, check_limit, cut, next_object, write_info, wr
 use crate::{
     Error, Result, call,
     catalog::Listed,
-    folder::DatabaseId,
     id,
-    object::{ClassEntry, Host, Stub},
+    object::{ClassEntry, Directory, Seen},
 };
 
 /// The objects of a class whose names start with `prefix`; all of them if that is `None`.
 pub(super) struct NamespaceService {
-    host: Rc<Host>,
+    directory: Directory,
     class: Rc<ClassEntry>,
     prefix: Option<String>,
 }
 
 impl NamespaceService {
-    pub fn new(host: Rc<Host>, class: Rc<ClassEntry>) -> NamespaceService {
+    pub fn new(directory: Directory, class: Rc<ClassEntry>) -> NamespaceService {
         NamespaceService {
-            host,
+            directory,
             class,
             prefix: None,
         }
     }
 
     fn stub<C: FromClientHook>(&self, id: ObjectId, name: Option<&str>) -> C {
-        C::new(Stub::capability(&self.host, &self.class, id, name))
+        self.directory.stub(&self.class, id, name)
     }
 
     /// Refuses names that a narrowed namespace does not reach.
@@ -120,14 +119,10 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::GetExistingResults,
     ) -> capnp::Result<()> {
         let id = self.parse_id(params.get()?.get_id()?)?;
-        let listed = self
-            .host
-            .catalog
-            .find(self.class.interface_id, id)?
-            .ok_or_else(|| {
-                Error::NotFound(format!("no object {id} of class {}", self.class.name))
-            })?;
-        self.host.catalog_is_durable().await?;
+        let listed = self.directory.find(&self.class, id).await?;
+        let listed = listed.ok_or_else(|| {
+            Error::NotFound(format!("no object {id} of class {}", self.class.name))
+        })?;
         results
             .get()
             .set_object(self.stub(id, listed.name.as_deref()));
@@ -180,12 +175,10 @@ impl namespace::Server for NamespaceService {
         let after = after_object(params.get_after()?.to_str()?)?;
         let limit = params.get_limit();
         check_limit(limit)?;
-        self.host.write_notes()?;
-        let mut page =
-            self.host
-                .catalog
-                .list(self.class.interface_id, prefix, &after, limit + 1)?;
-        self.host.catalog_is_durable().await?;
+        let Self {
+            directory, class, ..
+        } = &*self;
+        let mut page = directory.list(class, prefix, &after, limit + 1).await?;
         let mut results = results.get();
         if let Some(last) = cut(&mut page, limit) {
             results.set_next(next_object(last));
@@ -212,7 +205,7 @@ impl namespace::Server for NamespaceService {
             .into());
         }
         let narrowed = NamespaceService {
-            host: self.host.clone(),
+            directory: self.directory.clone(),
             class: self.class.clone(),
             prefix: Some(prefix.to_owned()),
         };
@@ -226,7 +219,7 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::DeleteResults,
     ) -> capnp::Result<()> {
         let (id, _) = self.read_key(params.get()?.get_key()?)?;
-        let existed = self.host.delete(&self.class, id).await?;
+        let existed = self.directory.delete(&self.class, id).await?;
         results.get().set_existed(existed);
         Ok(())
     }
@@ -237,16 +230,11 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::ShowResults,
     ) -> capnp::Result<()> {
         let (id, name) = self.read_key(params.get()?.get_key()?)?;
-        let object = DatabaseId {
-            class: self.class.interface_id,
-            object: id,
-        };
-        let Host { catalog, .. } = &*self.host;
-        self.host.write_notes()?;
-        let listed = catalog.find(object.class, id)?;
-        let alarm_ms = catalog.alarm_of(object)?;
-        let status = self.host.status(id);
-        self.host.catalog_is_durable().await?;
+        let Seen {
+            listed,
+            status,
+            alarm_ms,
+        } = self.directory.look(&self.class, id).await?;
         let mut to = results.get().init_status();
         to.set_exists(listed.is_some());
         let listed = listed.unwrap_or_else(|| Listed {
@@ -269,9 +257,7 @@ impl namespace::Server for NamespaceService {
         let Some(prefix) = self.within_reach(params.get()?.get_prefix()?.to_str()?) else {
             return Ok(());
         };
-        let class = self.class.interface_id;
-        let count = self.host.catalog.count_prefix(class, prefix)?;
-        self.host.catalog_is_durable().await?;
+        let count = self.directory.count(&self.class, prefix).await?;
         results.get().set_count(count);
         Ok(())
     }

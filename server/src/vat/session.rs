@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use capnp::capability::{self, FromClientHook};
 use vatwerk::vat_capnp::{class_key, session};
 
 use super::{
@@ -9,20 +10,20 @@ use super::{
     listing::{after_alarm, check_limit, cut, next_alarm},
     namespace::NamespaceService,
 };
-use crate::{
-    Error, call,
-    object::{Host, Stub},
-};
+use crate::{Error, call, object::Directory};
 
 /// A session. All of them reach every class.
 pub struct Session {
-    host: Rc<Host>,
+    directory: Directory,
     started_ms: i64,
 }
 
 impl Session {
-    pub(super) fn new(host: Rc<Host>, started_ms: i64) -> Session {
-        Session { host, started_ms }
+    pub(super) fn new(directory: Directory, started_ms: i64) -> Session {
+        Session {
+            directory,
+            started_ms,
+        }
     }
 }
 
@@ -33,10 +34,10 @@ impl session::Server for Session {
         mut results: session::NamespaceResults,
     ) -> capnp::Result<()> {
         let class = match params.get()?.get_key()?.which()? {
-            class_key::ClassName(name) => self.host.classes.by_name(name?.to_str()?)?,
-            class_key::InterfaceId(id) => self.host.classes.by_interface(id)?,
+            class_key::ClassName(name) => self.directory.class_by_name(name?.to_str()?)?,
+            class_key::InterfaceId(id) => self.directory.class_by_interface(id)?,
         };
-        let namespace = NamespaceService::new(self.host.clone(), class.clone());
+        let namespace = NamespaceService::new(self.directory.clone(), class);
         results.get().set_namespace(call::serve(namespace));
         Ok(())
     }
@@ -46,15 +47,13 @@ impl session::Server for Session {
         _: session::ClassesParams,
         mut results: session::ClassesResults,
     ) -> capnp::Result<()> {
-        self.host.catalog_is_durable().await?;
-        let mut classes: Vec<_> = self.host.classes.iter().collect();
-        classes.sort_unstable_by_key(|class| class.name);
+        let classes = self.directory.classes().await?;
         let mut list = results.get().init_classes(classes.len() as u32);
-        for (i, class) in classes.into_iter().enumerate() {
+        for (i, (class, count)) in classes.into_iter().enumerate() {
             let mut info = list.reborrow().get(i as u32);
             info.set_class_name(class.name);
             info.set_interface_id(class.interface_id);
-            info.set_object_count(self.host.catalog.count(class.interface_id)?);
+            info.set_object_count(count);
         }
         Ok(())
     }
@@ -64,16 +63,16 @@ impl session::Server for Session {
         params: session::RestoreParams,
         mut results: session::RestoreResults,
     ) -> capnp::Result<()> {
-        let saved = self
-            .host
-            .catalog
-            .saved(params.get()?.get_sturdy_ref()?)?
-            .ok_or_else(|| {
-                Error::NotFound("no reference was saved as these bytes, or it was forgotten".into())
-            })?;
-        self.host.catalog_is_durable().await?;
-        let cap = Stub::restore(&self.host, &saved)?;
-        results.get().init_cap().set_as_capability(cap);
+        let reference = params.get()?.get_sturdy_ref()?;
+        let saved = self.directory.saved(reference).await?.ok_or_else(|| {
+            Error::NotFound("no reference was saved as these bytes, or it was forgotten".into())
+        })?;
+        let class = self.directory.class_by_interface(saved.class)?;
+        let stub: capability::Client = self.directory.stub(&class, saved.id, saved.name.as_deref());
+        results
+            .get()
+            .init_cap()
+            .set_as_capability(stub.into_client_hook());
         Ok(())
     }
 
@@ -82,8 +81,8 @@ impl session::Server for Session {
         params: session::ForgetParams,
         mut results: session::ForgetResults,
     ) -> capnp::Result<()> {
-        let existed = self.host.catalog.forget(params.get()?.get_sturdy_ref()?)?;
-        self.host.catalog_is_durable().await?;
+        let reference = params.get()?.get_sturdy_ref()?;
+        let existed = self.directory.forget(reference).await?;
         results.get().set_existed(existed);
         Ok(())
     }
@@ -93,10 +92,11 @@ impl session::Server for Session {
         _: session::ServerInfoParams,
         mut results: session::ServerInfoResults,
     ) -> capnp::Result<()> {
+        let resident = self.directory.resident().await;
         let mut info = results.get().init_info();
         info.set_version(VERSION);
         info.set_started_ms(self.started_ms);
-        info.set_resident_objects(self.host.resident() as u64);
+        info.set_resident_objects(resident);
         Ok(())
     }
 
@@ -109,9 +109,7 @@ impl session::Server for Session {
         let after = after_alarm(params.get_after()?.to_str()?)?;
         let limit = params.get_limit();
         check_limit(limit)?;
-        self.host.write_notes()?;
-        let mut page = self.host.catalog.alarms(after, limit + 1)?;
-        self.host.catalog_is_durable().await?;
+        let mut page = self.directory.alarms(after, limit + 1).await?;
         let mut results = results.get();
         if let Some(last) = cut(&mut page, limit) {
             results.set_next(next_alarm(last.due_ms, last.object));
@@ -120,7 +118,7 @@ impl session::Server for Session {
         for (i, pending) in page.iter().enumerate() {
             let mut alarm = list.reborrow().get(i as u32);
             let interface_id = pending.object.class;
-            let class = self.host.classes.by_interface(interface_id);
+            let class = self.directory.class_by_interface(interface_id);
             alarm.set_class_name(class.map_or("", |class| class.name));
             alarm.set_interface_id(interface_id);
             alarm.set_id(pending.object.object.as_bytes());

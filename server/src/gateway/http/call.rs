@@ -87,7 +87,7 @@ async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
     while let Some(piece) = body.piece().await {
         let piece = piece.map_err(|error| broken.why().unwrap_or(Problem::Object(error)))?;
         if !held.add(piece.len(), limits.json_held) {
-            http.host.metrics.overloaded();
+            http.directory.metrics().overloaded();
             let what = "the vat (bytes of calls over HTTP)";
             return Err(Problem::Busy(what, limits.json_held));
         }

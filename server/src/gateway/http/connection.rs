@@ -162,7 +162,10 @@ impl Connection {
         if version == Version::HTTP_2 {
             response.headers_mut().remove(header::CONNECTION);
         }
-        self.http.host.metrics.http_answered(response.status());
+        self.http
+            .directory
+            .metrics()
+            .http_answered(response.status());
         let taken = Taken::new();
         self.watch(&taken);
         response.map(|body| Leaving::new(body, taken, under_way))
@@ -178,7 +181,7 @@ impl Connection {
             return Err(Problem::Stopping);
         }
         if requests.get() > limits.requests {
-            self.http.host.metrics.overloaded();
+            self.http.directory.metrics().overloaded();
             let what = "the vat (requests under way over HTTP)";
             return Err(Problem::Busy(what, limits.requests));
         }
@@ -215,12 +218,12 @@ impl Connection {
         crate::id::check_name(&object.name).map_err(|_| Problem::BadName)?;
         match route {
             Route::Call { object, method } => {
-                call::call(&self.http, class, &object.name, method, &head, body).await
+                call::call(&self.http, &class, &object.name, method, &head, body).await
             }
             _ if !class.fetch => Err(Problem::NoPages(class.name)),
             Route::Moved { to, .. } => Ok(moved(&to, uri.query())),
             Route::Fetch { object, prefix } => {
-                forward::<S>(self, class, &object.name, prefix, head, body, on_upgrade).await
+                forward::<S>(self, &class, &object.name, prefix, head, body, on_upgrade).await
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,7 +16,7 @@ use super::{
 use crate::{
     Result,
     fetch::{self, Body, Request, Response, drop_hop_by_hop, is_web_socket},
-    object::{ClassEntry, Stub},
+    object::ClassEntry,
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -27,9 +26,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 
 /// A stub for the object of that name.
 pub(super) fn object(http: &Http, class: &Rc<ClassEntry>, name: &str) -> Result<stub::Client> {
-    let id = class.ids.of_name(name)?;
-    let stub = Stub::capability(&http.host, class, id, Some(name));
-    Ok(stub::Client::new(stub))
+    http.directory.stub_of_name(class, name)
 }
 
 /// Has the object answer a request below `prefix`.

@@ -56,7 +56,7 @@ use tokio::{
 use vatwerk::json::Schemas;
 
 use super::listener::{Listener, Stream};
-use crate::object::{ClassEntry, Host};
+use crate::object::{ClassEntry, Directory};
 use connection::Connection;
 
 pub use conversation::SocketLimits;
@@ -151,7 +151,7 @@ struct Ends {
 
 /// The HTTP connections of a vat.
 pub struct Http {
-    host: Rc<Host>,
+    directory: Directory,
     schemas: Schemas,
     settings: Settings,
     hyper: Builder<Local>,
@@ -166,8 +166,8 @@ pub struct Http {
 }
 
 impl Http {
-    /// The objects of `host`, as `schemas` describe them.
-    pub fn new(host: Rc<Host>, schemas: Schemas, settings: Settings) -> Rc<Http> {
+    /// The objects of `directory`, as `schemas` describe them.
+    pub fn new(directory: Directory, schemas: Schemas, settings: Settings) -> Rc<Http> {
         let limits = &settings.limits;
         let mut hyper = auto::Builder::new(Local);
         hyper
@@ -189,7 +189,7 @@ impl Http {
             .keep_alive_interval(limits.stall)
             .keep_alive_timeout(limits.stall);
         Rc::new(Http {
-            host,
+            directory,
             schemas,
             room: Arc::new(Semaphore::new(
                 limits.connections.min(Semaphore::MAX_PERMITS),
@@ -246,11 +246,10 @@ impl Http {
     }
 
     /// The class that everybody reaches by this name.
-    fn class(&self, name: &str) -> Result<&Rc<ClassEntry>, Problem> {
-        let class = self.host.classes.by_name(name).ok();
-        let open = |class: &&Rc<ClassEntry>| {
-            class.on_gateway && !self.settings.hidden.contains(class.name)
-        };
+    fn class(&self, name: &str) -> Result<Rc<ClassEntry>, Problem> {
+        let class = self.directory.class_by_name(name).ok();
+        let open =
+            |class: &Rc<ClassEntry>| class.on_gateway && !self.settings.hidden.contains(class.name);
         let hidden = || Problem::NoSuchClass(name.to_owned());
         class.filter(open).ok_or_else(hidden)
     }
