@@ -16,11 +16,12 @@ use vatwerk::Code;
 
 use crate::call::HangUp;
 
+use super::asked::Outcome;
 use super::frame::{Frame, FrameReader};
 use super::ledger::Verdict;
-use super::outbox::Sent;
+use super::outbox::{Sent, wire_bytes};
 use super::promise::promises;
-use super::shared::{Shared, add};
+use super::shared::{Due, Shared, add};
 use super::{End, Refusal, reply};
 
 /// The first segment of a message, in words. capnp-rpc asks for 1024 for every call, and most take
@@ -33,7 +34,6 @@ struct Incoming<R> {
     stream: Option<R>,
     frames: FrameReader,
     replies: Vec<Builder<HeapAllocator>>,
-    options: ReaderOptions,
 }
 
 /// Lives as long as capnp-rpc holds the connection.
@@ -58,6 +58,7 @@ impl<R> Inner<R> {
         if let Ok(mut incoming) = self.incoming.try_borrow_mut() {
             incoming.stream = None;
             incoming.frames = FrameReader::new(&shared.limits);
+            shared.arriving_bytes.set(0);
         }
         shared.held.borrow_mut().clear();
         shared.hang_ups.borrow_mut().clear();
@@ -111,7 +112,6 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
                 stream: Some(stream),
                 frames: FrameReader::new(&shared.limits),
                 replies: Vec::new(),
-                options: shared.limits.reader_options(),
             }),
             shared,
             flow: RefCell::new(flow),
@@ -147,11 +147,26 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 ))));
             }
             if shared.writer_done.get() || shared.connection_done.get() {
-                return Poll::Ready(Err(Error::disconnected("cannot write any more".into())));
+                let why = match &*shared.end.borrow() {
+                    Some(end) => format!("{}: {end}", Code::Disconnected),
+                    None => format!("{}: the connection has ended", Code::Disconnected),
+                };
+                return Poll::Ready(Err(Error::disconnected(why)));
             }
             let due = shared.due.borrow_mut().pop_front();
             let frame = match due {
-                Some((question, release)) => Frame::copy_of(&reply::finish(question, release)),
+                Some(Due::Release(export)) => {
+                    // The ledger does not know of this reference.
+                    let frame = Frame::copy_of(&reply::release(export, 1));
+                    return Poll::Ready(Ok(Some(Box::new(self.message(frame)))));
+                }
+                Some(Due::Finish { question, release }) => {
+                    Frame::copy_of(&reply::finish(question, release))
+                }
+                Some(Due::Exception { question, refusal }) => {
+                    let Refusal { code, text } = refusal;
+                    Frame::copy_of(&reply::exception(question, code, &text))
+                }
                 None if shared.outbox.borrow().unwritten_bytes
                     > shared.limits.max_unwritten_bytes =>
                 {
@@ -161,6 +176,9 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                     Ok(Some(frame)) => {
                         add(&shared.traffic.messages_in, 1);
                         add(&shared.traffic.bytes_in, frame.len_bytes());
+                        if shared.arriving_bytes.take() > 0 {
+                            shared.count_held();
+                        }
                         frame
                     }
                     Ok(None) => return Poll::Pending,
@@ -171,6 +189,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             for reply in incoming.replies.drain(..) {
                 shared.send(Rc::new(reply));
             }
+            shared.count_held();
             match admitted {
                 Ok(Some(message)) => return Poll::Ready(Ok(Some(Box::new(message)))),
                 Ok(None) => (),
@@ -194,17 +213,27 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         Ok(Some(hang_up))
     }
 
+    /// A message of this side's own, for capnp-rpc.
+    fn message(&self, frame: Frame) -> Message {
+        let options = self.shared.limits.reader_options(frame.len_bytes());
+        Message {
+            reader: Reader::new(frame, options),
+            hang_up: None,
+        }
+    }
+
     /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
     fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
         let bytes = frame.len_bytes();
-        let mut reader = Reader::new(frame, incoming.options);
+        let options = self.shared.limits.reader_options(bytes);
+        let mut reader = Reader::new(frame, options);
         let found = promises(reader.get_root()?, bytes)?;
         if !found.is_empty() {
             let mut frame = reader.into_segments();
             for address in found {
                 frame.overwrite_u16(address, SENDER_HOSTED);
             }
-            reader = Reader::new(frame, incoming.options);
+            reader = Reader::new(frame, options);
             // A capability table that overlaps with what leads to it may have moved by that.
             if !promises(reader.get_root()?, bytes)?.is_empty() {
                 return Err(Refusal::new(
@@ -215,6 +244,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
         let verdict = self.shared.ledger.borrow_mut().incoming(
             &self.shared.limits,
+            &self.shared.share,
             bytes,
             reader.get_root()?,
             &mut incoming.replies,
@@ -233,10 +263,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             }
             Verdict::Swallow => Ok(None),
             Verdict::Instead(message) => {
-                let frame = Frame::copy_of(&message);
-                let reader = Reader::new(frame, incoming.options);
-                let hang_up = None;
-                Ok(Some(Message { reader, hang_up }))
+                Ok(Some(self.message(Frame::copy_of(&message))))
             }
             Verdict::Hold { question, release } => {
                 if let Some(hang_up) = self.shared.hang_ups.borrow_mut().remove(&question) {
@@ -252,6 +279,21 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 }
             }
         }
+    }
+
+    /// Counts a large message that has arrived in part. Refuses it if the vat has no room for what has
+    /// come of it since.
+    fn count_arriving(&self, bytes: usize) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let more = bytes.saturating_sub(shared.arriving_bytes.get());
+        if more > 0
+            && let Some(why) = shared.share.full_for(more)
+        {
+            return Err(Refusal::new(Code::Overloaded, why));
+        }
+        shared.arriving_bytes.set(bytes);
+        shared.count_held();
+        Ok(())
     }
 
     fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Received> {
@@ -290,6 +332,9 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 return Poll::Ready(Err(Error::disconnected(text.into())));
             }
             incoming.frames.filled(bytes);
+            if let Err(refusal) = self.count_arriving(incoming.frames.arriving_bytes()) {
+                return Poll::Ready(Err(self.refused(refusal)));
+            }
             shared.outbox.borrow_mut().set_burst(true);
         }
     }
@@ -432,30 +477,51 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
 
     fn send(mut self: Box<Self>) -> (Promise<(), Error>, Sent) {
         let shared = self.shared.clone();
-        let mut unreachable = false;
         let mut answered = None;
+        let mut shows_answers = false;
         if let Ok(root) = self.message.get_root_as_reader::<message::Reader<'_>>() {
             match root.which() {
                 Ok(message::Abort(_)) => {
                     // It goes out as it is if its reason cannot be read.
                     let _ = self.add_code();
                 }
-                Ok(message::Return(Ok(ret))) => answered = Some(ret.get_answer_id()),
+                Ok(message::Return(Ok(ret))) => {
+                    answered = Some(ret.get_answer_id());
+                    shows_answers = true;
+                }
+                Ok(message::Resolve(_)) => shows_answers = true,
                 _ => (),
             }
         }
+        if shows_answers {
+            // A message of ours that cannot be read names nothing to hide.
+            let _ = shared.ledger.borrow().hide_refused(&mut self.message);
+        }
+        let mut unreachable = false;
         if let Ok(root) = self.message.get_root_as_reader() {
+            let bytes = wire_bytes(&self.message);
+            let unwritten = shared.outbox.borrow().unwritten_bytes;
             let mut ledger = shared.ledger.borrow_mut();
-            // A message of ours that cannot be read names nothing to enter.
-            unreachable = ledger.outgoing(root).unwrap_or(false);
+            let outcome = ledger.outgoing(&shared.limits, &shared.share, unwritten, bytes, root);
             if answered.is_some() && ledger.calls_in_flight() == 0 {
                 shared.changed.notify_waiters();
+            }
+            drop(ledger);
+            // A message of ours that cannot be read names nothing to enter.
+            match outcome.unwrap_or(Outcome::SEND) {
+                Outcome::Send { unreachable: is } => unreachable = is,
+                Outcome::Keep(due) => {
+                    shared.due.borrow_mut().extend(due);
+                    shared.wake_reader();
+                    return (Promise::ok(()), Rc::new(self.message));
+                }
             }
         }
         if let Some(question) = answered
             && let Some(release) = shared.answered(question)
         {
-            shared.due.borrow_mut().push_back((question, release));
+            let due = Due::Finish { question, release };
+            shared.due.borrow_mut().push_back(due);
             shared.wake_reader();
         }
         let message = Rc::new(self.message);
