@@ -46,12 +46,14 @@
 mod client;
 mod connection;
 mod error;
+mod gate;
 mod handles;
 mod hook;
 mod link;
 mod local;
 mod object;
 mod path;
+mod request;
 mod wire;
 mod worker;
 

@@ -32,6 +32,11 @@ impl Budget {
         self.0.used_bytes.get()
     }
 
+    /// Whether connections hold more than fits.
+    pub(super) fn is_overdrawn(&self) -> bool {
+        self.used_bytes() > self.max_bytes()
+    }
+
     /// The limit that it was made with.
     pub fn max_bytes(&self) -> usize {
         self.0.max_bytes
@@ -42,6 +47,7 @@ impl Budget {
 pub(super) struct Share {
     budget: Budget,
     held_bytes: Cell<usize>,
+    closed: Cell<bool>,
 }
 
 impl Share {
@@ -49,11 +55,21 @@ impl Share {
         Share {
             budget: budget.clone(),
             held_bytes: Cell::new(0),
+            closed: Cell::new(false),
         }
+    }
+
+    /// Gives back everything, for good: the connection has ended.
+    pub(super) fn close(&self) {
+        self.set(0);
+        self.closed.set(true);
     }
 
     /// Sets what the connection holds.
     pub(super) fn set(&self, bytes: usize) {
+        if self.closed.get() {
+            return;
+        }
         let before = self.held_bytes.replace(bytes);
         let used = &self.budget.0.used_bytes;
         used.set(used.get() + bytes - before);

@@ -28,6 +28,10 @@ use super::{End, Refusal, reply};
 /// a tenth of that.
 const FIRST_SEGMENT_WORDS: std::ops::RangeInclusive<u32> = 16..=64;
 
+/// Messages of up to this size, in bytes, are let in whole even if the vat is full, so that a call is
+/// answered `overloaded` and its connection goes on.
+const ARRIVES_WHOLE_BYTES: usize = vatwerk::limit_capnp::MAX_CHUNK_BYTES as usize;
+
 /// The reading side.
 struct Incoming<R> {
     /// Gone once the connection is over, even if capnp-rpc still holds it.
@@ -63,6 +67,7 @@ impl<R> Inner<R> {
         shared.held.borrow_mut().clear();
         shared.hang_ups.borrow_mut().clear();
         shared.due.borrow_mut().clear();
+        shared.share.close();
         shared.connection_done.set(true);
         shared.wake_reader();
         shared.changed.notify_waiters();
@@ -281,12 +286,13 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
     }
 
-    /// Counts a large message that has arrived in part. Refuses it if the vat has no room for what has
-    /// come of it since.
+    /// Counts a large message that has arrived in part. Refuses a very large one if the vat has no room
+    /// for what has come of it since; others are answered when they are here.
     fn count_arriving(&self, bytes: usize) -> Result<(), Refusal> {
         let shared = &self.shared;
         let more = bytes.saturating_sub(shared.arriving_bytes.get());
         if more > 0
+            && bytes > ARRIVES_WHOLE_BYTES
             && let Some(why) = shared.share.full_for(more)
         {
             return Err(Refusal::new(Code::Overloaded, why));

@@ -31,6 +31,17 @@ pub enum End {
         /// The limit: [`Limits::stall`](super::Limits::stall).
         limit: Duration,
     },
+    /// The peer did not read fast enough, and the vat had no room for what it was to read.
+    #[error(
+        "{unwritten_bytes} bytes were queued for the peer when the connections of this vat held more \
+         than {limit_bytes} bytes (`limits.bytes_per_vat`)"
+    )]
+    Overrun {
+        /// The bytes that were queued for it.
+        unwritten_bytes: usize,
+        /// The limit for all connections: [`Limits::vat`](super::Limits::vat).
+        limit_bytes: usize,
+    },
     /// Its owner closed it.
     #[error("the connection was closed")]
     Stopped,

@@ -44,8 +44,9 @@ pub struct Limits {
     /// What all connections with clones of these limits hold together: calls in flight in both
     /// directions, answers that are not finished, messages that wait to be written, and the one that is
     /// arriving. Default: a budget of its own, of 512 MiB. While it is used up, calls fail with
-    /// `overloaded`, and a message of more than 64 KiB that does not fit ends its connection with
-    /// `overloaded`. Up to 64 KiB a connection holds all the same.
+    /// `overloaded`, and a message of more than 1 MiB that does not fit ends its connection with
+    /// `overloaded`. Up to 64 KiB a connection holds all the same. When answers overdraw it, a peer for
+    /// which more than [`Limits::max_unwritten_bytes`] wait and more come loses its connection.
     pub vat: Budget,
     /// The most questions of the peer that it has not finished: answers are kept for pipelining
     /// until then. Default 65 536. A further call is answered `overloaded`; a peer that goes on

@@ -18,6 +18,8 @@ pub(super) enum WriteError {
     Io(io::Error),
     /// The peer took nothing for [`Limits::stall`](super::Limits::stall).
     Stalled,
+    /// The peer does not read, and the vat has no room for what waits for it.
+    Overrun,
 }
 
 impl From<io::Error> for WriteError {

@@ -155,6 +155,10 @@ impl Shared {
                 unwritten_bytes: self.outbox.borrow().unwritten_bytes,
                 limit: self.limits.stall,
             }),
+            Some(WriteError::Overrun) => self.ending(End::Overrun {
+                unwritten_bytes: self.outbox.borrow().unwritten_bytes,
+                limit_bytes: self.limits.vat.max_bytes(),
+            }),
             None => (),
         }
         // Nothing is written any more.
@@ -175,6 +179,11 @@ impl Shared {
         add(&self.traffic.bytes_out, bytes);
         self.outbox.borrow_mut().push(message, bytes);
         self.count_held();
+        let unwritten = self.outbox.borrow().unwritten_bytes;
+        if unwritten > self.limits.max_unwritten_bytes && self.limits.vat.is_overdrawn() {
+            self.abort_writer();
+            self.writer_ended(Some(WriteError::Overrun));
+        }
     }
 
     /// Waits for [`Shared::changed`] until `done`.
