@@ -240,7 +240,7 @@ fn calls_to_a_peer_that_does_not_answer_fail_and_it_never_hears_of_them() {
         }
         peer.send(&[call(9, BOOT, NOTHING, Cap::None)]).await;
         told.until_returned(&mut peer, 9).await.unwrap();
-        assert_eq!(told.calls.len(), 1);
+        assert!(told.calls.is_empty(), "{:?}", told.calls);
     });
 }
 
