@@ -62,7 +62,8 @@ struct Deaf {
 impl Deaf {
     async fn start(socket: &Path) -> Deaf {
         let deed = prepare(async |own, given| {
-            own.kept.replace(Some(Box::new(given.expect("it was sent"))));
+            own.kept
+                .replace(Some(Box::new(given.expect("it was sent"))));
             Ok(None)
         });
         let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -135,12 +136,19 @@ fn calls_to_a_peer_that_does_not_read_fail_and_do_not_pile_up() {
         // Fifteen of these fit, and whatever is said besides. The others fail without being waited for.
         let rounds = Cell::new(0);
         while failures.borrow().len() < 3185 {
-            assert!(rounds.replace(rounds.get() + 1) < 1000, "{}", failures.borrow().len());
+            assert!(
+                rounds.replace(rounds.get() + 1) < 1000,
+                "{}",
+                failures.borrow().len()
+            );
             act(&p, async |_| Ok(())).await.unwrap();
         }
         assert_eq!(failures.borrow().len(), 3185);
         for error in failures.take() {
-            assert!(error.extra.contains("limits.bytes_per_connection"), "{error}");
+            assert!(
+                error.extra.contains("limits.bytes_per_connection"),
+                "{error}"
+            );
             assert_eq!(code::<()>(Err(error)), Code::Overloaded);
         }
         deaf.end();
@@ -163,10 +171,16 @@ fn a_peer_that_does_not_read_loses_its_connection_and_calls_to_it_fail() {
         let failures = act(&p, async |own| {
             let calls: Vec<_> = (0..100).map(|_| call_kept(&own)).collect();
             let outcomes = futures::future::join_all(calls).await;
-            Ok(outcomes.into_iter().map(Result::unwrap_err).collect::<Vec<_>>())
+            Ok(outcomes
+                .into_iter()
+                .map(Result::unwrap_err)
+                .collect::<Vec<_>>())
         });
         for error in failures.await.unwrap() {
-            assert!(error.extra.contains("100 ms (`limits.stall_ms`)"), "{error}");
+            assert!(
+                error.extra.contains("100 ms (`limits.stall_ms`)"),
+                "{error}"
+            );
             assert_eq!(code::<()>(Err(error)), Code::Disconnected);
         }
         // The object and its other callers go on.

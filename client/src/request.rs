@@ -97,7 +97,11 @@ impl RequestHook for StubRequest {
         let tell = Rc::new(RefCell::new(Some(tell)));
         let has_pipeline = {
             let tell = tell.clone();
-            move || tell.borrow().as_ref().is_some_and(|tell| !tell.is_canceled())
+            move || {
+                tell.borrow()
+                    .as_ref()
+                    .is_some_and(|tell| !tell.is_canceled())
+            }
         };
         let promise = pass(&link, waits, has_pipeline, move || {
             let RemotePromise { promise, pipeline } = request.send();
@@ -118,7 +122,12 @@ impl RequestHook for StubRequest {
 
     fn send_streaming(self: Box<Self>) -> Promise<(), Error> {
         let request = self.request;
-        pass(&self.link, self.waits, || false, move || request.send_streaming())
+        pass(
+            &self.link,
+            self.waits,
+            || false,
+            move || request.send_streaming(),
+        )
     }
 
     fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {

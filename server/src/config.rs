@@ -135,8 +135,8 @@ pub struct Limits {
     /// answers that are not finished, in messages that are not written yet or not here whole. Further
     /// calls fail with `overloaded`. Default 536,870,912.
     pub bytes_per_vat: usize,
-    /// How long a peer of a connection may take nothing of what is queued for it, before the connection
-    /// is ended. Default 30,000.
+    /// How long a peer of a connection may take nothing of what is queued for it, and send nothing of the
+    /// rest of a message of 32,768 bytes or more, before the connection is ended. Default 30,000.
     pub stall_ms: u64,
     /// The largest message, at most and by default 33,554,432.
     pub message_bytes: u64,

@@ -134,9 +134,7 @@ fn send<T: 'static>(
 }
 
 /// Keeps a deed for a call that the test makes itself, in whatever thread: the number to send.
-pub fn prepare(
-    deed: impl AsyncFnOnce(Rc<Own>, Option<Client>) -> Done + 'static,
-) -> u32 {
+pub fn prepare(deed: impl AsyncFnOnce(Rc<Own>, Option<Client>) -> Done + 'static) -> u32 {
     let deed: Deed = Box::new(move |own, given| Box::pin(deed(own, given)));
     DEEDS.with_borrow_mut(|deeds| {
         deeds.push(Some(deed));

@@ -99,7 +99,9 @@ fn a_call_that_waits_can_be_dropped_and_what_it_would_return_be_called() {
             let mut request = namespace.get_by_name_request();
             request.get().set_object_name("x");
             let object = request.send().pipeline.get_object();
-            let object = counter::Client { client: object.client };
+            let object = counter::Client {
+                client: object.client,
+            };
             let calls = [10, 20].map(|amount| {
                 let mut request = object.increment_request();
                 request.get().set_amount(amount);

@@ -117,7 +117,10 @@ fn what_is_not_done_within_the_timeout_is_given_up() {
     let message = failure.message().unwrap();
     assert!(message.starts_with("error: disconnected: "), "{message}");
     assert!(message.contains("0.05 s (`--timeout`)"), "{message}");
-    assert_eq!(exit_code(&failure), format!("{:?}", std::process::ExitCode::from(1)));
+    assert_eq!(
+        exit_code(&failure),
+        format!("{:?}", std::process::ExitCode::from(1))
+    );
     done.unwrap();
 }
 
@@ -128,7 +131,14 @@ fn a_vat_that_does_not_answer_within_the_timeout_is_not_connected_to() {
     // Takes connections, and says nothing.
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let address = format!("unix:{}", socket.display());
-    let words = ["vatwerk", "classes", "--timeout", "0.05", "--connect", &address];
+    let words = [
+        "vatwerk",
+        "classes",
+        "--timeout",
+        "0.05",
+        "--connect",
+        &address,
+    ];
     let cli = Cli::try_parse_from(words).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -137,14 +147,20 @@ fn a_vat_that_does_not_answer_within_the_timeout_is_not_connected_to() {
     let done = LocalSet::new().block_on(&runtime, perform(&cli.verb, &mut Vec::new()));
     let failure = done.unwrap_err();
     assert!(matches!(failure, Failure::Connect(_)), "{failure}");
-    assert_eq!(exit_code(&failure), format!("{:?}", std::process::ExitCode::from(3)));
+    assert_eq!(
+        exit_code(&failure),
+        format!("{:?}", std::process::ExitCode::from(3))
+    );
 }
 
 #[test]
 fn a_timeout_is_a_number_of_seconds_above_zero() {
     for wrong in ["0", "-1", "soon", "NaN", "1e999"] {
         let timeout = format!("--timeout={wrong}");
-        assert!(Cli::try_parse_from(["vatwerk", "classes", &timeout]).is_err(), "{wrong}");
+        assert!(
+            Cli::try_parse_from(["vatwerk", "classes", &timeout]).is_err(),
+            "{wrong}"
+        );
     }
     assert!(Cli::try_parse_from(["vatwerk", "classes", "--timeout=2.5"]).is_ok());
 }

@@ -139,10 +139,7 @@ impl Ledger {
 
     /// Takes out of a return or a resolve of this side what is part of the answer to a call that was
     /// not sent: in results it becomes a null capability, and what a promise resolves to an exception.
-    pub(super) fn hide_refused(
-        &self,
-        message: &mut Builder<HeapAllocator>,
-    ) -> capnp::Result<()> {
+    pub(super) fn hide_refused(&self, message: &mut Builder<HeapAllocator>) -> capnp::Result<()> {
         if self.asked_refused == 0 {
             return Ok(());
         }

@@ -78,8 +78,8 @@ impl Share {
     /// Why the connection may not hold `more` bytes for the sake of the others, if it may not.
     pub(super) fn full_for(&self, more: usize) -> Option<String> {
         let limit = self.budget.max_bytes();
-        let fits = self.budget.used_bytes() + more <= limit
-            || self.held_bytes.get() + more <= SMALL_BYTES;
+        let fits =
+            self.budget.used_bytes() + more <= limit || self.held_bytes.get() + more <= SMALL_BYTES;
         (!fits).then(|| {
             format!(
                 "the connections of this vat hold {} bytes of messages in flight, and {more} more do \

@@ -12,6 +12,7 @@ use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{VatNetwork as _, twoparty};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Sleep, sleep};
 use vatwerk::Code;
 
 use crate::call::HangUp;
@@ -37,6 +38,8 @@ struct Incoming<R> {
     /// Gone once the connection is over, even if capnp-rpc still holds it.
     stream: Option<R>,
     frames: FrameReader,
+    /// When the rest of a large message is late.
+    late: Option<Pin<Box<Sleep>>>,
     replies: Vec<Builder<HeapAllocator>>,
 }
 
@@ -62,6 +65,7 @@ impl<R> Inner<R> {
         if let Ok(mut incoming) = self.incoming.try_borrow_mut() {
             incoming.stream = None;
             incoming.frames = FrameReader::new(&shared.limits);
+            incoming.late = None;
             shared.arriving_bytes.set(0);
         }
         shared.held.borrow_mut().clear();
@@ -116,6 +120,7 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
             incoming: RefCell::new(Incoming {
                 stream: Some(stream),
                 frames: FrameReader::new(&shared.limits),
+                late: None,
                 replies: Vec::new(),
             }),
             shared,
@@ -267,9 +272,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 Ok(Some(Message { reader, hang_up }))
             }
             Verdict::Swallow => Ok(None),
-            Verdict::Instead(message) => {
-                Ok(Some(self.message(Frame::copy_of(&message))))
-            }
+            Verdict::Instead(message) => Ok(Some(self.message(Frame::copy_of(&message)))),
             Verdict::Hold { question, release } => {
                 if let Some(hang_up) = self.shared.hang_ups.borrow_mut().remove(&question) {
                     hang_up.tell();
@@ -302,6 +305,23 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         Ok(())
     }
 
+    /// Ready when nothing has come for too long of a large message that is here in part.
+    fn poll_late(&self, late: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<Refusal> {
+        let bytes = self.shared.arriving_bytes.get();
+        if bytes == 0 {
+            return Poll::Pending;
+        }
+        let stall = self.shared.limits.stall;
+        let late = late.get_or_insert_with(|| Box::pin(sleep(stall)));
+        late.as_mut().poll(cx).map(|()| {
+            let ms = stall.as_millis();
+            Refusal::new(
+                Code::LimitExceeded,
+                format!("nothing came of the rest of a message within {ms} ms (`limits.stall_ms`)"),
+            )
+        })
+    }
+
     fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Received> {
         let incoming = &mut *self.incoming.borrow_mut();
         let shared = &self.shared;
@@ -313,6 +333,8 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             shared.outbox.borrow_mut().set_burst(false);
             shared.reader.set(Some(cx.waker().clone()));
             if shared.outbox.borrow().unwritten_bytes > shared.limits.max_unwritten_bytes {
+                // The peer cannot be late while nobody reads.
+                incoming.late = None;
                 return Poll::Pending;
             }
             let Some(stream) = &mut incoming.stream else {
@@ -320,8 +342,13 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             };
             let mut buffer = ReadBuf::new(incoming.frames.space());
             match Pin::new(stream).poll_read(cx, &mut buffer) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => (),
+                Poll::Pending => {
+                    return match self.poll_late(&mut incoming.late, cx) {
+                        Poll::Ready(refusal) => Poll::Ready(Err(self.refused(refusal))),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+                Poll::Ready(Ok(())) => incoming.late = None,
                 Poll::Ready(Err(failure)) => {
                     shared.ending(End::Broken(failure.to_string()));
                     return Poll::Ready(Err(Error::disconnected(failure.to_string())));

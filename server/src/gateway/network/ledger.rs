@@ -484,7 +484,10 @@ impl Ledger {
     }
 
     /// Enters a capability given to the peer: its export id, and whether it is unsettled.
-    pub(super) fn export(&mut self, one: cap_descriptor::Reader<'_>) -> capnp::Result<(Option<u32>, bool)> {
+    pub(super) fn export(
+        &mut self,
+        one: cap_descriptor::Reader<'_>,
+    ) -> capnp::Result<(Option<u32>, bool)> {
         let (id, is_promise) = match one.which()? {
             cap_descriptor::SenderHosted(id) => (id, false),
             cap_descriptor::SenderPromise(id) => (id, true),

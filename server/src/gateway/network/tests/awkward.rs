@@ -59,7 +59,11 @@ fn a_peer_that_takes_nothing_loses_its_connection_after_the_stall_limit() {
         let began = Instant::now();
         peer.send(&messages).await;
         let end = peer.handle.ended().await;
-        let End::Stalled { unwritten_bytes, limit } = end else {
+        let End::Stalled {
+            unwritten_bytes,
+            limit,
+        } = end
+        else {
             panic!("{end}");
         };
         assert_eq!(limit, Duration::from_secs(7));
@@ -100,13 +104,19 @@ fn a_peer_that_may_not_be_waited_for_is_ended_when_the_vat_has_no_room() {
         let mut peer = Peer::new(limits);
         peer.send(&[bootstrap(0)]).await;
         peer.returned(0).await.unwrap();
-        let waiting: Vec<_> = (1..=40).map(|n| call(n, BOOT, LATE_BIG, Cap::None)).collect();
+        let waiting: Vec<_> = (1..=40)
+            .map(|n| call(n, BOOT, LATE_BIG, Cap::None))
+            .collect();
         peer.send(&waiting).await;
         turns().await;
         // All of them are answered at once, and nothing is read.
         peer.send(&[call(50, BOOT, PUT, Cap::None)]).await;
         let end = peer.handle.ended().await;
-        let End::Overrun { unwritten_bytes, limit_bytes } = end else {
+        let End::Overrun {
+            unwritten_bytes,
+            limit_bytes,
+        } = end
+        else {
             panic!("{end}");
         };
         assert_eq!(limit_bytes, 1_000_000);
@@ -258,7 +268,8 @@ fn answers_with_capabilities_that_are_not_finished_are_limited_in_bytes() {
         let refused = loop {
             question += 1;
             assert!(question < 30, "never refused");
-            peer.send(&[call(question, BOOT, ECHO, Cap::Hosted(7))]).await;
+            peer.send(&[call(question, BOOT, ECHO, Cap::Hosted(7))])
+                .await;
             if let Err(refused) = peer.returned(question).await {
                 break refused;
             }
@@ -328,6 +339,29 @@ fn a_message_that_is_arriving_counts_and_ends_its_connection_if_there_is_no_room
 }
 
 #[test]
+fn a_peer_that_does_not_send_the_rest_of_a_message_loses_its_connection() {
+    paused(async {
+        let mut peer = Peer::new(Limits::default());
+        let mut bytes = Vec::new();
+        let message = large_call(1, NOTHING, 200_000);
+        capnp::serialize::write_message(&mut bytes, &message).unwrap();
+        peer.send(&[bootstrap(0)]).await;
+        peer.returned(0).await.unwrap();
+        // However slowly it comes, it may come; and between messages nothing has to.
+        for piece in bytes.chunks(50_000) {
+            sleep(Duration::from_secs(29)).await;
+            peer.send_bytes(piece).await;
+        }
+        sleep(Duration::from_secs(3600)).await;
+        assert_eq!(peer.handle.end(), None);
+        peer.send_bytes(&bytes[..100_000]).await;
+        let (reason, _) = peer.aborted().await;
+        assert!(reason.starts_with("limit-exceeded: "), "{reason}");
+        assert!(reason.contains("30000 ms"), "{reason}");
+    });
+}
+
+#[test]
 fn a_message_in_which_much_is_pointed_to_twice_counts_as_large_as_its_copy() {
     watched(LIMIT, || async {
         let limits = Limits {
@@ -357,12 +391,20 @@ fn shared_parts(question: u32, count: u32, bytes: u32) -> Vec<u8> {
         call.set_method_id(NEVER);
         call.reborrow().init_target().set_imported_cap(0);
         let mut params = call.init_params();
-        params.reborrow().init_cap_table(1).get(0).set_sender_hosted(7);
+        params
+            .reborrow()
+            .init_cap_table(1)
+            .get(0)
+            .set_sender_hosted(7);
         let mut list: capnp::data_list::Builder<'_> = params.get_content().initn_as(count);
         list.set(0, &vec![7; bytes as usize]);
     });
     let segments = message.get_segments_for_output();
-    assert_eq!(segments.len(), 1, "one segment, so that places are easy to find");
+    assert_eq!(
+        segments.len(),
+        1,
+        "one segment, so that places are easy to find"
+    );
     let mut words = segments[0].to_vec();
     let word = |words: &[u8], place: usize| {
         u64::from_le_bytes(words[place * 8..place * 8 + 8].try_into().unwrap())

@@ -171,7 +171,9 @@ impl Knot {
                 let settled = Knot::passed();
                 let promise = capnp_rpc::new_future_client(async { Ok(Knot::passed()) });
                 for (place, client) in [settled, promise].into_iter().enumerate() {
-                    two.reborrow().get(place as u32).set_as_capability(client.hook);
+                    two.reborrow()
+                        .get(place as u32)
+                        .set_as_capability(client.hook);
                 }
                 drop(request.send());
             }
