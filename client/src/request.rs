@@ -19,7 +19,7 @@ use crate::{gate::Tally, link::Link};
 pub(crate) struct StubRequest {
     pub request: Box<dyn RequestHook>,
     pub link: Rc<Link>,
-    /// It is held back until there is a connection, and not counted as long by that.
+    /// The call waits for a connection, and is not counted on the wire until there is one.
     pub waits: bool,
 }
 
@@ -141,8 +141,11 @@ struct HeldPipeline(Rc<Held>);
 struct Held {
     sent: Shared<LocalBoxFuture<'static, Result<Rc<any_pointer::Pipeline>, Error>>>,
     /// What was asked for before, so that all calls on it have one order.
-    caps: RefCell<Vec<(Vec<u16>, Box<dyn ClientHook>)>>,
+    caps: RefCell<Vec<Pipelined>>,
 }
+
+/// A capability in the results of a call, by the fields that lead to it.
+type Pipelined = (Vec<u16>, Box<dyn ClientHook>);
 
 impl PipelineHook for HeldPipeline {
     fn add_ref(&self) -> Box<dyn PipelineHook> {

@@ -17,10 +17,9 @@ use vatwerk::Code;
 
 use crate::call::HangUp;
 
-use super::asked::Outcome;
 use super::frame::{Frame, FrameReader};
 use super::ledger::Verdict;
-use super::outbox::{Sent, wire_bytes};
+use super::outgoing::Outgoing;
 use super::promise::promises;
 use super::shared::{Due, Shared, add};
 use super::{End, Refusal, reply};
@@ -409,10 +408,8 @@ impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<
             0 => *FIRST_SEGMENT_WORDS.end(),
             _ => words.clamp(*FIRST_SEGMENT_WORDS.start(), *FIRST_SEGMENT_WORDS.end()),
         };
-        Box::new(Outgoing {
-            message: Builder::new(HeapAllocator::new().first_segment_words(words)),
-            shared: self.0.shared.clone(),
-        })
+        let message = Builder::new(HeapAllocator::new().first_segment_words(words));
+        Box::new(Outgoing::new(message, self.0.shared.clone()))
     }
 
     fn receive_incoming_message(
@@ -470,107 +467,5 @@ impl capnp_rpc::IncomingMessage for Message {
             hang_up.params_looked_at();
         }
         self.reader.get_root()
-    }
-}
-
-struct Outgoing {
-    message: Builder<HeapAllocator>,
-    shared: Rc<Shared>,
-}
-
-impl Outgoing {
-    /// What capnp-rpc aborts a connection with has no code of its own.
-    fn add_code(&mut self) -> capnp::Result<()> {
-        let root: message::Builder<'_> = self.message.get_root()?;
-        if let message::Abort(abort) = root.which()? {
-            let mut abort = abort?;
-            let reason = abort.reborrow_as_reader().get_reason()?;
-            let reason = reason.to_string().unwrap_or_default();
-            if Code::split(&reason).0.is_none() {
-                let code = match abort.reborrow_as_reader().get_type()? {
-                    capnp_rpc::rpc_capnp::exception::Type::Disconnected => Code::Disconnected,
-                    capnp_rpc::rpc_capnp::exception::Type::Unimplemented => Code::Unimplemented,
-                    _ => Code::InvalidArgument,
-                };
-                abort.set_reason(format!("{code}: {reason}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl capnp_rpc::OutgoingMessage for Outgoing {
-    fn get_body(&mut self) -> capnp::Result<capnp::any_pointer::Builder<'_>> {
-        self.message.get_root()
-    }
-
-    fn get_body_as_reader(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
-        self.message.get_root_as_reader()
-    }
-
-    fn send(mut self: Box<Self>) -> (Promise<(), Error>, Sent) {
-        let shared = self.shared.clone();
-        let mut answered = None;
-        let mut shows_answers = false;
-        if let Ok(root) = self.message.get_root_as_reader::<message::Reader<'_>>() {
-            match root.which() {
-                Ok(message::Abort(_)) => {
-                    // It goes out as it is if its reason cannot be read.
-                    let _ = self.add_code();
-                }
-                Ok(message::Return(Ok(ret))) => {
-                    answered = Some(ret.get_answer_id());
-                    shows_answers = true;
-                }
-                Ok(message::Resolve(_)) => shows_answers = true,
-                _ => (),
-            }
-        }
-        if shows_answers {
-            // A message of ours that cannot be read names nothing to hide.
-            let _ = shared.ledger.borrow().hide_refused(&mut self.message);
-        }
-        let mut unreachable = false;
-        if let Ok(root) = self.message.get_root_as_reader() {
-            let bytes = wire_bytes(&self.message);
-            let unwritten = shared.outbox.borrow().unwritten_bytes;
-            let mut ledger = shared.ledger.borrow_mut();
-            let outcome = ledger.outgoing(&shared.limits, &shared.share, unwritten, bytes, root);
-            if answered.is_some() && ledger.calls_in_flight() == 0 {
-                shared.changed.notify_waiters();
-            }
-            drop(ledger);
-            // A message of ours that cannot be read names nothing to enter.
-            match outcome.unwrap_or(Outcome::SEND) {
-                Outcome::Send { unreachable: is } => unreachable = is,
-                Outcome::Keep(due) => {
-                    shared.due.borrow_mut().extend(due);
-                    shared.wake_reader();
-                    return (Promise::ok(()), Rc::new(self.message));
-                }
-            }
-        }
-        if let Some(question) = answered
-            && let Some(release) = shared.answered(question)
-        {
-            let due = Due::Finish { question, release };
-            shared.due.borrow_mut().push_back(due);
-            shared.wake_reader();
-        }
-        let message = Rc::new(self.message);
-        shared.send(message.clone());
-        let seen = match unreachable {
-            true => Rc::new(reply::empty_results()),
-            false => message,
-        };
-        (Promise::ok(()), seen)
-    }
-
-    fn take(self: Box<Self>) -> Builder<HeapAllocator> {
-        self.message
-    }
-
-    fn size_in_words(&self) -> usize {
-        self.message.size_in_words()
     }
 }

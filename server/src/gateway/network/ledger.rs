@@ -14,10 +14,8 @@ use capnp_rpc::rpc_capnp::{
 };
 use vatwerk::Code;
 
-use super::asked::Outcome;
 use super::budget::Share;
 use super::promise::{imported, incoming_resolve, release_imports};
-use super::shared::Due;
 use super::{Limits, Refusal, reply};
 
 /// The largest message, in words when copied, that is sent back as `unimplemented`.
@@ -37,24 +35,24 @@ pub(super) enum Verdict {
 
 /// A question of the peer.
 #[derive(Default)]
-struct Answer {
-    is_call: bool,
+pub(super) struct Answer {
+    pub(super) is_call: bool,
     /// The size of the call until it returns, and then of the answer, if it is kept for its
     /// capabilities.
-    bytes: usize,
-    returned: bool,
+    pub(super) bytes: usize,
+    pub(super) returned: bool,
     /// Pending, or returned with a promise among its capabilities.
-    unsettled: bool,
+    pub(super) unsettled: bool,
     /// Its result was passed on as a capability (`receiverAnswer`) before it returned.
-    passed_on: bool,
-    exports: Vec<u32>,
+    pub(super) passed_on: bool,
+    pub(super) exports: Vec<u32>,
 }
 
-struct Export {
-    references: u64,
+pub(super) struct Export {
+    pub(super) references: u64,
     /// The peer was told that it is a promise, and so expects to hear what it resolves to.
-    promise: bool,
-    unsettled: bool,
+    pub(super) promise: bool,
+    pub(super) unsettled: bool,
 }
 
 /// A question of ours.
@@ -69,15 +67,15 @@ pub(super) struct Question {
 }
 
 pub(super) struct Ledger {
-    answers: HashMap<u32, Answer>,
-    calls_in_flight: usize,
-    bytes_in_flight: usize,
+    pub(super) answers: HashMap<u32, Answer>,
+    pub(super) calls_in_flight: usize,
+    pub(super) bytes_in_flight: usize,
     /// Bytes of answers that hold capabilities and that the peer has not finished.
-    answer_bytes: usize,
+    pub(super) answer_bytes: usize,
     /// Questions answered here, and not finished.
     refused: HashSet<u32>,
-    exports: HashMap<u32, Export>,
-    imports: HashMap<u32, u64>,
+    pub(super) exports: HashMap<u32, Export>,
+    pub(super) imports: HashMap<u32, u64>,
     pub(super) questions: HashMap<u32, Question>,
     /// Questions of this side that were sent and have not been answered, and their bytes.
     pub(super) asked: usize,
@@ -387,122 +385,6 @@ impl Ledger {
             self.release_export(export, 1);
         }
         Ok(())
-    }
-
-    /// Enters a message of ours, of `bytes`, while `unwritten` bytes wait to be written.
-    pub(super) fn outgoing(
-        &mut self,
-        limits: &Limits,
-        share: &Share,
-        unwritten: usize,
-        bytes: usize,
-        message: message::Reader<'_>,
-    ) -> capnp::Result<Outcome> {
-        match message.which()? {
-            message::Return(ret) => {
-                let unreachable = self.outgoing_return(ret?, bytes)?;
-                return Ok(Outcome::Send { unreachable });
-            }
-            message::Call(call) => {
-                return self.outgoing_call(limits, share, unwritten, bytes, call?);
-            }
-            message::Finish(finish) => {
-                return Ok(self.outgoing_finish(finish?.get_question_id()));
-            }
-            message::Release(release) => {
-                let release = release?;
-                if let Entry::Occupied(mut import) = self.imports.entry(release.get_id()) {
-                    let left = import
-                        .get()
-                        .saturating_sub(u64::from(release.get_reference_count()));
-                    *import.get_mut() = left;
-                    if left == 0 {
-                        import.remove();
-                    }
-                }
-            }
-            message::Resolve(resolve) => return self.outgoing_resolve(resolve?),
-            _ => (),
-        }
-        Ok(Outcome::SEND)
-    }
-
-    fn outgoing_resolve(&mut self, resolve: resolve::Reader<'_>) -> capnp::Result<Outcome> {
-        let id = resolve.get_promise_id();
-        let given = match resolve.which()? {
-            resolve::Cap(capability) => Some(capability?),
-            resolve::Exception(_) => None,
-        };
-        // Given away only with calls that were not sent, or released since.
-        if !self.exports.get(&id).is_some_and(|export| export.promise) {
-            let back = given.and_then(imported).map(Due::Release);
-            return Ok(Outcome::Keep(back.into_iter().collect()));
-        }
-        let unsettled = match given {
-            Some(capability) => self.export(capability)?.1,
-            None => false,
-        };
-        if let Some(export) = self.exports.get_mut(&id) {
-            export.unsettled = unsettled;
-        }
-        Ok(Outcome::SEND)
-    }
-
-    /// Enters an answer of this side. `true` if what it returns must not be reachable through promises
-    /// that the peer was given for it.
-    fn outgoing_return(&mut self, ret: return_::Reader<'_>, bytes: usize) -> capnp::Result<bool> {
-        let id = ret.get_answer_id();
-        let mut exports = Vec::new();
-        let mut unsettled = false;
-        if let return_::Results(results) = ret.which()? {
-            for one in results?.get_cap_table()? {
-                let (export, is_unsettled) = self.export(one)?;
-                exports.extend(export);
-                unsettled |= is_unsettled;
-            }
-        }
-        let Entry::Occupied(mut entry) = self.answers.entry(id) else {
-            return Ok(false);
-        };
-        let answer = entry.get_mut();
-        let unreachable = answer.passed_on && unsettled;
-        if answer.is_call && !answer.returned {
-            self.calls_in_flight -= 1;
-            self.bytes_in_flight -= answer.bytes;
-        }
-        answer.returned = true;
-        answer.unsettled = unsettled && !unreachable;
-        answer.exports = exports;
-        answer.bytes = 0;
-        if ret.get_no_finish_needed() {
-            entry.remove();
-        } else {
-            answer.bytes = bytes;
-            self.answer_bytes += bytes;
-        }
-        Ok(unreachable)
-    }
-
-    /// Enters a capability given to the peer: its export id, and whether it is unsettled.
-    pub(super) fn export(
-        &mut self,
-        one: cap_descriptor::Reader<'_>,
-    ) -> capnp::Result<(Option<u32>, bool)> {
-        let (id, is_promise) = match one.which()? {
-            cap_descriptor::SenderHosted(id) => (id, false),
-            cap_descriptor::SenderPromise(id) => (id, true),
-            cap_descriptor::ReceiverAnswer(_) => return Ok((None, true)),
-            // Imports are settled: promises of the peer are taken for what they stand for.
-            _ => return Ok((None, false)),
-        };
-        // capnp-rpc calls a promise hosted when it is given again, so what was said first counts.
-        let export = self.exports.entry(id).or_insert(Export {
-            references: 0,
-            promise: is_promise,
-            unsettled: is_promise,
-        });
-        export.references += 1;
-        Ok((Some(id), export.unsettled))
     }
 
     fn release_export(&mut self, id: u32, references: u64) {

@@ -60,6 +60,7 @@ mod handle;
 mod ledger;
 mod limits;
 mod outbox;
+mod outgoing;
 mod promise;
 mod reply;
 mod shared;
