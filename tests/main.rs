@@ -1,6 +1,7 @@
 //! The promises of Vatwerk, a module each.
 
 mod alarms;
+mod awkward;
 mod bad_input;
 mod callers;
 mod calls;

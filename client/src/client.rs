@@ -16,6 +16,14 @@ use crate::{
 /// How long a client tries to connect before it says that it cannot.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a client waits for the answer to a call. The waits inside a vat have limits of their own, of
+/// 30 s each, and two of them may follow each other.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How many calls a client has in flight. The rest of the 4,096 that a vat takes from one connection is
+/// for calls on what calls return, which are not held back.
+const CALLS_IN_FLIGHT: usize = 3072;
+
 /// A vat, as its callers reach it, from any thread and any executor.
 ///
 /// Cap'n Proto's own clients belong to one thread, so a client has a thread of its own, named
@@ -37,6 +45,8 @@ impl Default for Builder {
         Builder {
             options: Options {
                 connect_timeout: CONNECT_TIMEOUT,
+                call_timeout: Some(CALL_TIMEOUT),
+                calls_in_flight: CALLS_IN_FLIGHT,
                 credential: Credential::None,
             },
         }
@@ -48,6 +58,25 @@ impl Builder {
     /// The default is 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a call on a stub, a namespace or the session waits for its answer, or `None` for as long
+    /// as it takes. The default is 120 s. A call that takes longer fails with
+    /// [`Code::Disconnected`](vatwerk::Code::Disconnected): whether it ran is not known. It is given up
+    /// then, but what has begun in the vat goes on. Capabilities that calls return, such as cursors,
+    /// have no such limit.
+    pub fn call_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.options.call_timeout = timeout.into();
+        self
+    }
+
+    /// How many calls may be in flight, at least 1. The default is 3,072, of the 4,096 that a vat takes
+    /// from one connection unless it is set up otherwise. Further calls on stubs, namespaces and the
+    /// session wait in the client and are sent in their order; that counts towards the call timeout.
+    /// Calls on capabilities that calls return count too, but do not wait.
+    pub fn calls_in_flight(mut self, calls: usize) -> Self {
+        self.options.calls_in_flight = calls;
         self
     }
 

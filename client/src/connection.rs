@@ -16,6 +16,7 @@ use vatwerk::{
 
 use crate::{
     Address,
+    gate::Gate,
     path::{Key, Path, Space},
     wire::{self, End, Wire},
 };
@@ -57,8 +58,9 @@ impl Connection {
     pub(crate) async fn open(
         address: &Address,
         credential: Credential,
+        gate: Rc<Gate>,
     ) -> io::Result<(Rc<Connection>, Promise<(), Error>)> {
-        let Wire { vat, end, stop } = wire::dial(address).await?;
+        let Wire { vat, end, stop } = wire::dial(address, gate).await?;
         let (session, authenticated) = authenticate(&vat, &credential);
         let authenticated = end.or(authenticated);
         let connection = Rc::new(Connection {

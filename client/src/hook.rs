@@ -12,6 +12,7 @@ use crate::{
     connection::{Connection, innermost},
     link::Link,
     path::Path,
+    request::{StubRequest, pass},
 };
 
 /// A capability that names what is at the end of a path, on whatever connection there is. It is
@@ -131,19 +132,27 @@ impl ClientHook for Settled {
         method_id: u16,
         size_hint: Option<MessageSize>,
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
-        match self.0.route() {
+        let route = self.0.route();
+        let waits = matches!(route, Route::Waiting(_));
+        let request: Box<dyn RequestHook> = match route {
             Route::Live(target, connection) => {
                 let request = target.new_call(interface_id, method_id, size_hint);
-                Request::new(Box::new(LiveRequest {
+                Box::new(LiveRequest {
                     request: request.hook,
                     target,
                     interface_id,
                     method_id,
                     connection,
-                }))
+                })
             }
-            Route::Waiting(target) => target.new_call(interface_id, method_id, size_hint),
-        }
+            Route::Waiting(target) => target.new_call(interface_id, method_id, size_hint).hook,
+        };
+        let link = self.0.link.clone();
+        Request::new(Box::new(StubRequest {
+            request,
+            link,
+            waits,
+        }))
     }
 
     fn call(
@@ -153,13 +162,20 @@ impl ClientHook for Settled {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        match self.0.route() {
-            Route::Live(target, connection) => {
-                let answer = target.call(interface_id, method_id, params, results);
-                connection.guard(answer)
-            }
-            Route::Waiting(target) => target.call(interface_id, method_id, params, results),
-        }
+        let route = self.0.route();
+        let waits = matches!(route, Route::Waiting(_));
+        pass(
+            &self.0.link,
+            waits,
+            || false,
+            move || match route {
+                Route::Live(target, connection) => {
+                    let answer = target.call(interface_id, method_id, params, results);
+                    connection.guard(answer)
+                }
+                Route::Waiting(target) => target.call(interface_id, method_id, params, results),
+            },
+        )
     }
 
     fn get_brand(&self) -> usize {

@@ -31,6 +31,10 @@
 //! **Order.** Calls made on one stub arrive in the order they were made, awaited or not, also those
 //! that wait for a connection.
 //!
+//! **Waits end.** A call on a stub that is not answered within the call timeout fails with `disconnected`,
+//! and so do all calls when the vat's machine, or the network to it, has been gone for about a minute.
+//! Calls above the limit of calls in flight wait for those before them. [`Builder`] sets both.
+//!
 //! Programs that live on one thread use [`LocalClient`], which hands out the generated clients
 //! themselves:
 //!
@@ -46,12 +50,14 @@
 mod client;
 mod connection;
 mod error;
+mod gate;
 mod handles;
 mod hook;
 mod link;
 mod local;
 mod object;
 mod path;
+mod request;
 mod wire;
 mod worker;
 

@@ -8,16 +8,18 @@ use std::{
     time::Duration,
 };
 
-use capnp::private::capability::ClientHook;
+use capnp::{capability::Promise, private::capability::ClientHook};
 use futures::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
 use tokio::time::{Instant, sleep, timeout};
+use vatwerk::Code;
 
 use crate::{
     Address, Credential, Error,
     connection::Connection,
+    gate::Gate,
     hook::{Settled, SettledInner},
     path::Path,
 };
@@ -32,6 +34,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub connect_timeout: Duration,
+    pub call_timeout: Option<Duration>,
+    pub calls_in_flight: usize,
     pub credential: Credential,
 }
 
@@ -48,6 +52,7 @@ enum State {
 pub(crate) struct Link {
     address: Address,
     options: Options,
+    gate: Rc<Gate>,
     state: RefCell<State>,
     pace: Rc<Pace>,
     hooks: RefCell<HashMap<Path, Weak<SettledInner>>>,
@@ -56,9 +61,10 @@ pub(crate) struct Link {
 impl Link {
     /// Connects, in one attempt, and waits until the vat has taken the credential.
     pub(crate) async fn open(address: Address, options: Options) -> Result<Rc<Link>, Error> {
+        let gate = Gate::new(options.calls_in_flight);
         let attempt = async {
             let (connection, authenticated) =
-                Connection::open(&address, options.credential.clone()).await?;
+                Connection::open(&address, options.credential.clone(), gate.clone()).await?;
             Ok::<_, io::Error>((connection, authenticated.await))
         };
         let attempt = timeout(options.connect_timeout, attempt).await;
@@ -82,6 +88,7 @@ impl Link {
         Ok(Rc::new(Link {
             address,
             options,
+            gate,
             state: RefCell::new(State::Up(connection)),
             pace: Rc::default(),
             hooks: RefCell::default(),
@@ -111,6 +118,7 @@ impl Link {
             Rc::downgrade(self),
             self.address.clone(),
             self.options.clone(),
+            self.gate.clone(),
             self.pace.clone(),
         );
         let connecting = attempts.boxed_local().shared();
@@ -133,6 +141,32 @@ impl Link {
         Box::new(Settled::new(inner))
     }
 
+    /// The limit of calls in flight.
+    pub(crate) fn gate(&self) -> &Rc<Gate> {
+        &self.gate
+    }
+
+    /// Gives up on a call that was sent now and is not answered within the call timeout.
+    pub(crate) fn limited<T: 'static>(
+        &self,
+        answer: Promise<T, capnp::Error>,
+    ) -> Promise<T, capnp::Error> {
+        let Some(limit) = self.options.call_timeout else {
+            return answer;
+        };
+        let answer = timeout(limit, answer);
+        Promise::from_future(async move {
+            answer.await.unwrap_or_else(|_| {
+                Err(capnp::Error::disconnected(format!(
+                    "{}: the vat has not answered within {} ms, the call timeout of this client; \
+                     whether the call ran is not known",
+                    Code::Disconnected,
+                    limit.as_millis()
+                )))
+            })
+        })
+    }
+
     /// Forgets a settled capability that nobody holds any more.
     pub(crate) fn release(&self, path: &Path) {
         let mut hooks = self.hooks.borrow_mut();
@@ -147,6 +181,7 @@ async fn attempts(
     link: Weak<Link>,
     address: Address,
     options: Options,
+    gate: Rc<Gate>,
     pace: Rc<Pace>,
 ) -> capnp::Result<Rc<Connection>> {
     let deadline = Instant::now() + options.connect_timeout;
@@ -156,7 +191,7 @@ async fn attempts(
         sleep(pace.until_next().min(left / 2)).await;
         pace.attempted();
         let left = deadline.saturating_duration_since(Instant::now());
-        let attempt = Connection::open(&address, options.credential.clone());
+        let attempt = Connection::open(&address, options.credential.clone(), gate.clone());
         let source = match timeout(left, attempt).await {
             Ok(Ok((connection, authenticated))) => {
                 let pace = pace.clone();
@@ -187,27 +222,56 @@ async fn attempts(
 }
 
 /// Spaces attempts out. The delay doubles with every attempt until the vat has answered one, not
-/// only accepted it: a listener that hangs up at once is no better than none.
+/// only accepted it: a listener that hangs up at once is no better than none. The pause is the delay or
+/// up to half of it less, by chance, so that the clients of a vat that starts again do not come all at
+/// once.
 #[derive(Default)]
 struct Pace {
     last: Cell<Option<Instant>>,
     delay: Cell<Duration>,
+    pause: Cell<Duration>,
 }
 
 impl Pace {
     fn until_next(&self) -> Duration {
         self.last.get().map_or(Duration::ZERO, |last| {
-            (last + self.delay.get()).saturating_duration_since(Instant::now())
+            (last + self.pause.get()).saturating_duration_since(Instant::now())
         })
     }
 
     fn attempted(&self) {
         self.last.set(Some(Instant::now()));
         let doubled = self.delay.get() * 2;
-        self.delay.set(doubled.clamp(SHORTEST_DELAY, LONGEST_DELAY));
+        let delay = doubled.clamp(SHORTEST_DELAY, LONGEST_DELAY);
+        self.delay.set(delay);
+        self.pause.set(delay.mul_f64(1.0 - fastrand::f64() / 2.0));
     }
 
     fn succeeded(&self) {
         self.delay.set(Duration::ZERO);
+        self.pause.set(Duration::ZERO);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_second_and_differ_by_chance() {
+        let pauses = || {
+            let pace = Pace::default();
+            let pause = |_| {
+                pace.attempted();
+                pace.pause.get()
+            };
+            (0..12).map(pause).collect::<Vec<_>>()
+        };
+        let (one, other) = (pauses(), pauses());
+        assert_ne!(one, other);
+        for (attempt, pause) in one.iter().chain(&other).enumerate() {
+            let delay = LONGEST_DELAY.min(SHORTEST_DELAY * 2_u32.pow(attempt as u32 % 12));
+            assert!((delay / 2..=delay).contains(pause), "{attempt}: {pause:?}");
+        }
     }
 }

@@ -5,12 +5,17 @@ use std::{
     convert::Infallible,
     io,
     rc::{Rc, Weak},
+    time::Duration,
 };
 
-use capnp::{Error, capability::Promise, message::ReaderOptions};
+use capnp::{
+    Error, any_pointer,
+    capability::Promise,
+    message::{Builder, HeapAllocator, ReaderOptions},
+};
 use capnp_rpc::{
     Connection, FlowController, IncomingMessage, OutgoingMessage, RpcSystem, VatNetwork,
-    rpc_twoparty_capnp::Side, twoparty,
+    rpc_capnp::message, rpc_twoparty_capnp::Side, twoparty,
 };
 use futures::{
     AsyncRead, AsyncWrite,
@@ -24,7 +29,26 @@ use tokio::net::UnixStream;
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 use vatwerk::vat_capnp::vat;
 
-use crate::Address;
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::{
+    Address,
+    gate::{Gate, Tally},
+};
+
+/// How long a TCP connection is silent before the operating system asks whether the vat is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// How long the operating system waits for an answer to that before it asks again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often it asks in vain before the connection is lost.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long the vat's machine may acknowledge nothing of what it was sent before the connection is
+/// lost.
+#[cfg(target_os = "linux")]
+const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// How much of a message may be read, in words of 8 bytes. It bounds the size of a message too, so
 /// it is four times the 32 MiB of the wire contract: a message may be read more than once.
@@ -73,19 +97,20 @@ pub(crate) struct Wire {
     pub stop: oneshot::Sender<Infallible>,
 }
 
-/// Connects a socket and drives RPC on it from a task of the current `LocalSet`.
-pub(crate) async fn dial(address: &Address) -> io::Result<Wire> {
+/// Connects a socket and drives RPC on it from a task of the current `LocalSet`. Its calls count at
+/// `gate`.
+pub(crate) async fn dial(address: &Address, gate: Rc<Gate>) -> io::Result<Wire> {
     match address {
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
+            prepare(&stream)?;
             let (reader, writer) = stream.into_split();
-            Ok(start(reader.compat(), writer.compat_write()))
+            Ok(start(reader.compat(), writer.compat_write(), gate))
         }
         #[cfg(unix)]
         Address::Unix(path) => {
             let (reader, writer) = UnixStream::connect(path).await?.into_split();
-            Ok(start(reader.compat(), writer.compat_write()))
+            Ok(start(reader.compat(), writer.compat_write(), gate))
         }
         #[cfg(not(unix))]
         Address::Unix(_) => Err(io::Error::new(
@@ -95,9 +120,25 @@ pub(crate) async fn dial(address: &Address) -> io::Result<Wire> {
     }
 }
 
+/// Sets the options of a TCP connection: whoever waits for an answer learns within about a minute that
+/// the vat's machine, or the network to it, is gone.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(LONGEST_UNACKNOWLEDGED))?;
+    Ok(())
+}
+
 fn start(
     reader: impl AsyncRead + Unpin + 'static,
     writer: impl AsyncWrite + Unpin + 'static,
+    gate: Rc<Gate>,
 ) -> Wire {
     let ended = Rc::new(Cell::new(false));
     let (running, stopped) = oneshot::channel();
@@ -115,6 +156,7 @@ fn start(
     let network = Network {
         inner: network,
         ended: Rc::downgrade(&ended),
+        calls: Rc::new(Tally::new(gate)),
     };
     let mut rpc = RpcSystem::new(Box::new(network), None);
     let vat = rpc.bootstrap(Side::Server);
@@ -152,30 +194,75 @@ impl Drop for Driving {
     }
 }
 
-/// The stock network, except that it tells of the connection's end at once, and that it keeps to
-/// itself how the shutdown went: capnp-rpc prints that on stdout, which belongs to the program.
+/// The stock network, except that it counts the calls in flight, that it tells of the connection's end
+/// at once, and that it keeps to itself how the shutdown went: capnp-rpc prints that on stdout, which
+/// belongs to the program.
 struct Network<N> {
     inner: N,
     ended: Weak<Cell<bool>>,
+    calls: Rc<Tally>,
 }
 
 struct Watched {
     inner: Box<dyn Connection<Side>>,
     ended: Weak<Cell<bool>>,
+    calls: Rc<Tally>,
+}
+
+/// A message to the vat. A question counts from when it is sent.
+struct Counted {
+    inner: Box<dyn OutgoingMessage>,
+    calls: Rc<Tally>,
+}
+
+impl OutgoingMessage for Counted {
+    fn get_body(&mut self) -> capnp::Result<any_pointer::Builder<'_>> {
+        self.inner.get_body()
+    }
+
+    fn get_body_as_reader(&self) -> capnp::Result<any_pointer::Reader<'_>> {
+        self.inner.get_body_as_reader()
+    }
+
+    fn send(self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
+        let body = self.inner.get_body_as_reader();
+        let root = body.and_then(|body| body.get_as::<message::Reader<'_>>());
+        if let Ok(Ok(message::Call(_) | message::Bootstrap(_))) = root.map(|root| root.which()) {
+            self.calls.enter();
+        }
+        self.inner.send()
+    }
+
+    fn take(self: Box<Self>) -> Builder<HeapAllocator> {
+        self.inner.take()
+    }
+
+    fn size_in_words(&self) -> usize {
+        self.inner.size_in_words()
+    }
 }
 
 impl<N: VatNetwork<Side>> VatNetwork<Side> for Network<N> {
     fn connect(&mut self, host_id: Side) -> Option<Box<dyn Connection<Side>>> {
         let inner = self.inner.connect(host_id)?;
-        let ended = self.ended.clone();
-        Some(Box::new(Watched { inner, ended }))
+        Some(Box::new(Watched {
+            inner,
+            ended: self.ended.clone(),
+            calls: self.calls.clone(),
+        }))
     }
 
     fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, Error> {
         let (accepted, ended) = (self.inner.accept(), self.ended.clone());
+        let calls = self.calls.clone();
         Promise::from_future(async move {
             let inner = accepted.await?;
-            Ok(Box::new(Watched { inner, ended }) as Box<dyn Connection<Side>>)
+            let watched = Watched {
+                inner,
+                ended,
+                calls,
+            };
+            Ok(Box::new(watched) as Box<dyn Connection<Side>>)
         })
     }
 
@@ -190,11 +277,23 @@ impl Connection<Side> for Watched {
     }
 
     fn new_outgoing_message(&mut self, first_segment_words: u32) -> Box<dyn OutgoingMessage> {
-        self.inner.new_outgoing_message(first_segment_words)
+        let inner = self.inner.new_outgoing_message(first_segment_words);
+        let calls = self.calls.clone();
+        Box::new(Counted { inner, calls })
     }
 
     fn receive_incoming_message(&mut self) -> Promise<Option<Box<dyn IncomingMessage>>, Error> {
-        self.inner.receive_incoming_message()
+        let (received, calls) = (self.inner.receive_incoming_message(), self.calls.clone());
+        Promise::from_future(async move {
+            let received = received.await?;
+            if let Some(received) = &received {
+                let root = received.get_body()?.get_as::<message::Reader<'_>>()?;
+                if let Ok(message::Return(_)) = root.which() {
+                    calls.leave();
+                }
+            }
+            Ok(received)
+        })
     }
 
     fn new_stream(&mut self) -> (Box<dyn FlowController>, Promise<(), Error>) {
@@ -205,10 +304,35 @@ impl Connection<Side> for Watched {
         if let Some(ended) = self.ended.upgrade() {
             ended.set(true);
         }
+        self.calls.clear();
         let done = self.inner.shutdown(result);
         Promise::from_future(async move {
             let _ = done.await;
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tcp_connection_has_keepalive_and_a_limit_for_what_is_not_acknowledged() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        prepare(&stream).unwrap();
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(LONGEST_UNACKNOWLEDGED)
+        );
     }
 }

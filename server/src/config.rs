@@ -130,6 +130,17 @@ pub struct Limits {
     pub connections: usize,
     /// How many calls one connection may have in flight. Default 4,096.
     pub calls_per_connection: usize,
+    /// How many bytes one connection may have in flight: in calls of its peer that are not answered, and
+    /// the same again in calls of objects to its peer. Further calls fail with `overloaded`. Default
+    /// 67,108,864.
+    pub bytes_per_connection: usize,
+    /// How many bytes all connections may hold together: in calls in flight in both directions, in
+    /// answers that are not finished, in messages that are not written yet or not here whole. Further
+    /// calls fail with `overloaded`. Default 536,870,912.
+    pub bytes_per_vat: usize,
+    /// How long a peer of a connection may take nothing of what is queued for it, and send nothing of the
+    /// rest of a message of 32,768 bytes or more, before the connection is ended. Default 30,000.
+    pub stall_ms: u64,
     /// The largest message, at most and by default 33,554,432.
     pub message_bytes: u64,
     /// The most disk space that the journal takes; at least 8,388,608. The pages of commits of more
@@ -179,6 +190,7 @@ impl Default for Http {
 
 impl Default for Limits {
     fn default() -> Self {
+        let connection = network::Limits::default();
         Limits {
             idle_ms: 10_000,
             activation_ms: 30_000,
@@ -191,6 +203,9 @@ impl Default for Limits {
             calls_per_vat: 65_536,
             connections: 4096,
             calls_per_connection: 4096,
+            bytes_per_connection: connection.max_bytes_in_flight,
+            bytes_per_vat: connection.vat.max_bytes(),
+            stall_ms: connection.stall.as_millis() as u64,
             message_bytes: vatwerk::limit_capnp::MAX_MESSAGE_BYTES,
             journal_bytes: journal::Settings::default().bytes,
         }
@@ -227,6 +242,11 @@ impl Http {
         self.listen.get_or_insert_with(usual);
     }
 
+    /// How long a client may not go on with a body.
+    pub fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall_ms)
+    }
+
     /// What the listener is told.
     pub fn settings(&self) -> http::Settings {
         let longest = vatwerk::limit_capnp::MAX_SOCKET_MESSAGE_BYTES;
@@ -245,12 +265,12 @@ impl Http {
                 json_bytes: self.call_bytes,
                 json_held: self.call_bytes.max(limits.json_held),
                 idle: Duration::from_millis(self.idle_ms),
-                stall: Duration::from_millis(self.stall_ms),
+                stall: self.stall(),
             },
             socket: SocketLimits {
                 max_message_bytes: self.message_bytes.clamp(1, longest),
                 ping_every: Duration::from_millis(self.ping_ms),
-                stalled: Duration::from_millis(self.stall_ms),
+                stalled: self.stall(),
                 ..Default::default()
             },
         }
@@ -277,6 +297,11 @@ impl Limits {
         }
     }
 
+    /// How long a peer of a connection may take nothing of what is queued for it.
+    pub fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall_ms)
+    }
+
     /// How the journal is set up.
     pub fn journal(&self) -> journal::Settings {
         journal::Settings {
@@ -285,7 +310,7 @@ impl Limits {
         }
     }
 
-    /// The limits of a connection.
+    /// The limits of a vat's connections: clones share one budget of bytes.
     pub fn connection(&self) -> network::Limits {
         let defaults = network::Limits::default();
         let max_message_bytes = self.message_bytes.min(defaults.max_message_bytes);
@@ -293,6 +318,9 @@ impl Limits {
         network::Limits {
             max_message_bytes,
             max_calls_in_flight,
+            max_bytes_in_flight: self.bytes_per_connection,
+            vat: network::Budget::new(self.bytes_per_vat),
+            stall: self.stall(),
             ..defaults
         }
     }

@@ -248,7 +248,8 @@ impl Server {
         );
         let mut listeners = Vec::new();
         for address in self.config.addresses() {
-            listeners.push(Listener::bind(&address, self.config.insecure).await?);
+            let listener = Listener::bind(&address, self.config.insecure).await?;
+            listeners.push(listener.with_stall(self.config.limits.stall()));
         }
         let http = Http::new(
             Directory::new(host.clone()),
@@ -258,7 +259,8 @@ impl Server {
         let mut http_listeners = Vec::new();
         for address in self.config.http.listen.iter().flatten() {
             let listener = Listener::bind(address, self.config.insecure).await;
-            http_listeners.push(listener.map_err(ServeError::BindHttp)?);
+            let listener = listener.map_err(ServeError::BindHttp)?;
+            http_listeners.push(listener.with_stall(self.config.http.stall()));
         }
         host.schedule();
         let scraped = match &self.config.metrics {
@@ -326,6 +328,10 @@ fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Htt
     metrics.show(Reading::Connections, of(gateway, connections));
     let taken = Gateway::connections_taken;
     metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
+    let stalled = Gateway::connections_stalled;
+    metrics.show(Reading::ConnectionsStalled, of(gateway, stalled));
+    let bytes = |gateway: &Gateway| gateway.held_bytes() as u64;
+    metrics.show(Reading::ConnectionBytes, of(gateway, bytes));
     let connections = |http: &Http| http.connections() as u64;
     metrics.show(Reading::HttpConnections, of(http, connections));
     let requests = |http: &Http| http.requests() as u64;

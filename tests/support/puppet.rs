@@ -130,6 +130,15 @@ fn send<T: 'static>(
     })
 }
 
+/// Keeps a deed for a call that the test makes itself, in whatever thread: the number to send.
+pub fn prepare(deed: impl AsyncFnOnce(Rc<Own>, Option<Client>) -> Done + 'static) -> u32 {
+    let deed: Deed = Box::new(move |own, given| Box::pin(deed(own, given)));
+    DEEDS.with_borrow_mut(|deeds| {
+        deeds.push(Some(deed));
+        deeds.len() as u32 - 1
+    })
+}
+
 /// Sends a request, and what answers it. It is under way when this is first polled.
 pub async fn fetch(
     on: &Client,

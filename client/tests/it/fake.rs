@@ -42,6 +42,8 @@ pub struct World {
     pub token: Mutex<Option<String>>,
     /// Whether the class `Cell` is served.
     pub serves_cell: Mutex<bool>,
+    /// How many increments of "slow" are running, and how many have been at once at most.
+    pub running: Mutex<(usize, usize)>,
     /// Told of every increment that arrives.
     pub told: Mutex<Option<mpsc::Sender<i64>>>,
 }
@@ -363,6 +365,19 @@ impl counter::Server for Counter {
             "hang" => {
                 let _canceled = Canceled(self.world.told.lock().unwrap().clone());
                 std::future::pending().await
+            }
+            "slow" => {
+                {
+                    let mut running = self.world.running.lock().unwrap();
+                    running.0 += 1;
+                    running.1 = running.1.max(running.0);
+                }
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                self.world.running.lock().unwrap().0 -= 1;
+                results.get().set_count(amount);
+                Ok(())
             }
             "reset" => Err(Error::disconnected(
                 "object-reset: the instance panicked".to_owned(),

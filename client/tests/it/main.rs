@@ -1,6 +1,7 @@
 //! The client against a vat of the tests' own.
 
 mod fake;
+mod limits;
 mod reconnect;
 mod use_it;
 

@@ -1,6 +1,6 @@
 //! What the verbs that talk to a vat take.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use vatwerk::ObjectId;
@@ -45,6 +45,11 @@ pub struct Target {
     // argument that usage has to show.
     #[arg(long, value_name = "ADDR", global = true)]
     pub connect: Option<String>,
+    /// Give up if it is not done within this many seconds, such as 2.5, connecting included: exit code
+    /// 1, or 3 if there is no connection by then. What was asked for may still be done [default: no
+    /// limit, and 10 for connecting]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
+    pub timeout: Option<Duration>,
     /// How to print results
     #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
     pub output: Format,
@@ -347,7 +352,21 @@ pub enum SchemaVerb {
         /// Ask this vat too, for the compiled schema of everything it serves: DIR/vat.cgr
         #[arg(long, value_name = "ADDR")]
         connect: Option<String>,
+        /// Give up on that vat if it is not done within this many seconds, such as 2.5: exit code 1, or
+        /// 3 if there is no connection by then [default: no limit, and 10 for connecting]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "connect")]
+        timeout: Option<Duration>,
     },
+}
+
+/// A time that is given in seconds, above 0.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let time = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    match time.is_zero() {
+        true => Err("it must be above 0".to_owned()),
+        false => Ok(time),
+    }
 }
 
 /// The usage of a verb, for the binary as it was called.

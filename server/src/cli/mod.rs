@@ -23,16 +23,25 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
-use tokio::{runtime, task::LocalSet};
-use vatwerk_client::LocalClient;
+use tokio::{
+    runtime,
+    task::LocalSet,
+    time::{Instant, timeout},
+};
+use vatwerk::Code;
+use vatwerk_client::{Client, LocalClient};
 
 use crate::Server;
 use args::{ClientVerb, SchemaVerb};
 
 pub use output::Failure;
+
+/// How long a verb tries to connect, at most.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Exit code for bad usage.
 const USAGE: u8 = 2;
@@ -42,7 +51,8 @@ const USAGE: u8 = 2;
 /// Exit codes: 0 done, 1 it failed, 2 bad usage, 3 cannot connect. Bad usage is what is wrong with
 /// the arguments themselves, such as JSON that does not parse or a number out of range. What only
 /// the vat can tell is 1: a class or method it does not have, parameters that do not fit the method,
-/// a key that is not there. So is a file that cannot be read or written.
+/// a key that is not there. So is a file that cannot be read or written, and a call that is not answered
+/// within --timeout.
 ///
 /// Names, keys, texts and SQL may start with `-`, unless they are spelled like an option: those go
 /// after a `--` that ends the options. An option takes such a value after `=`: --prefix=-a.
@@ -129,25 +139,64 @@ fn client_verb(verb: &ClientVerb) -> ExitCode {
 
 /// Does what a verb asks, and prints to `out`. Must run inside a [`LocalSet`].
 async fn perform(verb: &ClientVerb, out: &mut dyn io::Write) -> Result<(), Failure> {
-    let connect = async |target: &args::Target| LocalClient::connect(&target.address()).await;
-    match verb {
-        ClientVerb::Call(args) => call::call(&connect(&args.target).await?, args, out).await,
-        ClientVerb::Kv(args) => kv::kv(&connect(&args.target).await?, args, out).await,
-        ClientVerb::Sql(args) => sql::sql(&connect(&args.target).await?, args, out).await,
-        ClientVerb::Objects(args) => {
-            objects::objects(&connect(&args.target).await?, args, out).await
-        }
-        ClientVerb::Alarms(args) => alarms::alarms(&connect(&args.target).await?, args, out).await,
-        ClientVerb::Classes(args) => {
-            classes::classes(&connect(&args.target).await?, args, out).await
-        }
+    let target = match verb {
+        ClientVerb::Call(args) => &args.target,
+        ClientVerb::Kv(args) => &args.target,
+        ClientVerb::Sql(args) => &args.target,
+        ClientVerb::Objects(args) => &args.target,
+        ClientVerb::Alarms(args) => &args.target,
+        ClientVerb::Classes(args) => &args.target,
         ClientVerb::Schema(args) => {
-            let SchemaVerb::Export { dir, connect } = &args.verb;
+            let SchemaVerb::Export {
+                dir,
+                connect,
+                timeout,
+            } = &args.verb;
             schema::export(dir)?;
-            if let Some(address) = connect {
-                schema::export_vat(&LocalClient::connect(address).await?, dir).await?;
-            }
-            Ok(())
+            let Some(address) = connect else {
+                return Ok(());
+            };
+            return with_vat(address, *timeout, async |client| {
+                schema::export_vat(client, dir).await
+            })
+            .await;
         }
+    };
+    let ask = async |client: &LocalClient| match verb {
+        ClientVerb::Call(args) => call::call(client, args, out).await,
+        ClientVerb::Kv(args) => kv::kv(client, args, out).await,
+        ClientVerb::Sql(args) => sql::sql(client, args, out).await,
+        ClientVerb::Objects(args) => objects::objects(client, args, out).await,
+        ClientVerb::Alarms(args) => alarms::alarms(client, args, out).await,
+        ClientVerb::Classes(args) => classes::classes(client, args, out).await,
+        ClientVerb::Schema(_) => unreachable!("it was done above"),
+    };
+    with_vat(&target.address(), target.timeout, ask).await
+}
+
+/// Connects, and does what is to be asked there; all of it within `limit`, if there is one.
+async fn with_vat(
+    address: &str,
+    limit: Option<Duration>,
+    ask: impl AsyncFnOnce(&LocalClient) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    let mut builder = Client::builder().call_timeout(None);
+    if let Some(limit) = limit {
+        builder = builder.connect_timeout(limit.min(CONNECT_TIMEOUT));
     }
+    let client = builder.connect_local(address).await?;
+    let Some(limit) = limit else {
+        return ask(&client).await;
+    };
+    let left = limit.saturating_sub(began.elapsed());
+    timeout(left, ask(&client)).await.unwrap_or_else(|_| {
+        Err(Failure::Here(
+            Code::Disconnected,
+            format!(
+                "not done within {} s (`--timeout`); what was asked for may still be done",
+                limit.as_secs_f64()
+            ),
+        ))
+    })
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -18,10 +19,28 @@ use vatwerk::Address;
 /// How long to wait when the operating system has no room for another connection.
 const BREATHER: Duration = Duration::from_millis(100);
 
+/// How long a TCP connection is silent before the operating system asks whether its peer is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+
+/// How long the operating system waits for an answer to that before it asks again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often it asks in vain before the connection is lost.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long a peer's machine may acknowledge nothing of what it was sent before the connection is
+/// lost, at least.
+const SHORTEST_UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+
 /// A socket that takes connections. A unix socket's file goes with it.
+///
+/// A TCP connection whose peer's machine or network is gone is lost after a minute, in which the
+/// operating system asks for the peer in vain: TCP keepalive, and `TCP_USER_TIMEOUT` for what is not
+/// acknowledged.
 pub struct Listener {
     socket: Socket,
     address: Address,
+    unacknowledged: Duration,
 }
 
 enum Socket {
@@ -94,6 +113,7 @@ impl Listener {
                 Ok(Listener {
                     socket: Socket::Tcp(socket),
                     address,
+                    unacknowledged: SHORTEST_UNACKNOWLEDGED,
                 })
             }
             Address::Unix(path) => {
@@ -102,9 +122,18 @@ impl Listener {
                 Ok(Listener {
                     socket,
                     address: address.clone(),
+                    unacknowledged: SHORTEST_UNACKNOWLEDGED,
                 })
             }
         }
+    }
+
+    /// The same listener, for connections that have a stall limit of `stall`: the operating system
+    /// gives a peer that takes nothing twice as long, and a minute at least, so that whoever serves the
+    /// connection ends it first and can say why.
+    pub fn with_stall(mut self, stall: Duration) -> Listener {
+        self.unacknowledged = SHORTEST_UNACKNOWLEDGED.max(stall.saturating_mul(2));
+        self
     }
 
     /// Where it listens, with the real port.
@@ -138,12 +167,28 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
-                stream.set_nodelay(true)?;
+                prepare(&stream, self.unacknowledged)?;
                 Ok(Stream::Tcp(stream))
             }
             Socket::Unix { socket, .. } => Ok(Stream::Unix(socket.accept().await?.0)),
         }
     }
+}
+
+/// Sets the options of a TCP connection.
+fn prepare(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
+    Ok(())
 }
 
 /// Sees to it that nobody listens at `path`.
@@ -249,6 +294,31 @@ mod tests {
         }
         let refused = Listener::bind(&Address::Unix(path), false).await;
         assert!(matches!(refused, Err(BindError::Live(_))));
+    }
+
+    #[tokio::test]
+    async fn a_tcp_connection_has_keepalive_and_a_limit_for_what_is_not_acknowledged() {
+        let address = "tcp:127.0.0.1:0".parse().unwrap();
+        let listener = Listener::bind(&address, false).await.unwrap();
+        let listener = listener.with_stall(Duration::from_secs(45));
+        let Address::Tcp { host, port } = listener.address() else {
+            panic!("a TCP address");
+        };
+        let _client = TcpStream::connect((host.as_str(), *port)).await.unwrap();
+        let Stream::Tcp(stream) = listener.accept().await.unwrap() else {
+            panic!("a TCP stream");
+        };
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(90))
+        );
     }
 
     #[tokio::test]

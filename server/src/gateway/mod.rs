@@ -19,7 +19,7 @@ use tokio::{
 use vatwerk::vat_capnp::vat;
 
 use listener::Stream;
-use network::Handle;
+use network::{End, Handle};
 
 pub use listener::{BindError, Listener};
 pub use scrape::Scrape;
@@ -31,6 +31,7 @@ pub struct Gateway {
     room: Arc<Semaphore>,
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Handle>>,
+    stalled: Cell<u64>,
     draining: Cell<bool>,
 }
 
@@ -44,6 +45,7 @@ impl Gateway {
             room,
             next: Cell::default(),
             open: RefCell::default(),
+            stalled: Cell::default(),
             draining: Cell::default(),
         })
     }
@@ -77,7 +79,13 @@ impl Gateway {
         let this = self.clone();
         tokio::task::spawn_local(async move {
             let end = handle.ended().await;
-            tracing::debug!(connection = number, %end, "connection ended");
+            match end {
+                End::Stalled { .. } | End::Overrun { .. } => {
+                    this.stalled.set(this.stalled.get() + 1);
+                    tracing::warn!(connection = number, %end, "connection ended");
+                }
+                _ => tracing::debug!(connection = number, %end, "connection ended"),
+            }
             this.open.borrow_mut().remove(&number);
             drop(room);
         });
@@ -91,6 +99,16 @@ impl Gateway {
     /// How many connections there have been.
     pub fn connections_taken(&self) -> u64 {
         self.next.get()
+    }
+
+    /// How many connections have ended because their peers did not read.
+    pub fn connections_stalled(&self) -> u64 {
+        self.stalled.get()
+    }
+
+    /// The bytes of messages that the connections hold: in flight, not written yet, or not here whole.
+    pub fn held_bytes(&self) -> usize {
+        self.limits.vat.used_bytes()
     }
 
     /// Whether [`Gateway::finish_calls`] has not been called.

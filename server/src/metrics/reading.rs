@@ -24,6 +24,10 @@ pub enum Reading {
     Connections,
     /// How many connections have been taken since the start.
     ConnectionsTaken,
+    /// How many connections have ended because their peers did not read, since the start.
+    ConnectionsStalled,
+    /// How many bytes of messages the connections hold.
+    ConnectionBytes,
     /// How many HTTP connections are open, without WebSockets.
     HttpConnections,
     /// How many requests are under way over HTTP.
@@ -41,7 +45,7 @@ impl Reading {
     pub(super) fn register(self, registry: &mut Registry) -> Box<dyn Fn(u64)> {
         let (name, help) = self.described();
         match self {
-            Reading::ConnectionsTaken | Reading::Commits => {
+            Reading::ConnectionsTaken | Reading::ConnectionsStalled | Reading::Commits => {
                 let counter = Counter::<u64, AtomicU64>::default();
                 registry.register(name, help, counter.clone());
                 // Not counted here, but elsewhere.
@@ -65,6 +69,14 @@ impl Reading {
             Reading::WebSockets => ("web_sockets", "WebSockets that are open"),
             Reading::Connections => ("connections", "Connections that are open"),
             Reading::ConnectionsTaken => ("connections", "Connections that were taken"),
+            Reading::ConnectionsStalled => (
+                "connections_stalled",
+                "Connections that were ended because their peers did not read",
+            ),
+            Reading::ConnectionBytes => (
+                "connection_bytes",
+                "Bytes of messages that connections hold: in flight, not written, or not here whole",
+            ),
             Reading::HttpConnections => (
                 "http_connections",
                 "HTTP connections that are open, without WebSockets",

@@ -113,6 +113,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::AlarmsRunning,
         Reading::Connections,
         Reading::ConnectionsTaken,
+        Reading::ConnectionsStalled,
+        Reading::ConnectionBytes,
         Reading::HttpConnections,
         Reading::HttpRequests,
         Reading::HttpSockets,
@@ -163,6 +165,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
     for name in [
         "connections",
         "connections_total",
+        "connections_stalled_total",
+        "connection_bytes",
         "commits_total",
         "journal_bytes",
     ] {

@@ -7,7 +7,7 @@ use crate::vat::{binary, run};
 #[test]
 fn every_verb_has_help_that_says_what_it_takes() {
     let folder = tempdir().unwrap();
-    let client = ["--connect", "--output", "VATWERK_CONNECT"];
+    let client = ["--connect", "--output", "--timeout", "VATWERK_CONNECT"];
     let verbs: [(&[&str], &[&str]); 21] = [
         (
             &[],
@@ -87,7 +87,7 @@ fn every_verb_has_help_that_says_what_it_takes() {
                 "note: ",
             ],
         ),
-        (&["schema", "export"], &["<DIR>", "--connect"]),
+        (&["schema", "export"], &["<DIR>", "--connect", "--timeout"]),
     ];
     for (verb, mentions) in verbs {
         let help = run(folder.path(), verb.iter().chain(&["--help"])).printed();

@@ -183,7 +183,11 @@ impl counter::Server for Fake {
         params: counter::IncrementParams,
         mut results: counter::IncrementResults,
     ) -> capnp::Result<()> {
-        results.get().set_count(params.get()?.get_amount());
+        let amount = params.get()?.get_amount();
+        if amount < 0 {
+            std::future::pending::<()>().await;
+        }
+        results.get().set_count(amount);
         Ok(())
     }
 

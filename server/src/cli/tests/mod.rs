@@ -100,6 +100,71 @@ fn printed(lines: &[&[&str]]) -> Vec<String> {
     outcomes.map(|outcome| outcome.unwrap()).collect()
 }
 
+fn exit_code(failure: &Failure) -> String {
+    format!("{:?}", failure.exit_code())
+}
+
+#[test]
+fn what_is_not_done_within_the_timeout_is_given_up() {
+    let hangs = ["call", "Counter", "x", "increment", r#"{"amount": -1}"#];
+    let soon = ["--timeout", "0.05"];
+    let outcomes = verbs(&[
+        &[&hangs[..], &soon].concat(),
+        &["classes", "--timeout", "60"],
+    ]);
+    let [failure, done] = outcomes.try_into().unwrap();
+    let failure: Failure = failure.unwrap_err();
+    let message = failure.message().unwrap();
+    assert!(message.starts_with("error: disconnected: "), "{message}");
+    assert!(message.contains("0.05 s (`--timeout`)"), "{message}");
+    assert_eq!(
+        exit_code(&failure),
+        format!("{:?}", std::process::ExitCode::from(1))
+    );
+    done.unwrap();
+}
+
+#[test]
+fn a_vat_that_does_not_answer_within_the_timeout_is_not_connected_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("vat.sock");
+    // Takes connections, and says nothing.
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let address = format!("unix:{}", socket.display());
+    let words = [
+        "vatwerk",
+        "classes",
+        "--timeout",
+        "0.05",
+        "--connect",
+        &address,
+    ];
+    let cli = Cli::try_parse_from(words).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let done = LocalSet::new().block_on(&runtime, perform(&cli.verb, &mut Vec::new()));
+    let failure = done.unwrap_err();
+    assert!(matches!(failure, Failure::Connect(_)), "{failure}");
+    assert_eq!(
+        exit_code(&failure),
+        format!("{:?}", std::process::ExitCode::from(3))
+    );
+}
+
+#[test]
+fn a_timeout_is_a_number_of_seconds_above_zero() {
+    for wrong in ["0", "-1", "soon", "NaN", "1e999"] {
+        let timeout = format!("--timeout={wrong}");
+        assert!(
+            Cli::try_parse_from(["vatwerk", "classes", &timeout]).is_err(),
+            "{wrong}"
+        );
+    }
+    assert!(Cli::try_parse_from(["vatwerk", "classes", "--timeout=2.5"]).is_ok());
+}
+
 #[test]
 fn call_prints_one_line_of_json() {
     let calls = verbs(&[

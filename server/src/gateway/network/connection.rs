@@ -12,28 +12,34 @@ use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{VatNetwork as _, twoparty};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Sleep, sleep};
 use vatwerk::Code;
 
 use crate::call::HangUp;
 
 use super::frame::{Frame, FrameReader};
 use super::ledger::Verdict;
-use super::outbox::Sent;
+use super::outgoing::Outgoing;
 use super::promise::promises;
-use super::shared::{Shared, add};
+use super::shared::{Due, Shared, add};
 use super::{End, Refusal, reply};
 
 /// The first segment of a message, in words. capnp-rpc asks for 1024 for every call, and most take
 /// a tenth of that.
 const FIRST_SEGMENT_WORDS: std::ops::RangeInclusive<u32> = 16..=64;
 
+/// Messages of up to this size, in bytes, are let in whole even if the vat is full, so that a call is
+/// answered `overloaded` and its connection goes on.
+const ARRIVES_WHOLE_BYTES: usize = vatwerk::limit_capnp::MAX_CHUNK_BYTES as usize;
+
 /// The reading side.
 struct Incoming<R> {
     /// Gone once the connection is over, even if capnp-rpc still holds it.
     stream: Option<R>,
     frames: FrameReader,
+    /// When the rest of a large message is late.
+    late: Option<Pin<Box<Sleep>>>,
     replies: Vec<Builder<HeapAllocator>>,
-    options: ReaderOptions,
 }
 
 /// Lives as long as capnp-rpc holds the connection.
@@ -58,10 +64,13 @@ impl<R> Inner<R> {
         if let Ok(mut incoming) = self.incoming.try_borrow_mut() {
             incoming.stream = None;
             incoming.frames = FrameReader::new(&shared.limits);
+            incoming.late = None;
+            shared.arriving_bytes.set(0);
         }
         shared.held.borrow_mut().clear();
         shared.hang_ups.borrow_mut().clear();
         shared.due.borrow_mut().clear();
+        shared.share.close();
         shared.connection_done.set(true);
         shared.wake_reader();
         shared.changed.notify_waiters();
@@ -110,8 +119,8 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
             incoming: RefCell::new(Incoming {
                 stream: Some(stream),
                 frames: FrameReader::new(&shared.limits),
+                late: None,
                 replies: Vec::new(),
-                options: shared.limits.reader_options(),
             }),
             shared,
             flow: RefCell::new(flow),
@@ -147,11 +156,26 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 ))));
             }
             if shared.writer_done.get() || shared.connection_done.get() {
-                return Poll::Ready(Err(Error::disconnected("cannot write any more".into())));
+                let why = match &*shared.end.borrow() {
+                    Some(end) => format!("{}: {end}", Code::Disconnected),
+                    None => format!("{}: the connection has ended", Code::Disconnected),
+                };
+                return Poll::Ready(Err(Error::disconnected(why)));
             }
             let due = shared.due.borrow_mut().pop_front();
             let frame = match due {
-                Some((question, release)) => Frame::copy_of(&reply::finish(question, release)),
+                Some(Due::Release(export)) => {
+                    // The ledger does not know of this reference.
+                    let frame = Frame::copy_of(&reply::release(export, 1));
+                    return Poll::Ready(Ok(Some(Box::new(self.message(frame)))));
+                }
+                Some(Due::Finish { question, release }) => {
+                    Frame::copy_of(&reply::finish(question, release))
+                }
+                Some(Due::Exception { question, refusal }) => {
+                    let Refusal { code, text } = refusal;
+                    Frame::copy_of(&reply::exception(question, code, &text))
+                }
                 None if shared.outbox.borrow().unwritten_bytes
                     > shared.limits.max_unwritten_bytes =>
                 {
@@ -161,6 +185,9 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                     Ok(Some(frame)) => {
                         add(&shared.traffic.messages_in, 1);
                         add(&shared.traffic.bytes_in, frame.len_bytes());
+                        if shared.arriving_bytes.take() > 0 {
+                            shared.count_held();
+                        }
                         frame
                     }
                     Ok(None) => return Poll::Pending,
@@ -171,6 +198,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             for reply in incoming.replies.drain(..) {
                 shared.send(Rc::new(reply));
             }
+            shared.count_held();
             match admitted {
                 Ok(Some(message)) => return Poll::Ready(Ok(Some(Box::new(message)))),
                 Ok(None) => (),
@@ -191,17 +219,27 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         Ok(Some(hang_up))
     }
 
+    /// A message of this side's own, for capnp-rpc.
+    fn message(&self, frame: Frame) -> Message {
+        let options = self.shared.limits.reader_options(frame.len_bytes());
+        Message {
+            reader: Reader::new(frame, options),
+            hang_up: None,
+        }
+    }
+
     /// Checks a message and enters it in the ledger; `None` if capnp-rpc is not to see it now.
     fn admit(&self, incoming: &mut Incoming<R>, frame: Frame) -> Result<Option<Message>, Refusal> {
         let bytes = frame.len_bytes();
-        let mut reader = Reader::new(frame, incoming.options);
+        let options = self.shared.limits.reader_options(bytes);
+        let mut reader = Reader::new(frame, options);
         let found = promises(reader.get_root()?, bytes)?;
         if !found.is_empty() {
             let mut frame = reader.into_segments();
             for address in found {
                 frame.overwrite_u16(address, SENDER_HOSTED);
             }
-            reader = Reader::new(frame, incoming.options);
+            reader = Reader::new(frame, options);
             // A capability table that overlaps with what leads to it may have moved by that.
             if !promises(reader.get_root()?, bytes)?.is_empty() {
                 return Err(Refusal::new(
@@ -212,6 +250,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
         let verdict = self.shared.ledger.borrow_mut().incoming(
             &self.shared.limits,
+            &self.shared.share,
             bytes,
             reader.get_root()?,
             &mut incoming.replies,
@@ -229,12 +268,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 Ok(Some(Message { reader, hang_up }))
             }
             Verdict::Swallow => Ok(None),
-            Verdict::Instead(message) => {
-                let frame = Frame::copy_of(&message);
-                let reader = Reader::new(frame, incoming.options);
-                let hang_up = None;
-                Ok(Some(Message { reader, hang_up }))
-            }
+            Verdict::Instead(message) => Ok(Some(self.message(Frame::copy_of(&message)))),
             Verdict::Hold { question, release } => {
                 if let Some(hang_up) = self.shared.hang_ups.borrow_mut().remove(&question) {
                     hang_up.tell();
@@ -251,6 +285,39 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         }
     }
 
+    /// Counts a large message that has arrived in part. Refuses a very large one if the vat has no room
+    /// for what has come of it since; others are answered when they are here.
+    fn count_arriving(&self, bytes: usize) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        let more = bytes.saturating_sub(shared.arriving_bytes.get());
+        if more > 0
+            && bytes > ARRIVES_WHOLE_BYTES
+            && let Some(why) = shared.share.full_for(more)
+        {
+            return Err(Refusal::new(Code::Overloaded, why));
+        }
+        shared.arriving_bytes.set(bytes);
+        shared.count_held();
+        Ok(())
+    }
+
+    /// Ready when nothing has come for too long of a large message that is here in part.
+    fn poll_late(&self, late: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<Refusal> {
+        let bytes = self.shared.arriving_bytes.get();
+        if bytes == 0 {
+            return Poll::Pending;
+        }
+        let stall = self.shared.limits.stall;
+        let late = late.get_or_insert_with(|| Box::pin(sleep(stall)));
+        late.as_mut().poll(cx).map(|()| {
+            let ms = stall.as_millis();
+            Refusal::new(
+                Code::LimitExceeded,
+                format!("nothing came of the rest of a message within {ms} ms (`limits.stall_ms`)"),
+            )
+        })
+    }
+
     fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Received> {
         let incoming = &mut *self.incoming.borrow_mut();
         let shared = &self.shared;
@@ -262,6 +329,8 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             shared.outbox.borrow_mut().set_burst(false);
             shared.reader.set(Some(cx.waker().clone()));
             if shared.outbox.borrow().unwritten_bytes > shared.limits.max_unwritten_bytes {
+                // The peer cannot be late while nobody reads.
+                incoming.late = None;
                 return Poll::Pending;
             }
             let Some(stream) = &mut incoming.stream else {
@@ -269,8 +338,13 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             };
             let mut buffer = ReadBuf::new(incoming.frames.space());
             match Pin::new(stream).poll_read(cx, &mut buffer) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => (),
+                Poll::Pending => {
+                    return match self.poll_late(&mut incoming.late, cx) {
+                        Poll::Ready(refusal) => Poll::Ready(Err(self.refused(refusal))),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+                Poll::Ready(Ok(())) => incoming.late = None,
                 Poll::Ready(Err(failure)) => {
                     shared.ending(End::Broken(failure.to_string()));
                     return Poll::Ready(Err(Error::disconnected(failure.to_string())));
@@ -287,6 +361,9 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 return Poll::Ready(Err(Error::disconnected(text.into())));
             }
             incoming.frames.filled(bytes);
+            if let Err(refusal) = self.count_arriving(incoming.frames.arriving_bytes()) {
+                return Poll::Ready(Err(self.refused(refusal)));
+            }
             shared.outbox.borrow_mut().set_burst(true);
         }
     }
@@ -328,10 +405,8 @@ impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<
             0 => *FIRST_SEGMENT_WORDS.end(),
             _ => words.clamp(*FIRST_SEGMENT_WORDS.start(), *FIRST_SEGMENT_WORDS.end()),
         };
-        Box::new(Outgoing {
-            message: Builder::new(HeapAllocator::new().first_segment_words(words)),
-            shared: self.0.shared.clone(),
-        })
+        let message = Builder::new(HeapAllocator::new().first_segment_words(words));
+        Box::new(Outgoing::new(message, self.0.shared.clone()))
     }
 
     fn receive_incoming_message(
@@ -389,86 +464,5 @@ impl capnp_rpc::IncomingMessage for Message {
             hang_up.params_looked_at();
         }
         self.reader.get_root()
-    }
-}
-
-struct Outgoing {
-    message: Builder<HeapAllocator>,
-    shared: Rc<Shared>,
-}
-
-impl Outgoing {
-    /// What capnp-rpc aborts a connection with has no code of its own.
-    fn add_code(&mut self) -> capnp::Result<()> {
-        let root: message::Builder<'_> = self.message.get_root()?;
-        if let message::Abort(abort) = root.which()? {
-            let mut abort = abort?;
-            let reason = abort.reborrow_as_reader().get_reason()?;
-            let reason = reason.to_string().unwrap_or_default();
-            if Code::split(&reason).0.is_none() {
-                let code = match abort.reborrow_as_reader().get_type()? {
-                    capnp_rpc::rpc_capnp::exception::Type::Disconnected => Code::Disconnected,
-                    capnp_rpc::rpc_capnp::exception::Type::Unimplemented => Code::Unimplemented,
-                    _ => Code::InvalidArgument,
-                };
-                abort.set_reason(format!("{code}: {reason}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl capnp_rpc::OutgoingMessage for Outgoing {
-    fn get_body(&mut self) -> capnp::Result<capnp::any_pointer::Builder<'_>> {
-        self.message.get_root()
-    }
-
-    fn get_body_as_reader(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
-        self.message.get_root_as_reader()
-    }
-
-    fn send(mut self: Box<Self>) -> (Promise<(), Error>, Sent) {
-        let shared = self.shared.clone();
-        let mut unreachable = false;
-        let mut answered = None;
-        if let Ok(root) = self.message.get_root_as_reader::<message::Reader<'_>>() {
-            match root.which() {
-                Ok(message::Abort(_)) => {
-                    // It goes out as it is if its reason cannot be read.
-                    let _ = self.add_code();
-                }
-                Ok(message::Return(Ok(ret))) => answered = Some(ret.get_answer_id()),
-                _ => (),
-            }
-        }
-        if let Ok(root) = self.message.get_root_as_reader() {
-            let mut ledger = shared.ledger.borrow_mut();
-            // A message of ours that cannot be read names nothing to enter.
-            unreachable = ledger.outgoing(root).unwrap_or(false);
-            if answered.is_some() && ledger.calls_in_flight() == 0 {
-                shared.changed.notify_waiters();
-            }
-        }
-        if let Some(question) = answered
-            && let Some(release) = shared.answered(question)
-        {
-            shared.due.borrow_mut().push_back((question, release));
-            shared.wake_reader();
-        }
-        let message = Rc::new(self.message);
-        shared.send(message.clone());
-        let seen = match unreachable {
-            true => Rc::new(reply::empty_results()),
-            false => message,
-        };
-        (Promise::ok(()), seen)
-    }
-
-    fn take(self: Box<Self>) -> Builder<HeapAllocator> {
-        self.message
-    }
-
-    fn size_in_words(&self) -> usize {
-        self.message.size_in_words()
     }
 }

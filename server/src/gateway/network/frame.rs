@@ -119,6 +119,12 @@ impl FrameReader {
         self.large.is_none() && self.start == self.end
     }
 
+    /// The memory that a large message takes that has arrived in part, in bytes.
+    pub(super) fn arriving_bytes(&self) -> usize {
+        let large = self.large.as_ref();
+        large.map_or(0, |large| large.frame.len_bytes())
+    }
+
     /// Where the next bytes go; never empty. Tell [`FrameReader::filled`] how many came.
     pub(super) fn space(&mut self) -> &mut [u8] {
         if let Some(large) = &mut self.large {

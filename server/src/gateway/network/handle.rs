@@ -1,6 +1,7 @@
 //! What the owner of a connection knows and can ask.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::Refusal;
 use super::shared::Shared;
@@ -18,6 +19,29 @@ pub enum End {
     /// The peer broke a rule or a limit and was sent an abort.
     #[error("the connection was aborted: {}: {}", .0.code, .0.text)]
     Refused(Refusal),
+    /// The peer did not read.
+    #[error(
+        "the peer took nothing of the {unwritten_bytes} bytes that are queued for it within {} ms \
+         (`limits.stall_ms`)",
+        limit.as_millis()
+    )]
+    Stalled {
+        /// The bytes that were queued for it, those of the current write among them.
+        unwritten_bytes: usize,
+        /// The limit: [`Limits::stall`](super::Limits::stall).
+        limit: Duration,
+    },
+    /// The peer did not read fast enough, and the vat had no room for what it was to read.
+    #[error(
+        "{unwritten_bytes} bytes were queued for the peer when the connections of this vat held more \
+         than {limit_bytes} bytes (`limits.bytes_per_vat`)"
+    )]
+    Overrun {
+        /// The bytes that were queued for it.
+        unwritten_bytes: usize,
+        /// The limit for all connections: [`Limits::vat`](super::Limits::vat).
+        limit_bytes: usize,
+    },
     /// Its owner closed it.
     #[error("the connection was closed")]
     Stopped,
@@ -51,6 +75,10 @@ pub struct Counters {
     pub calls_refused: u64,
     /// Calls of the peer that have not been answered, whether it has given them up or not.
     pub calls_in_flight: u64,
+    /// Calls of this side that the peer has not answered.
+    pub asked_in_flight: u64,
+    /// Calls of this side that were not sent, because the peer does not keep up.
+    pub asked_refused: u64,
     /// Questions of the peer that it has not finished.
     pub open_questions: u64,
     /// Distinct capabilities that the peer holds of this side.
@@ -83,6 +111,8 @@ impl Handle {
             calls: ledger.calls,
             calls_refused: ledger.calls_refused,
             calls_in_flight: ledger.calls_in_flight() as u64,
+            asked_in_flight: ledger.asked as u64,
+            asked_refused: ledger.asked_refused,
             open_questions: ledger.open_questions() as u64,
             exports: ledger.exports() as u64,
             imports: ledger.imports() as u64,

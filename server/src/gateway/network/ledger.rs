@@ -14,6 +14,7 @@ use capnp_rpc::rpc_capnp::{
 };
 use vatwerk::Code;
 
+use super::budget::Share;
 use super::promise::{imported, incoming_resolve, release_imports};
 use super::{Limits, Refusal, reply};
 
@@ -34,43 +35,57 @@ pub(super) enum Verdict {
 
 /// A question of the peer.
 #[derive(Default)]
-struct Answer {
-    is_call: bool,
-    /// The size of the call, which is kept until it returns.
-    bytes: usize,
-    returned: bool,
+pub(super) struct Answer {
+    pub(super) is_call: bool,
+    /// The size of the call until it returns, and then of the answer, if it is kept for its
+    /// capabilities.
+    pub(super) bytes: usize,
+    pub(super) returned: bool,
     /// Pending, or returned with a promise among its capabilities.
-    unsettled: bool,
+    pub(super) unsettled: bool,
     /// Its result was passed on as a capability (`receiverAnswer`) before it returned.
-    passed_on: bool,
-    exports: Vec<u32>,
+    pub(super) passed_on: bool,
+    pub(super) exports: Vec<u32>,
 }
 
-struct Export {
-    references: u64,
-    unsettled: bool,
+pub(super) struct Export {
+    pub(super) references: u64,
+    /// The peer was told that it is a promise, and so expects to hear what it resolves to.
+    pub(super) promise: bool,
+    pub(super) unsettled: bool,
 }
 
 /// A question of ours.
 #[derive(Default)]
-struct Question {
-    returned: bool,
-    finished: bool,
+pub(super) struct Question {
+    /// The size of the call.
+    pub(super) bytes: usize,
+    /// It was not sent, and the peer does not know of it.
+    pub(super) refused: bool,
+    pub(super) returned: bool,
+    pub(super) finished: bool,
 }
 
 pub(super) struct Ledger {
-    answers: HashMap<u32, Answer>,
-    calls_in_flight: usize,
-    bytes_in_flight: usize,
+    pub(super) answers: HashMap<u32, Answer>,
+    pub(super) calls_in_flight: usize,
+    pub(super) bytes_in_flight: usize,
+    /// Bytes of answers that hold capabilities and that the peer has not finished.
+    pub(super) answer_bytes: usize,
     /// Questions answered here, and not finished.
     refused: HashSet<u32>,
-    exports: HashMap<u32, Export>,
-    imports: HashMap<u32, u64>,
-    questions: HashMap<u32, Question>,
+    pub(super) exports: HashMap<u32, Export>,
+    pub(super) imports: HashMap<u32, u64>,
+    pub(super) questions: HashMap<u32, Question>,
+    /// Questions of this side that were sent and have not been answered, and their bytes.
+    pub(super) asked: usize,
+    pub(super) asked_bytes: usize,
     /// Every further call is answered with this.
     closed_for_calls: bool,
     pub(super) calls: u64,
     pub(super) calls_refused: u64,
+    /// Calls of this side that were not sent.
+    pub(super) asked_refused: u64,
 }
 
 pub(super) type Read<T> = Result<T, Refusal>;
@@ -81,18 +96,28 @@ impl Ledger {
             answers: HashMap::new(),
             calls_in_flight: 0,
             bytes_in_flight: 0,
+            answer_bytes: 0,
             refused: HashSet::new(),
             exports: HashMap::new(),
             imports: HashMap::new(),
             questions: HashMap::new(),
+            asked: 0,
+            asked_bytes: 0,
             closed_for_calls: false,
             calls: 0,
             calls_refused: 0,
+            asked_refused: 0,
         }
     }
 
     pub(super) fn calls_in_flight(&self) -> usize {
         self.calls_in_flight
+    }
+
+    /// Bytes that are held for calls in flight, in both directions, and for answers that the peer has
+    /// not finished.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes_in_flight + self.answer_bytes + self.asked_bytes
     }
 
     pub(super) fn open_questions(&self) -> usize {
@@ -115,17 +140,18 @@ impl Ledger {
     pub(super) fn incoming(
         &mut self,
         limits: &Limits,
+        share: &Share,
         bytes: usize,
         message: message::Reader<'_>,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
         match message.which() {
-            Ok(message::Call(call)) => self.incoming_call(limits, bytes, call?, replies),
+            Ok(message::Call(call)) => self.incoming_call(limits, share, bytes, call?, replies),
             Ok(message::Return(ret)) => self.incoming_return(limits, ret?, replies),
             Ok(message::Bootstrap(bootstrap)) => {
                 let id = bootstrap?.get_question_id();
                 self.check_unused(id)?;
-                if let Some(why) = self.overload(limits, 0, 0) {
+                if let Some(why) = self.overload(limits, share, 0, 0) {
                     let reply = self.overloaded(id, &why);
                     return self.refuse(limits, id, reply, replies);
                 }
@@ -177,13 +203,24 @@ impl Ledger {
     fn incoming_call(
         &mut self,
         limits: &Limits,
+        share: &Share,
         bytes: usize,
         call: call::Reader<'_>,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
         let id = call.get_question_id();
         self.check_unused(id)?;
-        let capabilities = call.get_params()?.get_cap_table()?;
+        let params = call.get_params()?;
+        let capabilities = params.get_cap_table()?;
+        // The object gets a copy of what has capabilities in it, in which a thing that is pointed to
+        // twice is there twice.
+        let bytes = match capabilities.is_empty() {
+            true => bytes,
+            false => {
+                let whole = params.get_content().target_size();
+                whole.map_or(bytes, |size| bytes.max(size.word_count as usize * 8))
+            }
+        };
         match call.get_send_results_to().which()? {
             call::send_results_to::Caller(()) => (),
             // A tail call: the peer passes on to us what we asked of it. capnp-rpc would never
@@ -214,7 +251,7 @@ impl Ledger {
             false => {
                 let given = capabilities.into_iter();
                 let imports = given.filter(|one| imported(*one).is_some()).count();
-                self.overload(limits, bytes, imports)
+                self.overload(limits, share, bytes, imports)
             }
         };
         if let Some(why) = why {
@@ -255,9 +292,13 @@ impl Ledger {
             return Err(invalid("a second return for the same question"));
         }
         question.get_mut().returned = true;
+        let (bytes, was_refused) = (question.get().bytes, question.get().refused);
         let was_finished = question.get().finished;
         if was_finished || ret.get_no_finish_needed() {
             question.remove();
+        }
+        if !was_refused {
+            self.asked_returned(bytes);
         }
         // What cannot be followed fails the call that we made, and nothing else.
         let (code, why) = match ret.which()? {
@@ -346,107 +387,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// Enters a message of ours. `true` if what it returns must not be reachable through promises
-    /// that the peer was given for it, because one of them may be part of what it returns.
-    pub(super) fn outgoing(&mut self, message: message::Reader<'_>) -> capnp::Result<bool> {
-        match message.which()? {
-            message::Return(ret) => return self.outgoing_return(ret?),
-            message::Call(call) => {
-                let call = call?;
-                self.questions
-                    .insert(call.get_question_id(), Question::default());
-                for one in call.get_params()?.get_cap_table()? {
-                    self.export(one)?;
-                }
-            }
-            message::Bootstrap(bootstrap) => {
-                let id = bootstrap?.get_question_id();
-                self.questions.insert(id, Question::default());
-            }
-            message::Finish(finish) => {
-                if let Entry::Occupied(mut question) =
-                    self.questions.entry(finish?.get_question_id())
-                {
-                    question.get_mut().finished = true;
-                    if question.get().returned {
-                        question.remove();
-                    }
-                }
-            }
-            message::Release(release) => {
-                let release = release?;
-                if let Entry::Occupied(mut import) = self.imports.entry(release.get_id()) {
-                    let left = import
-                        .get()
-                        .saturating_sub(u64::from(release.get_reference_count()));
-                    *import.get_mut() = left;
-                    if left == 0 {
-                        import.remove();
-                    }
-                }
-            }
-            message::Resolve(resolve) => {
-                let resolve = resolve?;
-                let unsettled = match resolve.which()? {
-                    resolve::Cap(capability) => self.export(capability?)?.1,
-                    resolve::Exception(_) => false,
-                };
-                if let Some(export) = self.exports.get_mut(&resolve.get_promise_id()) {
-                    export.unsettled = unsettled;
-                }
-            }
-            _ => (),
-        }
-        Ok(false)
-    }
-
-    fn outgoing_return(&mut self, ret: return_::Reader<'_>) -> capnp::Result<bool> {
-        let id = ret.get_answer_id();
-        let mut exports = Vec::new();
-        let mut unsettled = false;
-        if let return_::Results(results) = ret.which()? {
-            for one in results?.get_cap_table()? {
-                let (export, is_unsettled) = self.export(one)?;
-                exports.extend(export);
-                unsettled |= is_unsettled;
-            }
-        }
-        let Entry::Occupied(mut entry) = self.answers.entry(id) else {
-            return Ok(false);
-        };
-        let answer = entry.get_mut();
-        let unreachable = answer.passed_on && unsettled;
-        if answer.is_call && !answer.returned {
-            self.calls_in_flight -= 1;
-            self.bytes_in_flight -= answer.bytes;
-        }
-        answer.returned = true;
-        answer.unsettled = unsettled && !unreachable;
-        answer.exports = exports;
-        if ret.get_no_finish_needed() {
-            entry.remove();
-        }
-        Ok(unreachable)
-    }
-
-    /// Enters a capability given to the peer: its export id, and whether it is unsettled.
-    fn export(&mut self, one: cap_descriptor::Reader<'_>) -> capnp::Result<(Option<u32>, bool)> {
-        let (id, is_promise) = match one.which()? {
-            cap_descriptor::SenderHosted(id) => (id, false),
-            cap_descriptor::SenderPromise(id) => (id, true),
-            cap_descriptor::ReceiverAnswer(_) => return Ok((None, true)),
-            // Imports are settled: promises of the peer are taken for what they stand for.
-            _ => return Ok((None, false)),
-        };
-        // capnp-rpc calls a promise hosted when it is given again, so what was said first counts.
-        let export = self.exports.entry(id).or_insert(Export {
-            references: 0,
-            unsettled: is_promise,
-        });
-        export.references += 1;
-        Ok((Some(id), export.unsettled))
-    }
-
     fn release_export(&mut self, id: u32, references: u64) {
         if let Entry::Occupied(mut export) = self.exports.entry(id) {
             let left = export.get().references.saturating_sub(references);
@@ -459,9 +399,13 @@ impl Ledger {
 
     /// Forgets an answer that has been given.
     fn finish_answer(&mut self, id: u32, release: bool) {
-        if let Some(answer) = self.answers.remove(&id)
-            && release
-        {
+        let Some(answer) = self.answers.remove(&id) else {
+            return;
+        };
+        if answer.returned {
+            self.answer_bytes -= answer.bytes;
+        }
+        if release {
             for export in answer.exports {
                 self.release_export(export, 1);
             }
@@ -476,7 +420,13 @@ impl Ledger {
     }
 
     /// Why a further question cannot be taken, if it cannot.
-    fn overload(&self, limits: &Limits, bytes: usize, new_imports: usize) -> Option<String> {
+    fn overload(
+        &self,
+        limits: &Limits,
+        share: &Share,
+        bytes: usize,
+        new_imports: usize,
+    ) -> Option<String> {
         if self.closed_for_calls {
             return Some(String::new());
         }
@@ -491,6 +441,12 @@ impl Ledger {
                 limits.max_bytes_in_flight,
             );
         }
+        if self.answer_bytes > limits.max_bytes_in_flight {
+            return full(
+                "too many bytes of answers not finished",
+                limits.max_bytes_in_flight,
+            );
+        }
         if self.open_questions() >= limits.max_open_questions {
             return full("too many questions not finished", limits.max_open_questions);
         }
@@ -500,7 +456,7 @@ impl Ledger {
         if self.imports.len() + new_imports > limits.max_imports {
             return full("too many capabilities given", limits.max_imports);
         }
-        None
+        share.full_for(bytes)
     }
 
     /// The answer to a question that there is no room for.

@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use capnp::message::ReaderOptions;
 
+use super::budget::Budget;
+
 /// How many segments a message may have at most, whatever [`Limits::max_segments`] says: the table
 /// of segments has to fit a read buffer.
 const SEGMENTS_CEILING: u32 = 512;
 
-/// The limits of one connection. All of them hold at once. What a peer can make a connection remember
-/// is within them, but for the bytes of answers that hold capabilities and that the peer does not
-/// finish: only their number is limited.
+/// How many times the whole of a message may be read: to look at its size, to copy it, and for the
+/// class, which may read its parameters more than once.
+const PASSES: usize = 8;
+
+/// The limits of one connection. All of them hold at once, and what a peer can make a connection
+/// remember is within them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The largest message, in bytes, without the table of segments. Default 32 MiB. A larger one is
@@ -19,17 +24,30 @@ pub struct Limits {
     /// The most segments in a message, 1 to 512. Default 512. More are answered with an abort,
     /// `limit-exceeded`.
     pub max_segments: u32,
-    /// How much of a message may be read, in words of 8 bytes: what is pointed to twice counts
-    /// twice. Default 8 Mi words, twice the largest message.
+    /// How much of a message may be read, in words of 8 bytes, if it is small: what is read twice, or
+    /// pointed to twice, counts twice. Default 8 Mi words. Of a message of more than an eighth of that
+    /// eight times its size may be read.
     pub max_traversal_words: usize,
     /// How deep pointers may nest. Default 64.
     pub max_nesting: i32,
-    /// The most calls of the peer that have not been answered, whether it has given them up or not.
-    /// Default 4096. A further call is answered `overloaded`, and so are calls on its result.
+    /// The most calls of the peer that have not been answered, whether it has given them up or not,
+    /// and the most calls of this side that the peer has not answered. Default 4096. A further call of
+    /// the peer is answered `overloaded`, and so are calls on its result. A further call of this side
+    /// is not sent, and fails with `overloaded`.
     pub max_calls_in_flight: usize,
-    /// The most bytes that those calls may have together, unless there is only one of them. Default
-    /// 64 MiB. A further call is answered `overloaded`.
+    /// The most bytes of calls of the peer that have not been answered, of answers with capabilities
+    /// that the peer has not finished, of calls of this side that the peer has not answered, and of
+    /// whatever else waits to be written when this side makes a call: each of these by itself. Default
+    /// 64 MiB. A further call, of either side, fails with `overloaded`. One call gets through whatever
+    /// its size, if there is no other.
     pub max_bytes_in_flight: usize,
+    /// What all connections with clones of these limits hold together: calls in flight in both
+    /// directions, answers that are not finished, messages that wait to be written, and the one that is
+    /// arriving. Default: a budget of its own, of 512 MiB. While it is used up, calls fail with
+    /// `overloaded`, and a message of more than 1 MiB that does not fit ends its connection with
+    /// `overloaded`. Up to 64 KiB a connection holds all the same. When answers overdraw it, a peer for
+    /// which more than [`Limits::max_unwritten_bytes`] wait and more come loses its connection.
+    pub vat: Budget,
     /// The most questions of the peer that it has not finished: answers are kept for pipelining
     /// until then. Default 65 536. A further call is answered `overloaded`; a peer that goes on
     /// without finishing even those is sent an abort, `limit-exceeded`.
@@ -44,6 +62,9 @@ pub struct Limits {
     /// How many bytes may wait to be written before reading pauses until the peer has taken some.
     /// Default 4 MiB.
     pub max_unwritten_bytes: usize,
+    /// How long a peer may take nothing of what waits to be written for it, and send nothing of the rest
+    /// of a message of 32 KiB or more, before the connection is ended. Default 30 s.
+    pub stall: Duration,
     /// How many bytes of a `-> stream` may be on their way to the peer without an answer. Default
     /// 512 KiB.
     pub stream_window_bytes: usize,
@@ -61,10 +82,12 @@ impl Default for Limits {
             max_nesting: 64,
             max_calls_in_flight: 4096,
             max_bytes_in_flight: 64 << 20,
+            vat: Budget::new(512 << 20),
             max_open_questions: 65_536,
             max_exports: 65_536,
             max_imports: 65_536,
             max_unwritten_bytes: 4 << 20,
+            stall: Duration::from_secs(30),
             stream_window_bytes: 512 << 10,
             linger: Duration::from_secs(2),
         }
@@ -72,10 +95,11 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same limits, as capnp wants them when it reads a message.
-    pub(super) fn reader_options(&self) -> ReaderOptions {
+    /// The same limits, as capnp wants them when it reads a message of `bytes`.
+    pub(super) fn reader_options(&self, bytes: usize) -> ReaderOptions {
+        let words = self.max_traversal_words.max(bytes / 8 * PASSES);
         ReaderOptions {
-            traversal_limit_in_words: Some(self.max_traversal_words),
+            traversal_limit_in_words: Some(words),
             nesting_limit: self.max_nesting,
         }
     }

@@ -37,18 +37,30 @@
 //! capnp-rpc never returns a cancelled call, so that neither side could use its number again. Such a
 //! call stays in flight until then. What waits for something has to have a limit of its own.
 //!
+//! # Peers that do not read, or do not answer
+//!
+//! Bytes are counted in both directions ([`Limits::max_bytes_in_flight`]), and for all connections of a
+//! vat together ([`Limits::vat`]). A call of this side that does not fit is not sent: it fails at once,
+//! with `overloaded`, and so do calls on its result. Answers, and the messages that end or release
+//! something, always go out: while many bytes of them wait, nothing is read from the peer
+//! ([`Limits::max_unwritten_bytes`]), and a peer that takes none of them loses its connection
+//! ([`Limits::stall`]).
+//!
 //! Two things are left to the owner of the objects: a [`ClientHook`] of its own that hides an
 //! unresolved capability must not be a way back to itself, and `ResultsHook::set_pipeline` with an
 //! unresolved promise in the results is seen by nobody here.
 //!
 //! [`ClientHook`]: capnp::private::capability::ClientHook
 
+mod asked;
+mod budget;
 mod connection;
 mod frame;
 mod handle;
 mod ledger;
 mod limits;
 mod outbox;
+mod outgoing;
 mod promise;
 mod reply;
 mod shared;
@@ -69,8 +81,10 @@ use tracing::Instrument;
 use vatwerk::Code;
 
 use connection::{Connection, WeakConnection};
+use outbox::WriteError;
 use shared::Shared;
 
+pub use budget::Budget;
 pub use handle::{Counters, End, Handle};
 pub use limits::Limits;
 
@@ -190,7 +204,7 @@ impl<R> Drop for Network<R> {
 struct WriterGuard(Option<Rc<Shared>>);
 
 impl WriterGuard {
-    fn end(mut self, failure: Option<std::io::Error>) {
+    fn end(mut self, failure: Option<WriteError>) {
         if let Some(shared) = self.0.take() {
             shared.writer_ended(failure);
         }

@@ -4,11 +4,29 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use capnp::message::{Builder, HeapAllocator};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 use super::shared::Shared;
+
+/// Why writing ended before everything was written.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    Io(io::Error),
+    /// The peer took nothing for [`Limits::stall`](super::Limits::stall).
+    Stalled,
+    /// The peer does not read, and the vat has no room for what waits for it.
+    Overrun,
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        WriteError::Io(error)
+    }
+}
 
 /// Up to this many bytes are put together for one write.
 const BATCH_BYTES: usize = 64 << 10;
@@ -57,6 +75,12 @@ impl Outbox {
         self.closing = true;
         self.burst = false;
         self.wake();
+    }
+
+    /// Drops what is queued.
+    pub(super) fn clear(&mut self) {
+        self.queue = VecDeque::new();
+        self.unwritten_bytes = 0;
     }
 
     fn wake(&mut self) {
@@ -117,29 +141,26 @@ pub(super) fn wire_bytes(message: &Builder<HeapAllocator>) -> usize {
 pub(super) async fn write<W: AsyncWrite + Unpin>(
     shared: Rc<Shared>,
     mut stream: W,
-) -> io::Result<()> {
+) -> Result<(), WriteError> {
+    let stall = shared.limits.stall;
     let mut batch = Vec::new();
     loop {
         let work = std::future::poll_fn(|cx| shared.outbox.borrow_mut().poll_work(cx)).await;
         if !work {
-            return stream.shutdown().await;
+            return Ok(stream.shutdown().await?);
         }
         // What the current poll of the RPC system still has to answer joins this write.
         step_aside().await;
         batch.clear();
         let large = shared.outbox.borrow_mut().take_batch(&mut batch);
         let mut written = batch.len();
-        match &large {
-            None => stream.write_all(&batch).await?,
-            Some(message) => {
-                let segments = message.get_segments_for_output();
-                let mut slices = Vec::with_capacity(segments.len() + 1);
-                slices.push(IoSlice::new(&batch));
-                slices.extend(segments.iter().map(|segment| IoSlice::new(segment)));
-                written += segments.iter().map(|segment| segment.len()).sum::<usize>();
-                write_all_vectored(&mut stream, &mut slices).await?;
-            }
+        let mut slices = vec![IoSlice::new(&batch)];
+        if let Some(message) = &large {
+            let segments = message.get_segments_for_output();
+            written += segments.iter().map(|segment| segment.len()).sum::<usize>();
+            slices.extend(segments.iter().map(|segment| IoSlice::new(segment)));
         }
+        write_all_vectored(&mut stream, &mut slices, stall).await?;
         shared.wrote(written);
         if batch.capacity() > BATCH_BYTES * 2 {
             batch = Vec::new();
@@ -147,15 +168,19 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
     }
 }
 
+/// Writes all of `slices`, as long as the peer takes something at least every `stall`.
 async fn write_all_vectored<W: AsyncWrite + Unpin>(
     stream: &mut W,
     mut slices: &mut [IoSlice<'_>],
-) -> io::Result<()> {
+    stall: Duration,
+) -> Result<(), WriteError> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
-        let written = stream.write_vectored(slices).await?;
+        // Sets no timer unless the stream takes nothing at once.
+        let taken = timeout(stall, stream.write_vectored(slices)).await;
+        let written = taken.map_err(|_| WriteError::Stalled)??;
         if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
         }
         IoSlice::advance_slices(&mut slices, written);
     }

@@ -10,9 +10,10 @@ use tokio::task::AbortHandle;
 
 use crate::call::HangUp;
 
+use super::budget::Share;
 use super::ledger::Ledger;
-use super::outbox::{Outbox, Sent, wire_bytes};
-use super::{End, Limits};
+use super::outbox::{Outbox, Sent, WriteError, wire_bytes};
+use super::{End, Limits, Refusal};
 
 /// Sums of what went by.
 #[derive(Default)]
@@ -28,17 +29,32 @@ pub(super) fn add(sum: &Cell<u64>, amount: usize) {
     sum.set(sum.get() + amount as u64);
 }
 
+/// A message that capnp-rpc gets in the peer's place.
+pub(super) enum Due {
+    /// The end of a question that the peer finished before it was answered, and whether it wants its
+    /// capabilities released.
+    Finish { question: u32, release: bool },
+    /// The answer to a call of this side that was not sent.
+    Exception { question: u32, refusal: Refusal },
+    /// The return of one reference to an export that the peer was not given.
+    Release(u32),
+}
+
 /// The state of one connection.
 pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) ledger: RefCell<Ledger>,
+    /// What this connection holds of what all may hold.
+    pub(super) share: Share,
+    /// The size of the message that is arriving, as far as it is here.
+    pub(super) arriving_bytes: Cell<usize>,
     pub(super) outbox: RefCell<Outbox>,
     pub(super) traffic: Traffic,
     /// Questions that the peer has finished and that have not been answered, and whether it wants
     /// their capabilities released.
     pub(super) held: RefCell<HashMap<u32, bool>>,
-    /// Those that have been answered since.
-    pub(super) due: RefCell<VecDeque<(u32, bool)>>,
+    /// Messages for capnp-rpc that come before those of the peer.
+    pub(super) due: RefCell<VecDeque<Due>>,
     /// Calls of the peer that end when it hangs up, and have not been answered.
     pub(super) hang_ups: RefCell<HashMap<u32, HangUp>>,
     /// The reading side, while it waits for anything.
@@ -56,6 +72,8 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(limits: Limits) -> Rc<Self> {
         Rc::new(Shared {
+            share: Share::of(&limits.vat),
+            arriving_bytes: Cell::new(0),
             limits,
             ledger: RefCell::new(Ledger::new()),
             outbox: RefCell::default(),
@@ -78,6 +96,13 @@ impl Shared {
     pub(super) fn answered(&self, question: u32) -> Option<bool> {
         self.hang_ups.borrow_mut().remove(&question);
         self.held.borrow_mut().remove(&question)
+    }
+
+    /// Brings up to date what the connection holds.
+    pub(super) fn count_held(&self) {
+        let unwritten = self.outbox.borrow().unwritten_bytes;
+        let held = self.ledger.borrow().held_bytes();
+        self.share.set(held + unwritten + self.arriving_bytes.get());
     }
 
     pub(super) fn wake_reader(&self) {
@@ -115,16 +140,30 @@ impl Shared {
         let limit = self.limits.max_unwritten_bytes;
         let was_over = outbox.unwritten_bytes > limit;
         outbox.unwritten_bytes -= bytes;
-        if was_over && outbox.unwritten_bytes <= limit {
-            drop(outbox);
+        let is_over = outbox.unwritten_bytes > limit;
+        drop(outbox);
+        self.count_held();
+        if was_over && !is_over {
             self.wake_reader();
         }
     }
 
-    pub(super) fn writer_ended(&self, failure: Option<std::io::Error>) {
-        if let Some(failure) = failure {
-            self.ending(End::Broken(failure.to_string()));
+    pub(super) fn writer_ended(&self, failure: Option<WriteError>) {
+        match failure {
+            Some(WriteError::Io(failure)) => self.ending(End::Broken(failure.to_string())),
+            Some(WriteError::Stalled) => self.ending(End::Stalled {
+                unwritten_bytes: self.outbox.borrow().unwritten_bytes,
+                limit: self.limits.stall,
+            }),
+            Some(WriteError::Overrun) => self.ending(End::Overrun {
+                unwritten_bytes: self.outbox.borrow().unwritten_bytes,
+                limit_bytes: self.limits.vat.max_bytes(),
+            }),
+            None => (),
         }
+        // Nothing is written any more.
+        self.outbox.borrow_mut().clear();
+        self.count_held();
         self.writer_done.set(true);
         self.wake_reader();
         self.changed.notify_waiters();
@@ -139,6 +178,12 @@ impl Shared {
         add(&self.traffic.messages_out, 1);
         add(&self.traffic.bytes_out, bytes);
         self.outbox.borrow_mut().push(message, bytes);
+        self.count_held();
+        let unwritten = self.outbox.borrow().unwritten_bytes;
+        if unwritten > self.limits.max_unwritten_bytes && self.limits.vat.is_overdrawn() {
+            self.abort_writer();
+            self.writer_ended(Some(WriteError::Overrun));
+        }
     }
 
     /// Waits for [`Shared::changed`] until `done`.

@@ -176,6 +176,8 @@ impl Talker {
 struct Tally {
     messages: u64,
     calls: u64,
+    /// Calls of this side that were not sent.
+    asked_refused: u64,
     panics: BTreeMap<String, u64>,
     /// How many were refused, by reason.
     refused: BTreeMap<String, u64>,
@@ -193,7 +195,11 @@ async fn converse(random: &mut Random, tally: &mut Tally) {
     };
     let limits = Limits {
         linger: Duration::from_millis(50),
-        max_calls_in_flight: 24,
+        // In every second conversation so few that calls of this side are refused too.
+        max_calls_in_flight: match talker.random.below(2) {
+            0 => 1 + talker.random.below(3) as usize,
+            _ => 24,
+        },
         ..Limits::default()
     };
     let mut peer = Peer::new(limits);
@@ -230,6 +236,7 @@ async fn converse(random: &mut Random, tally: &mut Tally) {
     let end = ended.await.expect("the connection does not end");
     let counters = peer.handle.counters();
     tally.messages += counters.messages_in;
+    tally.asked_refused += counters.asked_refused;
     tally.calls += counters.calls - counters.calls_refused;
     match end {
         End::Refused(refusal) => *tally.refused.entry(refusal.text).or_default() += 1,

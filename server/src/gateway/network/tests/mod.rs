@@ -1,5 +1,6 @@
 //! A connection against well-behaved and hostile peers.
 
+mod awkward;
 mod fuzz;
 mod hostile;
 mod object;

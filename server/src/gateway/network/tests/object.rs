@@ -1,6 +1,6 @@
 //! An object with what a peer needs to tie knots: it gives back, keeps, waits and calls.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -25,17 +25,57 @@ pub const FORWARD: u16 = 6;
 pub const BIG: u16 = 7;
 /// Returns `ECHO`'s result after the next `PUT`.
 pub const LATE_ECHO: u16 = 8;
-pub const METHODS: u16 = 9;
+/// Calls the capability it is given with two of its own, one of them a promise, and does not wait.
+pub const PASS: u16 = 9;
+/// Returns `BIG_BYTES` bytes after the next `PUT`.
+pub const LATE_BIG: u16 = 10;
+pub const METHODS: u16 = 11;
 /// Panics; not among the methods that are called at random.
-pub const PANIC: u16 = 9;
+pub const PANIC: u16 = 11;
 
 pub const BIG_BYTES: u32 = 100_000;
 pub const INTERFACE: u64 = 0xf00d_f00d_f00d_f00d;
+
+thread_local! {
+    /// How many of the objects that `PASS` passes exist.
+    static PASSED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many of the objects that `PASS` passes exist in this thread.
+pub fn passed() -> usize {
+    PASSED.get()
+}
+
+/// Counts the object that holds it among those that `PASS` passes.
+struct Passed;
+
+impl Passed {
+    fn new() -> Self {
+        PASSED.set(PASSED.get() + 1);
+        Passed
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        PASSED.set(PASSED.get() - 1);
+    }
+}
 
 #[derive(Default)]
 pub struct Knot {
     kept: RefCell<Option<Client>>,
     put: Notify,
+    _passed: Option<Passed>,
+}
+
+impl Knot {
+    fn passed() -> Client {
+        capnp_rpc::new_client(Knot {
+            _passed: Some(Passed::new()),
+            ..Knot::default()
+        })
+    }
 }
 
 #[derive(Clone)]
@@ -118,6 +158,24 @@ impl Knot {
                 let given = given()?;
                 self.put.notified().await;
                 gives(results, given);
+            }
+            LATE_BIG => {
+                self.put.notified().await;
+                let data: capnp::data::Builder<'_> = results.get().initn_as(BIG_BYTES);
+                data.fill(7);
+            }
+            PASS => {
+                let mut request = given()?
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
+                let mut two: capnp::any_pointer_list::Builder<'_> = request.get().initn_as(2);
+                let settled = Knot::passed();
+                let promise = capnp_rpc::new_future_client(async { Ok(Knot::passed()) });
+                for (place, client) in [settled, promise].into_iter().enumerate() {
+                    two.reborrow()
+                        .get(place as u32)
+                        .set_as_capability(client.hook);
+                }
+                drop(request.send());
             }
             PANIC => panic!("on demand"),
             _ => return Err(Error::unimplemented("no such method".into())),

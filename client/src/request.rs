@@ -1,0 +1,181 @@
+//! Calls on stubs: sent when there is room for them, and limited in time.
+
+use std::{cell::RefCell, rc::Rc};
+
+use capnp::{
+    Error, any_pointer,
+    capability::{Client, FromClientHook, Promise, RemotePromise},
+    private::capability::{ClientHook, PipelineHook, PipelineOp, RequestHook},
+};
+use futures::{
+    FutureExt,
+    channel::oneshot,
+    future::{LocalBoxFuture, Shared},
+};
+
+use crate::{gate::Tally, link::Link};
+
+/// A call on a stub that is being put together.
+pub(crate) struct StubRequest {
+    pub request: Box<dyn RequestHook>,
+    pub link: Rc<Link>,
+    /// The call waits for a connection, and is not counted on the wire until there is one.
+    pub waits: bool,
+}
+
+/// Has `send` send a call, now or when there is room, and limits how long the answer may take. A call
+/// that waits for room is not sent if nobody waits for its answer any more, unless it `is_wanted`.
+pub(crate) fn pass<T: 'static>(
+    link: &Rc<Link>,
+    waits: bool,
+    is_wanted: impl Fn() -> bool + 'static,
+    send: impl FnOnce() -> Promise<T, Error> + 'static,
+) -> Promise<T, Error> {
+    let gate = link.gate().clone();
+    let counted = {
+        let gate = gate.clone();
+        move || {
+            let place = waits.then(|| gate.occupy());
+            until_answered(place, send())
+        }
+    };
+    if gate.is_open() {
+        return link.limited(counted());
+    }
+    let (tell, answer) = oneshot::channel();
+    gate.hold(move || {
+        if is_wanted() || !tell.is_canceled() {
+            let _ = tell.send(counted());
+        }
+    });
+    link.limited(Promise::from_future(async move {
+        answer.await.map_err(|_| never_sent())?.await
+    }))
+}
+
+/// Keeps the place of a call that waits for a connection, which is there when the answer is.
+fn until_answered<T: 'static>(
+    place: Option<Tally>,
+    answer: Promise<T, Error>,
+) -> Promise<T, Error> {
+    let Some(place) = place else {
+        return answer;
+    };
+    Promise::from_future(async move {
+        let outcome = answer.await;
+        drop(place);
+        outcome
+    })
+}
+
+fn never_sent() -> Error {
+    Error::disconnected("disconnected: the client ended before the call was sent".to_owned())
+}
+
+impl RequestHook for StubRequest {
+    fn get(&mut self) -> any_pointer::Builder<'_> {
+        self.request.get()
+    }
+
+    fn get_brand(&self) -> usize {
+        self.request.get_brand()
+    }
+
+    fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
+        let StubRequest {
+            request,
+            link,
+            waits,
+        } = *self;
+        if link.gate().is_open() {
+            let place = waits.then(|| link.gate().occupy());
+            let RemotePromise { promise, pipeline } = request.send();
+            let promise = link.limited(until_answered(place, promise));
+            return RemotePromise { promise, pipeline };
+        }
+        let (tell, pipeline) = oneshot::channel();
+        let tell = Rc::new(RefCell::new(Some(tell)));
+        let has_pipeline = {
+            let tell = tell.clone();
+            move || {
+                tell.borrow()
+                    .as_ref()
+                    .is_some_and(|tell| !tell.is_canceled())
+            }
+        };
+        let promise = pass(&link, waits, has_pipeline, move || {
+            let RemotePromise { promise, pipeline } = request.send();
+            if let Some(tell) = tell.take() {
+                let _ = tell.send(Rc::new(pipeline));
+            }
+            promise
+        });
+        let pipeline = pipeline.map(|sent| sent.map_err(|_| never_sent()));
+        RemotePromise {
+            promise,
+            pipeline: any_pointer::Pipeline::new(Box::new(HeldPipeline(Rc::new(Held {
+                sent: pipeline.boxed_local().shared(),
+                caps: RefCell::default(),
+            })))),
+        }
+    }
+
+    fn send_streaming(self: Box<Self>) -> Promise<(), Error> {
+        let request = self.request;
+        pass(
+            &self.link,
+            self.waits,
+            || false,
+            move || request.send_streaming(),
+        )
+    }
+
+    fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
+        self.request.tail_send()
+    }
+}
+
+/// The pipeline of a call that is not sent yet.
+struct HeldPipeline(Rc<Held>);
+
+struct Held {
+    sent: Shared<LocalBoxFuture<'static, Result<Rc<any_pointer::Pipeline>, Error>>>,
+    /// What was asked for before, so that all calls on it have one order.
+    caps: RefCell<Vec<Pipelined>>,
+}
+
+/// A capability in the results of a call, by the fields that lead to it.
+type Pipelined = (Vec<u16>, Box<dyn ClientHook>);
+
+impl PipelineHook for HeldPipeline {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(HeldPipeline(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
+        let fields = ops.iter().filter_map(|op| match op {
+            PipelineOp::Noop => None,
+            PipelineOp::GetPointerField(field) => Some(*field),
+        });
+        let path: Vec<u16> = fields.collect();
+        let mut caps = self.0.caps.borrow_mut();
+        if let Some((_, cap)) = caps.iter().find(|(asked, _)| *asked == path) {
+            return cap.add_ref();
+        }
+        let (sent, steps) = (self.0.sent.clone(), path.clone());
+        let cap = capnp_rpc::new_future_client::<Client>(async move {
+            let mut place = sent.await?.noop();
+            for field in steps {
+                place = place.get_pointer_field(field);
+            }
+            Ok(Client::new(place.as_cap()))
+        })
+        .into_client_hook();
+        // Its holders may call it and not wait, so somebody else has to see to it that it resolves.
+        if let Some(resolved) = cap.when_more_resolved() {
+            tokio::task::spawn_local(async move { drop(resolved.await) });
+        }
+        caps.push((path, cap.add_ref()));
+        cap
+    }
+}
