@@ -24,6 +24,8 @@ mod objects;
 mod order;
 mod overload;
 mod pairs;
+mod pins;
+mod resets;
 mod schema;
 mod simulation;
 mod sockets;

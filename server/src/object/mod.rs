@@ -23,10 +23,12 @@ macro_rules! sabotaged {
 }
 
 mod alarms;
+mod awake;
 mod class;
 mod context;
 mod deletion;
 mod event;
+mod facet;
 mod fetching;
 mod flow;
 mod gate;
@@ -64,4 +66,5 @@ pub use slot::{State, Status};
 pub use sockets::{SocketClose, SocketMessage, WebSocket};
 pub use stub::Stub;
 
+pub(crate) use awake::KeepAwake;
 pub(crate) use sections::Section;
