@@ -27,6 +27,8 @@ mod objects;
 mod order;
 mod overload;
 mod pairs;
+mod pins;
+mod resets;
 mod schema;
 mod serial;
 mod simulation;

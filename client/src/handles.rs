@@ -233,6 +233,19 @@ impl<C> Namespace<C> {
         .await
     }
 
+    /// Ends the instance of an object that is stuck, by its name or its id, and keeps what is stored. Says
+    /// whether there was one, once it is gone. Calls that run fail with `object-reset`; those that are
+    /// queued go to the next instance.
+    pub async fn reset(&self, key: impl Into<ObjectKey>) -> Result<bool> {
+        let key = key.into();
+        self.call(async move |namespace| {
+            let mut request = namespace.reset_request();
+            key.write(request.get().init_key());
+            Ok(request.send().promise.await?.get()?.get_was_awake())
+        })
+        .await
+    }
+
     /// The same class, narrowed to objects whose name starts with `prefix`. No I/O.
     pub fn restrict(&self, prefix: &str) -> Namespace<C> {
         Namespace::new(self.pinned.handle.clone(), self.space.restrict(prefix))

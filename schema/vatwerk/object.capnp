@@ -62,6 +62,12 @@ interface Namespace @0xe3b2d379d9f66f82 {
 
   count @10 (prefix :Text) -> (count :UInt64);
   # How many objects `list` lists with this `prefix`, on all pages.
+
+  reset @11 (key :ObjectKey) -> (wasAwake :Bool);
+  # Ends the instance of an object, whatever it is doing, and keeps everything that is stored: for
+  # operators, when an object is stuck. Calls that run, and capabilities that the instance handed out,
+  # answer `object-reset`; WebSockets close; calls that are queued go to the next instance. `wasAwake`
+  # is false if there was no instance to end. Returns when the instance is gone.
 }
 
 struct ObjectKey @0xd5ce6727392dde67 {
@@ -115,8 +121,8 @@ struct ObjectStatus @0xce246fb929d9edd1 {
   # How many of these are queued.
 
   heldCapabilities @5 :UInt64;
-  # How many capabilities of its own, stubs not counted, others hold. It does not fall asleep before
-  # they are let go.
+  # How many capabilities of its own keep it awake, because others hold them. Stubs, the `Sql` of a
+  # `Storage`, and cursors and transactions that have ended do not.
 
   alarm :union {
     # The earliest of its alarms.

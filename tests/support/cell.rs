@@ -20,7 +20,11 @@ pub struct Ops(pub operations::Client);
 
 /// The storage of the cell of that name.
 pub fn cell(wire: &Wire, name: &str) -> Ops {
-    let cell: cell::Client = wire.object(name);
+    ops(wire.object(name))
+}
+
+/// The storage of a cell that a test has already.
+pub fn ops(cell: cell::Client) -> Ops {
     Ops(operations::Client::new(cell.into_client_hook()))
 }
 

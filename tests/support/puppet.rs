@@ -66,7 +66,15 @@ impl Own {
     pub fn handle(self: &Rc<Self>) -> Client {
         capnp_rpc::new_client(Handle(self.clone()))
     }
+
+    /// A capability that names the object: whatever instance is there answers as by its handle.
+    pub fn facet(&self) -> Client {
+        self.ctx.facet(FACET)
+    }
 }
+
+/// The one facet that there is.
+const FACET: &str = "handle";
 
 /// Sends a deed. It is under way when this returns.
 pub fn act<T: 'static>(
@@ -338,6 +346,11 @@ impl<P: Program> Class for Puppet<P> {
         });
         P::awake(&own);
         Ok(Puppet(own, PhantomData))
+    }
+
+    fn facet(self: Rc<Self>, name: &str) -> capnp::Result<capnp::capability::Client> {
+        assert_eq!(name, FACET);
+        Ok(self.0.handle().client)
     }
 
     async fn alarm(self: Rc<Self>, alarm: AlarmInfo) -> capnp::Result<()> {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use vatwerk::{
     cell_capnp::cell,
     limit_capnp,
-    storage_capnp::{entry, entry_sink, operations, range, storage},
+    storage_capnp::{self, entry, entry_sink, operations, range, storage},
 };
 
 use super::{sql::SqlService, transaction};
@@ -19,11 +19,20 @@ pub(super) trait Scope: 'static {
     fn kv(&self) -> Kv;
     fn sql(&self) -> Sql;
     /// Opens a transaction in this scope.
-    fn transaction(&self) -> Result<vatwerk::storage_capnp::transaction::Client>;
+    fn transaction(&self) -> Result<storage_capnp::transaction::Client>;
+    /// The object's context.
+    fn context(&self) -> &Context;
+    /// The capability for SQL in the scope of `service`.
+    fn sql_of(service: Rc<Service<Self>>) -> storage_capnp::sql::Client
+    where
+        Self: Sized;
 }
 
 /// A scope, served as `Operations`.
 pub struct Service<S>(pub(super) S);
+
+/// The facet of a cell that is its SQL.
+const SQL: &str = "sql";
 
 /// The class `Cell`, of `schema/vatwerk/cell.capnp`: its stub is its storage.
 pub type Cell = Service<Context>;
@@ -36,6 +45,16 @@ impl Class for Cell {
     async fn activate(ctx: Context) -> capnp::Result<Self> {
         Ok(Service(ctx))
     }
+
+    fn facet(self: Rc<Self>, name: &str) -> capnp::Result<capnp::capability::Client> {
+        match name {
+            SQL => {
+                let sql: storage_capnp::sql::Client = capnp_rpc::new_client(SqlService(self));
+                Ok(sql.client)
+            }
+            _ => Err(Error::Unimplemented(format!("a Cell has no facet `{name}`")).into()),
+        }
+    }
 }
 
 impl Scope for Context {
@@ -47,8 +66,16 @@ impl Scope for Context {
         self.storage().sql()
     }
 
-    fn transaction(&self) -> Result<vatwerk::storage_capnp::transaction::Client> {
+    fn transaction(&self) -> Result<storage_capnp::transaction::Client> {
         transaction::open(self)
+    }
+
+    fn context(&self) -> &Context {
+        self
+    }
+
+    fn sql_of(service: Rc<Cell>) -> storage_capnp::sql::Client {
+        service.0.facet(SQL)
     }
 }
 
@@ -205,9 +232,7 @@ impl<S: Scope> operations::Server for Service<S> {
         _: operations::SqlParams,
         mut results: operations::SqlResults,
     ) -> capnp::Result<()> {
-        results
-            .get()
-            .set_sql(capnp_rpc::new_client(SqlService(self)));
+        results.get().set_sql(S::sql_of(self));
         Ok(())
     }
 

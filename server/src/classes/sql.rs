@@ -15,7 +15,8 @@ use vatwerk::{
 
 use super::cell::{Scope, Service};
 use crate::{
-    Error,
+    Error, Result,
+    object::KeepAwake,
     storage::{Cursor, Row, SqlValue},
 };
 
@@ -39,7 +40,11 @@ impl<S: Scope> sql::Server for SqlService<S> {
             .0
             .sql()
             .exec(params.get_query()?.to_str()?, bindings)?;
-        results.get().set_cursor(serve(cursor));
+        let ctx = self.0.0.context();
+        let keeps_awake = cursor.is_open().then(|| ctx.keep_awake());
+        results
+            .get()
+            .set_cursor(ctx.lend(serve(cursor, keeps_awake)));
         Ok(())
     }
 
@@ -57,19 +62,23 @@ struct CursorService {
     columns: Vec<String>,
     open: RefCell<Cursor>,
     used: Cell<Instant>,
+    /// While there are rows to be read.
+    keeps_awake: RefCell<Option<KeepAwake>>,
     _idle: AbortOnDropHandle<()>,
 }
 
 const MAX_IDLE: Duration = Duration::from_millis(limit_capnp::MAX_CURSOR_IDLE_MS as u64);
 
-/// The cursor as a capability, until it has not been used for too long.
-fn serve(cursor: Cursor) -> cursor::Client {
+/// The cursor as a capability, until it has not been used for too long. The object stays awake for it
+/// until it has ended.
+fn serve(cursor: Cursor, keeps_awake: Option<KeepAwake>) -> cursor::Client {
     let service = Rc::new_cyclic(|this: &Weak<CursorService>| {
         let idle = tokio::task::spawn_local(end_when_idle(this.clone()));
         CursorService {
             columns: cursor.columns().to_vec(),
             open: RefCell::new(cursor),
             used: Cell::new(Instant::now()),
+            keeps_awake: RefCell::new(keeps_awake),
             _idle: AbortOnDropHandle::new(idle),
         }
     });
@@ -82,10 +91,25 @@ async fn end_when_idle(service: Weak<CursorService>) {
             if let Some(cursor) = service.upgrade() {
                 let reason = Error::Closed("the cursor was not used for too long");
                 cursor.open.borrow_mut().end(reason);
+                cursor.keeps_awake.take();
             }
             return;
         }
         tokio::time::sleep_until(until).await;
+    }
+}
+
+impl CursorService {
+    /// Reads rows, in the time for one call.
+    fn read<T>(&self, read: impl FnOnce(&mut Cursor) -> Result<T>) -> Result<T> {
+        let mut cursor = self.open.borrow_mut();
+        self.used.set(Instant::now());
+        let _deadline = cursor.deadline();
+        let outcome = read(&mut cursor);
+        if !cursor.is_open() {
+            self.keeps_awake.take();
+        }
+        outcome
     }
 }
 
@@ -111,20 +135,18 @@ impl cursor::Server for CursorService {
         if max_rows == 0 {
             return Err(Error::InvalidArgument("maxRows must be positive".into()).into());
         }
-        let mut cursor = self.open.borrow_mut();
-        self.used.set(Instant::now());
-        let _deadline = cursor.deadline();
-        let mut rows = Vec::new();
-        let mut bytes = 0;
-        let mut done = false;
-        while rows.len() < max_rows && bytes < limit_capnp::MAX_CHUNK_BYTES as usize {
-            let Some(row) = cursor.next_row()? else {
-                done = true;
-                break;
-            };
-            bytes += size(&row);
-            rows.push(row);
-        }
+        let (rows, done) = self.read(|cursor| {
+            let mut rows = Vec::new();
+            let mut bytes = 0;
+            while rows.len() < max_rows && bytes < limit_capnp::MAX_CHUNK_BYTES as usize {
+                let Some(row) = cursor.next_row()? else {
+                    return Ok((rows, true));
+                };
+                bytes += size(&row);
+                rows.push(row);
+            }
+            Ok((rows, false))
+        })?;
         let mut results = results.get();
         results.set_done(done);
         let mut list = results.init_rows(rows.len() as u32);
@@ -139,10 +161,7 @@ impl cursor::Server for CursorService {
         _: cursor::OneParams,
         mut results: cursor::OneResults,
     ) -> capnp::Result<()> {
-        let mut cursor = self.open.borrow_mut();
-        self.used.set(Instant::now());
-        let _deadline = cursor.deadline();
-        match (cursor.next_row()?, cursor.next_row()?) {
+        match self.read(|cursor| Ok((cursor.next_row()?, cursor.next_row()?)))? {
             (Some(row), None) => write_row(results.get().init_row(), &row),
             (None, _) => {
                 return Err(Error::InvalidArgument("the result has no row, not one".into()).into());
@@ -220,8 +239,8 @@ mod tests {
         let storage = testing::open(&folder);
         let scenario = async {
             let rows = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4";
-            let cursor = serve(storage.sql().exec(rows, ()).unwrap());
-            let finished = serve(storage.sql().exec("SELECT 1 WHERE 0", ()).unwrap());
+            let cursor = serve(storage.sql().exec(rows, ()).unwrap(), None);
+            let finished = serve(storage.sql().exec("SELECT 1 WHERE 0", ()).unwrap(), None);
             let next = |cursor: &cursor::Client| {
                 let mut request = cursor.next_request();
                 request.get().set_max_rows(1);

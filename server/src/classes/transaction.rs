@@ -6,20 +6,25 @@ use std::{
 };
 
 use tokio_util::task::AbortOnDropHandle;
-use vatwerk::storage_capnp::transaction;
+use vatwerk::storage_capnp::{sql, transaction};
 
-use super::cell::{Scope, Service};
+use super::{
+    cell::{Scope, Service},
+    sql::SqlService,
+};
 use crate::{
     Context, Error, Result,
-    object::Section,
+    object::{KeepAwake, Section},
     storage::{HeldTransaction, Kv, Sql},
 };
 
 /// A transaction that a caller holds. Dropped, it rolls back.
 pub(super) struct Open {
+    ctx: Context,
     held: HeldTransaction,
-    /// While it is there, other events of the object wait. A nested one is in its parent's.
-    section: RefCell<Option<Section>>,
+    /// While it is there, other events of the object wait, and the object stays awake. A nested one is in
+    /// its parent's.
+    section: RefCell<Option<(Section, KeepAwake)>>,
     _deadline: Option<AbortOnDropHandle<()>>,
 }
 
@@ -39,12 +44,13 @@ pub(super) fn open(ctx: &Context) -> Result<transaction::Client> {
         });
         let deadline = Some(AbortOnDropHandle::new(deadline));
         Service(Open {
+            ctx: ctx.clone(),
             held,
-            section: RefCell::new(Some(section)),
+            section: RefCell::new(Some((section, ctx.keep_awake()))),
             _deadline: deadline,
         })
     });
-    Ok(capnp_rpc::new_client_from_rc(service))
+    Ok(ctx.lend(capnp_rpc::new_client_from_rc(service)))
 }
 
 /// Rolls back a transaction whose time is over.
@@ -76,11 +82,22 @@ impl Scope for Open {
 
     fn transaction(&self) -> Result<transaction::Client> {
         let held = self.held.begin_nested()?;
-        Ok(capnp_rpc::new_client(Service(Open {
+        let nested: transaction::Client = capnp_rpc::new_client(Service(Open {
+            ctx: self.ctx.clone(),
             held,
             section: RefCell::default(),
             _deadline: None,
-        })))
+        }));
+        Ok(self.ctx.lend(nested))
+    }
+
+    fn context(&self) -> &Context {
+        &self.ctx
+    }
+
+    fn sql_of(service: Rc<Service<Open>>) -> sql::Client {
+        let ctx = service.0.ctx.clone();
+        ctx.lend(capnp_rpc::new_client(SqlService(service)))
     }
 }
 

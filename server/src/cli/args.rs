@@ -253,9 +253,9 @@ pub enum ObjectsVerb {
     ///
     /// A line for each of: what `list` tells; whether it exists, that is, has come into being; its
     /// state, which is asleep, waking or awake; how many calls and other events are in flight, and how
-    /// many of these are queued; how many capabilities of its own others hold; when its earliest alarm
-    /// is due, and when it woke, in milliseconds since 1970; and how often it was reset since the vat
-    /// started. What there is not is left empty; in JSON it is null.
+    /// many of these are queued; how many capabilities that others hold keep it awake; when its
+    /// earliest alarm is due, and when it woke, in milliseconds since 1970; and how often it was reset
+    /// since the vat started. What there is not is left empty; in JSON it is null.
     #[command(override_usage = usage("objects show [OPTIONS] <CLASS> <NAME|--id <HEX>>"))]
     Show {
         /// The class, by the name it is served under
@@ -271,6 +271,19 @@ pub enum ObjectsVerb {
     /// later call makes it anew.
     #[command(override_usage = usage("objects delete [OPTIONS] <CLASS> <NAME|--id <HEX>>"))]
     Delete {
+        /// The class, by the name it is served under
+        class: String,
+        /// The object
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// End the instance of an object that is stuck, and keep everything that the object has stored
+    ///
+    /// Prints how many instances that were, 1 or 0. Calls that run, and capabilities that the instance
+    /// handed out, fail with `object-reset`; WebSockets close. Calls that are queued go to the next
+    /// instance, which wakes at once if there are any.
+    #[command(override_usage = usage("objects reset [OPTIONS] <CLASS> <NAME|--id <HEX>>"))]
+    Reset {
         /// The class, by the name it is served under
         class: String,
         /// The object

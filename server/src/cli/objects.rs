@@ -21,7 +21,8 @@ pub async fn objects(
     let (ObjectsVerb::List { class, .. }
     | ObjectsVerb::Count { class, .. }
     | ObjectsVerb::Show { class, .. }
-    | ObjectsVerb::Delete { class, .. }) = &args.verb;
+    | ObjectsVerb::Delete { class, .. }
+    | ObjectsVerb::Reset { class, .. }) = &args.verb;
     let objects = Objects {
         namespace: client.namespace_named(class).capability(),
         format: args.target.output,
@@ -31,6 +32,7 @@ pub async fn objects(
         ObjectsVerb::Count { prefix, .. } => objects.count(prefix, out).await,
         ObjectsVerb::Show { key, .. } => objects.show(&key.key(), out).await,
         ObjectsVerb::Delete { key, .. } => objects.delete(&key.key(), out).await,
+        ObjectsVerb::Reset { key, .. } => objects.reset(&key.key(), out).await,
     }
 }
 
@@ -104,6 +106,13 @@ impl Objects {
         key.write(request.get().init_key());
         let existed = request.send().promise.await?.get()?.get_existed();
         self.number("deleted", existed.into(), out)
+    }
+
+    async fn reset(&self, key: &ObjectKey, out: &mut dyn io::Write) -> Result<(), Failure> {
+        let mut request = self.namespace.reset_request();
+        key.write(request.get().init_key());
+        let was_awake = request.send().promise.await?.get()?.get_was_awake();
+        self.number("reset", was_awake.into(), out)
     }
 
     fn number(&self, name: &str, number: u64, out: &mut dyn io::Write) -> Result<(), Failure> {

@@ -193,6 +193,13 @@ pub trait Class: Sized + 'static {
         async { Ok(()) }
     }
 
+    /// Serves a facet of the object, for one call: see [`Context::facet`]. The capability that is
+    /// returned takes the call, in the same event, and is then dropped.
+    fn facet(self: Rc<Self>, name: &str) -> capnp::Result<capnp::capability::Client> {
+        let error = format!("class {} has no facet `{name}`", Self::NAME);
+        Err(Error::Unimplemented(error).into())
+    }
+
     /// Wakes the object. Calls wait meanwhile. If it fails they fail, with
     /// `activation-failed` or the error's own code, and the next call tries again.
     fn activate(ctx: Context) -> impl Future<Output = capnp::Result<Self>>;
@@ -208,6 +215,7 @@ pub(super) trait Dispatch {
         results: Results<any_pointer::Owned>,
     ) -> DispatchCallResult;
 
+    fn facet(&self, name: &str) -> capnp::Result<capnp::capability::Client>;
     fn alarm(&self, alarm: AlarmInfo) -> Done;
     fn fetch(&self, request: Request) -> LocalBoxFuture<'static, capnp::Result<Response>>;
     fn web_socket_message(&self, socket: WebSocket, message: SocketMessage) -> Done;
@@ -234,6 +242,10 @@ impl<C: Class, D: Server + Clone> Dispatch for Served<C, D> {
         self.methods
             .clone()
             .dispatch_call(interface_id, method_id, params, results)
+    }
+
+    fn facet(&self, name: &str) -> capnp::Result<capnp::capability::Client> {
+        self.instance.clone().facet(name)
     }
 
     fn alarm(&self, alarm: AlarmInfo) -> Done {

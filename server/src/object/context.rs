@@ -8,6 +8,8 @@ use vatwerk::ObjectId;
 
 use super::{
     alarms::Alarms,
+    awake::KeepAwake,
+    facet::Facet,
     instance::Instance,
     namespace::Namespace,
     sections::Section,
@@ -16,6 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    call::Hook,
     fetch::{Body, Request, Response, is_web_socket},
     metrics::Reset,
     storage::Storage,
@@ -78,9 +81,21 @@ impl Context {
 
     /// The object's own stub, to be passed to others or called like anybody's.
     pub fn stub<C: FromClientHook>(&self) -> C {
+        C::new(self.0.inward(Box::new(Hook(Rc::new(self.own_stub())))))
+    }
+
+    /// A facet of the object, to be passed to others: a capability that names the object, as its stub
+    /// does, and is served by [`Class::facet`](super::Class::facet) of the instance that is there when
+    /// it is called. It outlives instances, and does not keep the object awake; capabilities of servers
+    /// that a method makes end with their instance, and keep that awake. `name` says which facet it is:
+    /// to the class only, for holders cannot read or change it. A facet cannot be saved.
+    pub fn facet<C: FromClientHook>(&self, name: &str) -> C {
+        C::new(self.0.inward(Facet::capability(self.own_stub(), name)))
+    }
+
+    fn own_stub(&self) -> Stub {
         let slot = &self.0.slot;
-        let stub = Stub::capability(&self.0.host, &slot.class, slot.id, slot.name().as_deref());
-        C::new(self.0.inward(stub))
+        Stub::new(&self.0.host, &slot.class, slot.id, slot.name())
     }
 
     /// A value of that type that the embedding program gave to its classes, with
@@ -250,6 +265,17 @@ impl Context {
         let sections = &self.0.sections;
         let depth = sections.depth(self.0.current_section().as_ref());
         (depth == 0).then(|| self.0.open_section())
+    }
+
+    /// Hands out a server of this instance without keeping the instance awake for it: the server holds
+    /// what [`Context::keep_awake`] returns as long as there is something to lose.
+    pub(crate) fn lend<C: FromClientHook>(&self, cap: C) -> C {
+        C::new(self.0.lend(cap.into_client_hook()))
+    }
+
+    /// Keeps the instance awake as long as the result lives.
+    pub(crate) fn keep_awake(&self) -> KeepAwake {
+        KeepAwake::new(&self.0)
     }
 
     /// How long a transaction capability may stay open.

@@ -46,6 +46,8 @@ pub(super) enum What {
 pub(super) enum EventTarget {
     /// The object itself.
     Object,
+    /// The facet of that name.
+    Facet(Rc<str>),
     /// A capability that an instance of it handed out, and that only this instance answers.
     Capability(Box<dyn ClientHook>),
 }

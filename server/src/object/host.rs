@@ -158,22 +158,23 @@ impl Host {
         self.resident.count()
     }
 
-    /// Brings a call to its object, waking it if need be.
+    /// Brings a call to its object, or to a facet of it, waking it if need be.
     pub(super) fn deliver(
         self: &Rc<Self>,
         class: &Rc<ClassEntry>,
         id: ObjectId,
         name: Option<&Rc<str>>,
+        target: EventTarget,
         call: Call,
     ) {
-        if !class.answers(call.interface_id) {
+        if matches!(target, EventTarget::Object) && !class.answers(call.interface_id) {
             let error = unimplemented(class, &call);
             return call.reply.finish(Err(fault::not_delivered(error)));
         }
         match self.slot(class, id, name) {
             Ok(slot) => {
                 let chain = call.chain;
-                slot.push(self, None, chain, What::Call(EventTarget::Object, call));
+                slot.push(self, None, chain, What::Call(target, call));
             }
             Err(error) => call.reply.finish(Err(fault::not_delivered(error))),
         }

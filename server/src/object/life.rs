@@ -55,6 +55,8 @@ pub(super) struct Life {
     stage: RefCell<Stage>,
     /// Waits for the end while the object wakes.
     waker: Cell<Option<Waker>>,
+    /// How many [`KeepAwake`](super::awake::KeepAwake) there are of the instance.
+    pub pins: Cell<usize>,
 }
 
 impl Life {
@@ -72,6 +74,7 @@ impl Life {
         Rc::new(Life {
             stage: RefCell::new(stage),
             waker: Cell::default(),
+            pins: Cell::default(),
         })
     }
 

@@ -22,6 +22,7 @@ use capnp::{
 use futures::channel::oneshot;
 
 use super::{
+    awake::KeepAwake,
     event::{EventTarget, What},
     instance::Instance,
     outgoing::{Held, Outgoing, Sent},
@@ -113,16 +114,34 @@ impl Instance {
             inside.chain.set(self.current_chain());
             return Box::new(Hook(inside));
         }
+        if self.membrane.inside.borrow().wrapped_by(raw).is_some() {
+            // It was lent.
+            return cap;
+        }
+        self.hand_out(cap, Some(KeepAwake::new(self)))
+    }
+
+    /// A capability of the object's own as others hold it, which does not keep the instance awake. It may
+    /// pass [`Instance::outward`] as it is.
+    pub(super) fn lend(self: &Rc<Self>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        self.hand_out(settled(cap), None)
+    }
+
+    fn hand_out(
+        self: &Rc<Self>,
+        cap: Box<dyn ClientHook>,
+        keeps_awake: Option<KeepAwake>,
+    ) -> Box<dyn ClientHook> {
+        let raw = cap.get_ptr();
         let inside = Rc::new(Inside {
             instance: Rc::downgrade(self),
             raw_ptr: raw,
             raw: RefCell::new(Some(cap)),
             section: self.current_section(),
             chain: Cell::new(self.current_chain()),
+            _keeps_awake: keeps_awake,
         });
-        let membrane = &self.membrane;
-        membrane.inside.borrow_mut().insert(raw, &inside);
-        self.slot.handed_out.set(self.slot.handed_out.get() + 1);
+        self.membrane.inside.borrow_mut().insert(raw, &inside);
         Box::new(Hook(inside))
     }
 
@@ -193,6 +212,7 @@ pub(super) struct Inside {
     section: Option<SectionId>,
     /// The chain of the event that last handed the capability out.
     chain: Cell<Option<Chain>>,
+    _keeps_awake: Option<KeepAwake>,
 }
 
 impl Inside {
@@ -238,11 +258,6 @@ impl Drop for Inside {
             .inside
             .borrow_mut()
             .remove(self.raw_ptr, self as *const Inside as usize);
-        instance
-            .slot
-            .handed_out
-            .set(instance.slot.handed_out.get() - 1);
-        instance.slot.stir();
     }
 }
 

@@ -23,11 +23,13 @@ macro_rules! sabotaged {
 }
 
 mod alarms;
+mod awake;
 mod class;
 mod context;
 mod deletion;
 mod directory;
 mod event;
+mod facet;
 mod fetching;
 mod flow;
 mod gate;
@@ -66,4 +68,5 @@ pub use slot::{State, Status};
 pub use sockets::{SocketClose, SocketMessage, WebSocket};
 pub use stub::Stub;
 
+pub(crate) use awake::KeepAwake;
 pub(crate) use sections::Section;

@@ -1,8 +1,9 @@
 //! The table of objects that have a slot, and which of them make room for others.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
+    ops::Bound,
     rc::Rc,
 };
 
@@ -19,12 +20,19 @@ use crate::{
 /// How many slots are looked at for one object that wakes. Those that are busy are looked at again later.
 const LOOKED_AT: usize = 64;
 
+/// The place of a slot in the order in which objects were used.
+type Rank = (Instant, ObjectId);
+
 /// The objects that have a slot.
 #[derive(Default)]
 pub(super) struct Resident {
     slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     /// Each slot once, by its rank: when it was used when it was last looked at.
-    by_rank: RefCell<BTreeSet<(Instant, ObjectId)>>,
+    by_rank: RefCell<BTreeSet<Rank>>,
+    /// Where the last look for an object to put to sleep has ended.
+    evicted: Cell<Option<Rank>>,
+    /// Where the last look for an object to reset has ended.
+    reset: Cell<Option<Rank>>,
     none: tokio::sync::Notify,
 }
 
@@ -85,21 +93,23 @@ impl Resident {
 
     /// Sees to it that another object may wake: above `resident_objects`, or with SQLite's memory full, one
     /// idle object is asked to sleep for each that wakes, the least recently used first. Above twice as
-    /// many objects, one that is kept awake only by capabilities it has handed out is reset. `overloaded`
-    /// if all are busy.
+    /// many objects, where none is idle, one that is kept awake only by capabilities that others hold is
+    /// reset. `overloaded` if there is none of these either.
     pub fn make_room(&self, limits: &Limits, metrics: &Metrics) -> Result<()> {
         let limit = limits.resident_objects;
         let count = self.count();
-        if count >= limit {
-            self.evict_one(Eviction::Objects);
+        let leaves = if count >= limit {
+            self.evict_one(Eviction::Objects)
         } else if storage::memory_used() > limits.memory_bytes {
-            self.evict_one(Eviction::Memory);
-        }
+            self.evict_one(Eviction::Memory)
+        } else {
+            false
+        };
         // Those that are asked to go need a moment, and some cannot go.
         if count < 2 * limit {
             return Ok(());
         }
-        if count < 2 * limit + limit.div_ceil(2) && self.reset_one_pinned() {
+        if count < 2 * limit + limit.div_ceil(2) && (leaves || self.reset_one_pinned()) {
             return Ok(());
         }
         metrics.overloaded();
@@ -109,17 +119,18 @@ impl Resident {
         })
     }
 
-    fn evict_one(&self, why: Eviction) {
-        let idle = |slot: &Slot| slot.is_idle() && slot.evicted().is_none();
-        if let Some(slot) = self.least_recently_used(idle) {
+    fn evict_one(&self, why: Eviction) -> bool {
+        let idle = |slot: &Slot| slot.is_idle() && slot.evicted().is_none() && !slot.is_ending();
+        let found = self.least_recently_used(&self.evicted, idle);
+        if let Some(slot) = &found {
             slot.evict(why);
         }
+        found.is_some()
     }
 
     fn reset_one_pinned(&self) -> bool {
-        let pinned =
-            |slot: &Slot| slot.is_quiet() && slot.handed_out.get() > 0 && !slot.is_ending();
-        let Some(slot) = self.least_recently_used(pinned) else {
+        let pinned = |slot: &Slot| slot.is_quiet() && slot.pins() > 0 && !slot.is_ending();
+        let Some(slot) = self.least_recently_used(&self.reset, pinned) else {
             return false;
         };
         let error = Error::ObjectReset(
@@ -131,23 +142,37 @@ impl Resident {
         true
     }
 
-    /// The least recently used of the slots that `fits`, among the first few. Each that is looked at moves
-    /// back, so that the next look finds others.
-    fn least_recently_used(&self, fits: impl Fn(&Slot) -> bool) -> Option<Rc<Slot>> {
-        for _ in 0..LOOKED_AT {
-            let first = self.by_rank.borrow().first().copied();
-            let (rank, id) = first?;
+    /// The least recently used of the slots that `fits`, among the first few after `place`, which moves on
+    /// by those that are looked at: what does not fit is not looked at again before all others were.
+    fn least_recently_used(
+        &self,
+        place: &Cell<Option<Rank>>,
+        fits: impl Fn(&Slot) -> bool,
+    ) -> Option<Rc<Slot>> {
+        let mut looked_at = 0;
+        while looked_at < LOOKED_AT {
+            let (rank, id) = self.after(place.get())?;
             let slot = self.find(id)?;
             let used = slot.last_used();
             if used > rank {
+                // At most once for each use.
                 self.rank(&slot, used);
                 continue;
             }
-            self.rank(&slot, Instant::now());
+            looked_at += 1;
+            place.set(Some((rank, id)));
             if fits(&slot) {
                 return Some(slot);
             }
         }
         None
+    }
+
+    /// The slot that comes next in the ranking; after the last one the first.
+    fn after(&self, place: Option<Rank>) -> Option<Rank> {
+        let by_rank = self.by_rank.borrow();
+        let after = place.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = by_rank.range((after, Bound::Unbounded)).next();
+        next.or_else(|| by_rank.first()).copied()
     }
 }

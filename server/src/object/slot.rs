@@ -48,8 +48,6 @@ pub(super) struct Slot {
     evict: Cell<Option<Eviction>>,
     deletions: RefCell<Vec<Deleted>>,
     ended: tokio::sync::Notify,
-    /// How many of the object's own capabilities others hold.
-    pub handed_out: Cell<usize>,
     last_used: Cell<Instant>,
     /// Where the slot stands among those that may have to make room.
     pub rank: Cell<Instant>,
@@ -66,7 +64,7 @@ pub struct Status {
     pub in_flight: u64,
     /// How many of these are queued.
     pub queued: u64,
-    /// How many capabilities of its own others hold.
+    /// How many capabilities of its own keep it awake, because others hold them.
     pub handed_out: u64,
     /// When it last woke, in milliseconds since 1970, if the vat remembers.
     pub activated_ms: Option<i64>,
@@ -141,7 +139,6 @@ impl Slot {
             evict: Cell::default(),
             deletions: RefCell::default(),
             ended: tokio::sync::Notify::new(),
-            handed_out: Cell::default(),
             last_used: Cell::new(Instant::now()),
             rank: Cell::new(Instant::now()),
             metrics,
@@ -358,7 +355,7 @@ impl Slot {
             state: self.life.borrow().state(),
             in_flight: self.in_flight.get(),
             queued: self.queue.borrow().len() as u64,
-            handed_out: self.handed_out.get() as u64,
+            handed_out: self.pins() as u64,
             ..Status::default()
         }
     }
@@ -368,9 +365,14 @@ impl Slot {
         self.in_flight.get() == 0
     }
 
+    /// How many capabilities of the instance keep it awake, because others hold them.
+    pub fn pins(&self) -> usize {
+        self.life.borrow().pins.get()
+    }
+
     /// Whether nothing would be lost to anybody if the instance were gone.
     pub fn is_idle(&self) -> bool {
-        self.is_quiet() && self.handed_out.get() == 0
+        self.is_quiet() && self.pins() == 0
     }
 
     /// Whether no event waits for an instance.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use capnp::{capability::FromClientHook, private::capability::ClientHook, traits::HasTypeId};
 use vatwerk::{ObjectId, kj::http_capnp::http_service, limit_capnp, object_capnp::stub};
 
-use super::{class::ClassEntry, host::Host};
+use super::{class::ClassEntry, event::EventTarget, host::Host};
 use crate::{
     Error,
     call::{self, Call, Hook, Target},
@@ -25,6 +25,21 @@ pub struct Stub {
 }
 
 impl Stub {
+    /// The stub of an object, which need not be there. No I/O.
+    pub(super) fn new(
+        host: &Rc<Host>,
+        class: &Rc<ClassEntry>,
+        id: ObjectId,
+        name: Option<Rc<str>>,
+    ) -> Stub {
+        Stub {
+            host: host.clone(),
+            class: class.clone(),
+            id,
+            name,
+        }
+    }
+
     /// A stub as a capability. No I/O.
     pub fn capability(
         host: &Rc<Host>,
@@ -32,13 +47,14 @@ impl Stub {
         id: ObjectId,
         name: Option<&str>,
     ) -> Box<dyn ClientHook> {
-        let name = name.map(Rc::from);
-        Box::new(Hook(Rc::new(Stub {
-            host: host.clone(),
-            class: class.clone(),
-            id,
-            name,
-        })))
+        let stub = Stub::new(host, class, id, name.map(Rc::from));
+        Box::new(Hook(Rc::new(stub)))
+    }
+
+    /// Queues a call for the object, which wakes it.
+    pub(super) fn deliver_to(&self, target: EventTarget, call: Call) {
+        let name = self.name.as_ref();
+        self.host.deliver(&self.class, self.id, name, target, call);
     }
 }
 
@@ -59,8 +75,7 @@ impl Target for Stub {
             let own: stub::Client = call::serve(self.clone());
             return call.forward_to(own.as_client_hook());
         }
-        self.host
-            .deliver(&self.class, self.id, self.name.as_ref(), call);
+        self.deliver_to(EventTarget::Object, call);
     }
 }
 

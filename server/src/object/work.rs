@@ -254,6 +254,10 @@ async fn answer(
                     .promise
                     .await
             }
+            EventTarget::Facet(name) => {
+                let facet = object.facet(&name)?.hook;
+                facet.call(interface_id, method_id, params, results).await
+            }
             EventTarget::Capability(cap) => {
                 cap.call(interface_id, method_id, params, results).await
             }

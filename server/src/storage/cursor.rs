@@ -226,6 +226,12 @@ impl Cursor {
         end_state(&mut self.state.borrow_mut(), error);
     }
 
+    /// Whether there are, or may be, rows to be read.
+    pub(crate) fn is_open(&self) -> bool {
+        let state = self.state.borrow();
+        !state.ready.is_empty() || matches!(state.source, Rows::Open(_))
+    }
+
     /// While the result lives, all the rows that are read have together no more time than one.
     pub fn deadline(&self) -> Deadline {
         self.storage.0.watch.start()

@@ -224,6 +224,16 @@ impl namespace::Server for NamespaceService {
         Ok(())
     }
 
+    async fn reset(
+        self: Rc<Self>,
+        params: namespace::ResetParams,
+        mut results: namespace::ResetResults,
+    ) -> capnp::Result<()> {
+        let (id, _) = self.read_key(params.get()?.get_key()?)?;
+        results.get().set_was_awake(self.host.reset(id).await);
+        Ok(())
+    }
+
     async fn show(
         self: Rc<Self>,
         params: namespace::ShowParams,

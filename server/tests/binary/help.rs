@@ -59,7 +59,10 @@ fn every_verb_has_help_that_says_what_it_takes() {
         ),
         (&["sql"], &["<QUERY>", "--param", "base64"]),
         (&["sql"], &client),
-        (&["objects"], &["list", "count", "show", "delete"]),
+        (
+            &["objects"],
+            &["list", "count", "show", "delete", "reset"],
+        ),
         (
             &["objects", "list"],
             &["--prefix", "--limit", "--connect", "10 s"],
@@ -72,6 +75,14 @@ fn every_verb_has_help_that_says_what_it_takes() {
         (
             &["objects", "delete"],
             &["[OPTIONS] <CLASS> <NAME|--id <HEX>>", "1 or 0"],
+        ),
+        (
+            &["objects", "reset"],
+            &[
+                "[OPTIONS] <CLASS> <NAME|--id <HEX>>",
+                "1 or 0",
+                "object-reset",
+            ],
         ),
         (&["alarms"], &client),
         (&["alarms", "list"], &["--limit", "--connect"]),

@@ -175,6 +175,18 @@ impl namespace::Server for Namespace {
         results.get().set_existed(existed);
         Ok(())
     }
+
+    /// Likewise.
+    async fn reset(
+        self: Rc<Self>,
+        params: namespace::ResetParams,
+        mut results: namespace::ResetResults,
+    ) -> capnp::Result<()> {
+        let key = params.get()?.get_key()?.which()?;
+        let was_awake = matches!(key, object_key::ObjectName(_));
+        results.get().set_was_awake(was_awake);
+        Ok(())
+    }
 }
 
 impl counter::Server for Fake {

@@ -342,16 +342,27 @@ fn objects_go_by_name_or_by_id() {
         &[
             "objects", "delete", "Counter", "--id", &id, "--output", "json",
         ],
+        &["objects", "reset", "Counter", "-x"],
+        &[
+            "objects", "reset", "Counter", "--id", &id, "--output", "json",
+        ],
         &["objects", "show", "Counter", "-x"],
         &[
             "objects", "show", "Counter", "--id", &id, "--output", "json",
         ],
     ]);
     assert_eq!(
-        out[..4],
-        ["0\n", "{\"count\":3}\n", "1\n", "{\"deleted\":0}\n"]
+        out[..6],
+        [
+            "0\n",
+            "{\"count\":3}\n",
+            "1\n",
+            "{\"deleted\":0}\n",
+            "1\n",
+            "{\"reset\":0}\n"
+        ]
     );
-    let shown: Vec<_> = out[4].lines().collect();
+    let shown: Vec<_> = out[6].lines().collect();
     let one = format!("id\t{}", "01".repeat(32));
     assert_eq!(
         shown,
@@ -377,7 +388,7 @@ fn objects_go_by_name_or_by_id() {
         "exists": false, "state": "asleep", "inFlight": 0, "queued": 0, "heldCapabilities": 0, "webSockets": 0,
         "alarmMs": null, "activatedMs": null, "resets": 0,
     });
-    assert_eq!(parse(&out[5]), absent);
+    assert_eq!(parse(&out[7]), absent);
 }
 
 #[test]
