@@ -115,7 +115,7 @@ impl Listener {
     /// Gives every connection to `serve`, for ever, as long as it finds a place in `room`: others wait
     /// in the socket's queue.
     pub(super) async fn each(
-        self,
+        &self,
         room: Arc<Semaphore>,
         serve: impl Fn(Stream, OwnedSemaphorePermit),
     ) {

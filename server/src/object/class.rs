@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     future::Future,
     rc::Rc,
+    time::Duration,
 };
 
 use capnp::{
@@ -112,8 +113,15 @@ pub trait Class: Sized + 'static {
     /// SQL that brings an object's tables up to date, oldest first: each is applied once in an
     /// object's life, before [`Class::create`] of a new one, and in the turn in which
     /// [`Class::activate`] begins of one that is behind. Append to them, and never change or remove
-    /// one: objects know how many they have had.
+    /// one: objects know how many they have had. Together with [`Class::migrate`] they may take as long
+    /// as the vat's setting `limits.migration_ms` says, 30 s unless told otherwise.
     const MIGRATIONS: &'static [&'static str] = &[];
+
+    /// How long the SQL of one call may run, in milliseconds: all statements of one `exec`, or from one
+    /// row of a cursor to the next. It holds up every object of the vat meanwhile. `None` is the vat's
+    /// setting `limits.statement_ms`, 500 ms unless told otherwise. Callers get `limit-exceeded` after
+    /// it. [`Class::MIGRATIONS`] have a limit of their own.
+    const STATEMENT_MS: Option<u64> = None;
 
     /// The version of what the class keeps in its storage; see [`Class::migrate`]. An object of a
     /// later version than this is not woken.
@@ -266,6 +274,8 @@ pub struct ClassEntry {
     /// Whether the HTTP listener lets anybody reach its objects.
     pub on_gateway: bool,
     pub(super) is_serial: bool,
+    /// How long the SQL of one call may run, if the class says so.
+    pub(super) statement_limit: Option<Duration>,
     pub(super) migrations: &'static [&'static str],
     pub(super) state_version: u32,
     pub(super) migrate: fn(&Context, u32) -> capnp::Result<()>,
@@ -305,6 +315,7 @@ impl ClassEntry {
             web_sockets: C::WEB_SOCKETS,
             on_gateway: C::ON_GATEWAY,
             is_serial: C::SERIAL,
+            statement_limit: C::STATEMENT_MS.map(Duration::from_millis),
             migrations: C::MIGRATIONS,
             state_version: C::STATE_VERSION,
             migrate: C::migrate,

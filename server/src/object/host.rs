@@ -29,6 +29,7 @@ use crate::{
     catalog::{Activity, Catalog},
     env::Clock,
     folder::DatabaseId,
+    health::{Policy, Thread},
     journal::{Commits, Lsn},
     metrics::{Eviction, Metrics},
     storage::{self, Backing, Vfs},
@@ -59,6 +60,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+    /// The thread of its objects.
+    pub thread: Thread,
 }
 
 /// What objects share. One for each thread that has objects.
@@ -84,6 +87,8 @@ pub struct Host {
     scheduling: Cell<Option<AbortHandle>>,
     /// What is counted.
     pub metrics: Metrics,
+    /// The thread of its objects: whoever asks from outside what holds it asks for this one's health.
+    pub thread: Thread,
     slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     load: Rc<Load>,
     past: RefCell<HashMap<ObjectId, Past>>,
@@ -105,6 +110,7 @@ impl Host {
             bindings,
             clock,
             metrics,
+            thread,
         } = parts;
         Rc::new(Host {
             classes,
@@ -115,6 +121,7 @@ impl Host {
             bindings,
             clock,
             metrics,
+            thread,
             chains: Chains::default(),
             scheduler: Scheduler::default(),
             notes: Notes::default(),
@@ -360,8 +367,10 @@ impl Host {
 
     /// Runs alarms from now on. Must be called inside a [`LocalSet`](tokio::task::LocalSet).
     pub fn schedule(self: &Rc<Self>) {
-        let task = tokio::task::spawn_local(schedule(self.clone()));
-        self.scheduling.set(Some(task.abort_handle()));
+        let host = self.clone();
+        let begin = move || schedule(host.clone());
+        let task = self.thread.services().run("alarms", Policy::Restart, begin);
+        self.scheduling.set(Some(task));
     }
 
     /// Begins no more alarms. Those that run go on.

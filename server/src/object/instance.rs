@@ -169,6 +169,9 @@ impl Instance {
         }
         self.current_section.replace(flow.section.take());
         self.current_chain.set(Some(flow.chain));
+        let (slot, thread) = (&self.slot, &self.host.thread);
+        let class = slot.class.interface_id;
+        let _turn = thread.turn(class, slot.id, flow.runs, &slot.metrics);
         self.storage.enter_turn();
         let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
         flow.section.replace(self.current_section.take());

@@ -7,11 +7,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::spawn_local,
@@ -22,7 +24,7 @@ use super::{
     host::Host,
     ringing::{Ringing, Rung},
 };
-use crate::{Error, Result, alarm, env, folder::DatabaseId};
+use crate::{Error, Result, alarm, env, folder::DatabaseId, health::message};
 
 /// How many due objects are read from the catalog at once.
 const READ_AHEAD: usize = 1024;
@@ -32,6 +34,9 @@ const TRY_AGAIN_MS: i64 = 1000;
 
 /// Who has not looked after this time takes no place from others any more.
 const PLACE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long after a fault of the vat itself an object is looked at again.
+const FAULT_PAUSE: Duration = Duration::from_secs(10);
 
 /// After so many failures of the vat's own to reach an object the pauses grow no longer: a minute.
 const LONGEST_PAUSE: u32 = 5;
@@ -134,7 +139,8 @@ fn look(
             let pause = Rc::new(Notify::new());
             let earlier = scheduler.busy.borrow_mut().insert(object, pause.clone());
             debug_assert!(earlier.is_none(), "read while it was not busy");
-            spawn_local(ring(host.clone(), object, place, places.clone(), pause));
+            let rung = ring(host.clone(), object, place, places.clone(), pause);
+            spawn_local(ring_or_again(host.clone(), object, rung));
         }
         let busy = scheduler.busy.borrow();
         let limit = READ_AHEAD + busy.len();
@@ -150,6 +156,17 @@ fn look(
             let next = rows.iter().find(|(object, _)| !busy.contains_key(object));
             return Ok(next.map(|(_, due_ms)| *due_ms));
         }
+    }
+}
+
+/// Has one object look. If the vat itself fails meanwhile, it is looked at again later, and not forgotten.
+async fn ring_or_again(host: Rc<Host>, object: DatabaseId, rung: impl Future<Output = ()>) {
+    if let Err(panic) = AssertUnwindSafe(rung).catch_unwind().await {
+        let why = message(&*panic);
+        let services = host.thread.services();
+        services.pause("alarms_of_object", &why, FAULT_PAUSE).await;
+        host.scheduler.finished.borrow_mut().push(object);
+        host.scheduler.stir();
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::instance::Instance;
-use crate::call::Chain;
+use crate::{call::Chain, health::Runs};
 
 /// What a running event of an object carries from one turn to the next.
 pub(super) struct Flow {
@@ -15,13 +15,16 @@ pub(super) struct Flow {
     pub section: RefCell<Option<SectionId>>,
     /// The calls that it makes are of this chain.
     pub chain: Chain,
+    /// What of the object it runs.
+    pub runs: Runs,
 }
 
 impl Flow {
-    pub fn new(section: Option<SectionId>, chain: Chain) -> Flow {
+    pub fn new(section: Option<SectionId>, chain: Chain, runs: Runs) -> Flow {
         Flow {
             section: RefCell::new(section),
             chain,
+            runs,
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     Error, Result,
     call::{Call, Chain},
     folder::DatabaseId,
+    health::Runs,
     metrics::{ClassMetrics, Eviction},
 };
 
@@ -124,6 +125,19 @@ pub(super) enum What {
 }
 
 impl What {
+    /// What of the object its turns run.
+    pub fn runs(&self) -> Runs {
+        match self {
+            What::Call(_, call) => Runs::Method {
+                interface_id: call.interface_id,
+                ordinal: call.method_id,
+            },
+            What::Fetch(_) => Runs::Fetch,
+            What::Alarms(_) => Runs::Alarms,
+            What::Socket(_) => Runs::Socket,
+        }
+    }
+
     /// It cannot be done.
     fn refuse(self, error: Error) {
         match self {

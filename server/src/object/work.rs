@@ -24,6 +24,7 @@ use super::{
 use crate::{
     Error,
     call::{self, Call},
+    health::Runs,
     metrics::{Eviction, Reset},
 };
 
@@ -130,7 +131,7 @@ fn handle<'a>(
         span,
         since,
     } = event;
-    let flow = Flow::new(section, chain);
+    let flow = Flow::new(section, chain, what.runs());
     let (class, id) = (instance.slot.class.name, instance.slot.id);
     match what {
         What::Call(target, call) => {
@@ -250,7 +251,7 @@ async fn in_background(instance: &Instance, background: Background) {
         section,
         ticket,
     } = background;
-    let flow = Flow::new(section, instance.host.chains.begin());
+    let flow = Flow::new(section, instance.host.chains.begin(), Runs::Background);
     let done = poll_fn(|cx| instance.poll_turn(&flow, cx, |cx| work.as_mut().poll(cx))).await;
     // What it holds on to may panic.
     shielded(&instance.slot, || drop(work));
