@@ -314,10 +314,13 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
             },
             Code::LimitExceeded,
         ),
-        (Error::StatementTimeout {
+        (
+            Error::StatementTimeout {
                 limit_ms: 1,
                 set_by: StatementLimit::Vat,
-            }, Code::LimitExceeded),
+            },
+            Code::LimitExceeded,
+        ),
         (Error::Unauthenticated("w"), Code::Unauthenticated),
         (Error::PermissionDenied("w".into()), Code::PermissionDenied),
         (Error::SqlRefused("w".into()), Code::SqlRefused),

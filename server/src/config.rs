@@ -37,7 +37,7 @@ pub struct Config {
     #[serde(deserialize_with = "addresses")]
     pub listen: Option<Vec<Address>>,
     /// Where operators find the vat's numbers, over HTTP at `/metrics` in the text format of
-    /// Prometheus, and at `/healthz` whether it takes calls: `HOST:PORT` (port 0 for any), or
+    /// Prometheus, and at `/healthz` whether it works, and if not, why: `HOST:PORT` (port 0 for any), or
     /// `unix:PATH`. Default: nowhere.
     #[serde(deserialize_with = "address")]
     pub metrics: Option<Address>,

@@ -22,7 +22,7 @@ use crate::{
     env::{Clock, Disk, RealDisk},
     folder::{Folder, FolderError, Layout},
     gateway::{BindError, Gateway, Listener, Operators, Scrape, http::Http},
-    health::{Health, Names, Policy, Thread, Watchdog},
+    health::{Health, Names, Thread, Watchdog},
     journal::{self, Commits, Journal, JournalError},
     metrics::{Metrics, Reading},
     object::{Class, Host, Parts, Registry, StartError},
@@ -255,13 +255,17 @@ impl Server {
         let operators = match &self.config.metrics {
             Some(address) => {
                 let services = thread.services().clone();
-                Some(scrape.clone().start(address, self.config.insecure, services)?)
+                Some(
+                    scrape
+                        .clone()
+                        .start(address, self.config.insecure, services)?,
+                )
             }
             None => None,
         };
         if operators.is_some() {
             let begin = move || scrape.clone().refresh(metrics.clone());
-            services.push(thread.services().run("readings", Policy::Restart, begin));
+            services.push(thread.services().run("readings", begin));
         }
         // Where nothing happens by itself, no thread looks.
         #[cfg(any(test, feature = "testing"))]
@@ -279,12 +283,12 @@ impl Server {
         let listeners = listeners.into_iter().map(|listener| {
             let gateway = gateway.clone();
             let begin = move || gateway.clone().accept(listener.clone());
-            thread.services().run("listener", Policy::Restart, begin)
+            thread.services().run("listener", begin)
         });
         let http_listeners = http_listeners.into_iter().map(|listener| {
             let http = http.clone();
             let begin = move || http.clone().accept(listener.clone());
-            thread.services().run("http_listener", Policy::Restart, begin)
+            thread.services().run("http_listener", begin)
         });
         let accepting = listeners.chain(http_listeners).collect();
         Ok(Running {
@@ -410,7 +414,9 @@ impl Running {
         self.operators.as_ref().map(Operators::address)
     }
 
-    /// What other threads may ask: whether the vat works, and what holds its thread.
+    /// What other threads may ask: whether the vat works, and what holds its thread. While that is held
+    /// [`Running::stop`] does not get on: a program that is to end all the same ends itself then, as the
+    /// command `serve` does.
     pub fn health(&self) -> &Health {
         &self.health
     }

@@ -1,8 +1,7 @@
 //! The signals that end a vat, on a thread of their own: a vat whose thread is held is stopped too.
 
 use std::{
-    io,
-    process,
+    io, process,
     sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
@@ -130,7 +129,11 @@ impl Stopping {
             return;
         }
         let held_ms = lasting.as_millis() as u64;
-        let limit = if self.signals > 1 { PATIENCE } else { vat.drain };
+        let limit = if self.signals > 1 {
+            PATIENCE
+        } else {
+            vat.drain
+        };
         if !self.told {
             self.told = true;
             let limit_ms = limit.as_millis() as u64;

@@ -33,7 +33,7 @@ use super::{
     listener::{Listener, Stream},
 };
 use crate::{
-    health::{Health, Policy, Services, thread_or_abort},
+    health::{Health, Services, thread_or_abort},
     metrics::{Exposition, Metrics, ThreadTimes},
 };
 
@@ -121,7 +121,7 @@ impl Scrape {
                 // It is waited for.
                 let _ = bound.send(Ok(listener.address().clone()));
                 let begin = move || self.clone().accept(listener.clone());
-                services.run("operators", Policy::Restart, begin);
+                services.run("operators", begin);
                 let _ = stopped.await;
             };
             LocalSet::new().block_on(&runtime, serve);

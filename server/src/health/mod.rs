@@ -33,7 +33,7 @@ use cell::{Running, TurnCell};
 
 pub use cell::Runs;
 pub use names::Names;
-pub use service::{Policy, Services, message, run_or_abort, thread_or_abort};
+pub use service::{Services, message, run_or_abort, thread_or_abort};
 pub use thread::{Thread, Turn};
 pub use watchdog::Watchdog;
 
@@ -108,8 +108,12 @@ pub struct Held {
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.turn {
-            Some(Held { class, id, method }) => write!(f, "object {id} of class {class}, in {method}"),
-            None => f.write_str("no object's turn: the vat's own work, or a task that a class spawned"),
+            Some(Held { class, id, method }) => {
+                write!(f, "object {id} of class {class}, in {method}")
+            }
+            None => {
+                f.write_str("no object's turn: the vat's own work, or a task that a class spawned")
+            }
         }
     }
 }
@@ -170,7 +174,11 @@ impl Health {
             let method = this.names.method(turn.runs);
             return Some(Hold {
                 since: this.start + Duration::from_nanos(began),
-                turn: Some(Held { class, id: turn.object, method }),
+                turn: Some(Held {
+                    class,
+                    id: turn.object,
+                    method,
+                }),
             });
         }
         let asked = this.asked.load(Relaxed);
@@ -228,7 +236,12 @@ impl Health {
     /// Asks the vat's thread for a sign of life, unless it still owes one.
     fn ask(&self) {
         let now = self.0.now();
-        if self.0.asked.compare_exchange(0, now, Relaxed, Relaxed).is_ok() {
+        if self
+            .0
+            .asked
+            .compare_exchange(0, now, Relaxed, Relaxed)
+            .is_ok()
+        {
             self.0.ask.notify_one();
         }
     }

@@ -17,7 +17,9 @@ impl Names {
     /// The names of classes, each given with the id of its interface, and of all methods that their
     /// schemas know.
     pub fn new(classes: impl Iterator<Item = (u64, &'static str)>, schemas: &Schemas) -> Names {
-        let methods = schemas.interfaces().flat_map(|interface| interface.methods());
+        let methods = schemas
+            .interfaces()
+            .flat_map(|interface| interface.methods());
         let named = methods.map(|method| ((method.interface_id, method.ordinal), method.name));
         Names {
             classes: classes.collect(),

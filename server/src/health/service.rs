@@ -1,4 +1,5 @@
-//! The tasks and threads that a vat cannot do without.
+//! The tasks and threads that a vat cannot do without. One that fails is restarted ([`Services::run`]), or
+//! ends the process ([`run_or_abort`], [`thread_or_abort`]): none is ever missing without a word.
 
 use std::{
     any::Any,
@@ -26,16 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A service that has run for so long begins again with the first pause.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// What happens when a service panics, or ends before it is aborted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// It begins anew after a pause: all that it works on is still there.
-    Restart,
-    /// The process ends, since what it knew is lost and others wait for it. The next start recovers.
-    Abort,
-}
-
-/// Runs services on the tasks of a thread. Cheap to clone.
+/// Runs the services of a thread that are restarted when they panic, or end: all that they work on is
+/// still there. Cheap to clone.
 #[derive(Clone)]
 pub struct Services {
     health: Health,
@@ -54,7 +47,6 @@ impl Services {
     pub fn run<F: Future<Output = ()> + 'static>(
         &self,
         name: &'static str,
-        policy: Policy,
         mut begin: impl FnMut() -> F + 'static,
     ) -> AbortHandle {
         let this = self.clone();
@@ -65,9 +57,6 @@ impl Services {
                 let run = AssertUnwindSafe(async { begin().await });
                 let ended = run.catch_unwind().await;
                 let why = ended.map_or_else(|panic| message(&*panic), |()| "it ended".to_owned());
-                if policy == Policy::Abort {
-                    abort(name, &why);
-                }
                 if began.elapsed() >= STEADY {
                     pause = FIRST_PAUSE;
                 }
@@ -114,8 +103,8 @@ impl Drop for Down<'_> {
     }
 }
 
-/// Runs a service that may end by itself, when nobody needs it any more. If it panics the process ends,
-/// as by [`Policy::Abort`].
+/// Runs a service of which nothing is left when it panics, though others wait for it: then the process
+/// ends. It may end by itself, when nobody needs it any more.
 pub async fn run_or_abort(service: &'static str, work: impl Future<Output = ()>) {
     if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
         abort(service, &message(&*panic));

@@ -1,27 +1,23 @@
 use std::{cell::Cell, rc::Rc};
 
-use tokio::task::LocalSet;
+use capnp::traits::HasTypeId;
+use tokio::{task::LocalSet, time::sleep_until};
+use vatwerk::counter_capnp::counter;
 
 use super::*;
 use crate::metrics::{Metrics, ThreadTimes};
 
+const COUNTER: u64 = <counter::Client as HasTypeId>::TYPE_ID;
+
 const METHOD: Runs = Runs::Method {
-    interface_id: vatwerk::counter_capnp::counter::Client::INTERFACE,
+    interface_id: COUNTER,
     ordinal: 0,
 };
 
-trait Interface {
-    const INTERFACE: u64;
-}
-
-impl<C: capnp::traits::HasTypeId> Interface for C {
-    const INTERFACE: u64 = C::TYPE_ID;
-}
-
 fn health(limits: Limits) -> Health {
     let schemas = vatwerk::json::Schemas::load(vatwerk::CODE_GENERATOR_REQUEST).unwrap();
-    let class = vatwerk::counter_capnp::counter::Client::INTERFACE;
-    Health::new(limits, Names::new([(class, "Counter")].into_iter(), &schemas))
+    let classes = [(COUNTER, "Counter")];
+    Health::new(limits, Names::new(classes.into_iter(), &schemas))
 }
 
 fn thread(health: &Health) -> (Thread, Metrics) {
@@ -44,7 +40,7 @@ fn a_turn_that_holds_the_thread_past_the_limit_is_a_problem_until_it_ends() {
         let class = metrics.class("Counter");
         let id = ObjectId([7; 32]);
         assert_eq!(health.problems(), []);
-        let turn = thread.turn(METHOD.interface(), id, METHOD, &class);
+        let turn = thread.turn(COUNTER, id, METHOD, &class);
         let seen = {
             let health = health.clone();
             std::thread::spawn(move || (health.problems(), health.hold().unwrap()))
@@ -60,7 +56,10 @@ fn a_turn_that_holds_the_thread_past_the_limit_is_a_problem_until_it_ends() {
         for problem in problems {
             let said = problem.to_string();
             let by = format!("object {id} of class Counter, in increment");
-            assert!(said.starts_with("held for 0.") && said.ends_with(&by), "{said}");
+            assert!(
+                said.starts_with("held for 0.") && said.ends_with(&by),
+                "{said}"
+            );
         }
         assert!(health.turn_running() > Duration::ZERO);
         drop(turn);
@@ -69,15 +68,6 @@ fn a_turn_that_holds_the_thread_past_the_limit_is_a_problem_until_it_ends() {
         assert_eq!(health.turn_running(), Duration::ZERO);
         let text = text(&metrics);
         assert!(text.contains("vatwerk_turn_seconds_count{class=\"Counter\"} 1\n"));
-    }
-}
-
-impl Runs {
-    fn interface(self) -> u64 {
-        match self {
-            Runs::Method { interface_id, .. } => interface_id,
-            _ => 0,
-        }
     }
 }
 
@@ -104,7 +94,7 @@ fn only_turns_over_the_limit_are_counted_as_long_by_a_bounded_number_of_names() 
             (Runs::Background, "wait_until"),
         ];
         for (runs, _) in all {
-            drop(thread.turn(METHOD.interface(), ObjectId([0; 32]), runs, &class));
+            drop(thread.turn(COUNTER, ObjectId([0; 32]), runs, &class));
         }
         let text = text(&metrics);
         for (_, method) in all {
@@ -139,7 +129,8 @@ async fn a_service_that_fails_is_restarted_after_growing_pauses_and_is_down_mean
                 }
             }
         };
-        let task = thread.services().run("sweeper", Policy::Restart, begin);
+        let began = tokio::time::Instant::now();
+        let task = thread.services().run("sweeper", begin);
         // When it has begun how often, and whether it is down before and after.
         let seconds = Duration::from_secs_f64;
         for (until, times, down) in [
@@ -150,10 +141,13 @@ async fn a_service_that_fails_is_restarted_after_growing_pauses_and_is_down_mean
             (60.35, 3, true),
             (60.45, 4, false),
         ] {
-            let began = *STARTED.get_or_init(tokio::time::Instant::now);
-            tokio::time::sleep_until(began + seconds(until)).await;
+            sleep_until(began + seconds(until)).await;
             assert_eq!(begun.get(), times, "after {until} s");
-            let problems = if down { vec![Problem::Down("sweeper")] } else { vec![] };
+            let problems = if down {
+                vec![Problem::Down("sweeper")]
+            } else {
+                vec![]
+            };
             assert_eq!(health.problems(), problems, "after {until} s");
         }
         let restarts = "vatwerk_service_restarts_total{service=\"sweeper\"} 3\n";
@@ -163,29 +157,21 @@ async fn a_service_that_fails_is_restarted_after_growing_pauses_and_is_down_mean
     tasks.run_until(test).await;
 }
 
-static STARTED: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
-
 /// Set for the process that is to end.
 const CHILD: &str = "VATWERK_ENDS";
 
 #[test]
 fn a_service_that_cannot_be_done_without_ends_the_process() {
-    let runtime = || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build().unwrap()
-    };
     match std::env::var(CHILD).as_deref() {
-        Ok("task") => LocalSet::new().block_on(&runtime(), async {
-            let health = health(Limits::default());
-            let (thread, _) = thread(&health);
-            let begin = || async { panic!("a reason") };
-            thread.services().run("sweeper", Policy::Abort, begin);
-            tokio::time::sleep(Duration::from_secs(60)).await;
-        }),
-        Ok("future") => runtime().block_on(run_or_abort("sweeper", async { panic!("a reason") })),
+        Ok("task") => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            runtime.block_on(run_or_abort("sweeper", async { panic!("a reason") }));
+        }
         Ok(_) => thread_or_abort("sweeper", || panic!("a reason")),
         Err(_) => {
-            for what in ["task", "future", "thread"] {
+            for what in ["task", "thread"] {
                 let name = "health::tests::a_service_that_cannot_be_done_without_ends_the_process";
                 let ended = std::process::Command::new(std::env::current_exe().unwrap())
                     .args(["--exact", name, "--nocapture", "--test-threads", "1"])

@@ -5,11 +5,7 @@ use std::{cell::Cell, marker::PhantomData, time::Duration};
 use tokio::task::AbortHandle;
 use vatwerk::ObjectId;
 
-use super::{
-    Health, Policy, Runs, Services,
-    cell::TurnId,
-    nanoseconds,
-};
+use super::{Health, Runs, Services, cell::TurnId, nanoseconds};
 use crate::metrics::{ClassMetrics, Metrics};
 
 /// The thread of a vat: reports turns to its [`Health`], and keeps its services running.
@@ -41,7 +37,7 @@ impl Thread {
     pub fn answer(&self) -> AbortHandle {
         let health = self.health.clone();
         let begin = move || health.clone().pulse();
-        self.services.run("pulse", Policy::Restart, begin)
+        self.services.run("pulse", begin)
     }
 
     /// A turn of an object begins; it ends when what is returned is dropped. Costs two looks at the

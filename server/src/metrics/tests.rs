@@ -166,8 +166,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         for label in sample.split(['{', ',', '}']).skip(1) {
             let label = label.split('=').next().unwrap();
             let known = [
-                "class", "code", "outcome", "reason", "status", "version", "le", "service", "method",
-                "",
+                "class", "code", "outcome", "reason", "status", "version", "le", "service",
+                "method", "",
             ];
             assert!(known.contains(&label), "{sample}");
         }

@@ -29,7 +29,7 @@ use crate::{
     catalog::{Activity, Catalog},
     env::Clock,
     folder::DatabaseId,
-    health::{Policy, Thread},
+    health::Thread,
     journal::{Commits, Lsn},
     metrics::{Eviction, Metrics},
     storage::{self, Backing, Vfs},
@@ -369,7 +369,7 @@ impl Host {
     pub fn schedule(self: &Rc<Self>) {
         let host = self.clone();
         let begin = move || schedule(host.clone());
-        let task = self.thread.services().run("alarms", Policy::Restart, begin);
+        let task = self.thread.services().run("alarms", begin);
         self.scheduling.set(Some(task));
     }
 

@@ -20,6 +20,8 @@ use tokio::{
     time::timeout,
 };
 
+#[cfg(any(test, feature = "testing"))]
+use super::testing::Sabotage;
 use super::{
     host::Host,
     ringing::{Ringing, Rung},
@@ -132,6 +134,8 @@ fn look(
     let scheduler = &host.scheduler;
     loop {
         while let Some(object) = due.front().copied() {
+            #[cfg(any(test, feature = "testing"))]
+            host.panic_once(Sabotage::PanicInScheduler);
             let Ok(place) = places.clone().try_acquire_owned() else {
                 return Ok(None);
             };
@@ -178,6 +182,8 @@ async fn ring(
     places: Arc<Semaphore>,
     pause: Rc<Notify>,
 ) {
+    #[cfg(any(test, feature = "testing"))]
+    host.panic_once(Sabotage::PanicInLook);
     let mut place = Some(place);
     let mut failed = None;
     let mut losses = 0;

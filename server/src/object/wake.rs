@@ -5,11 +5,7 @@ use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 use vatwerk::Code;
 
 use super::{Context, class::Dispatch, instance::Instance, sections::Flow};
-use crate::{
-    Error, Result, fault,
-    health::Runs,
-    storage::Schema,
-};
+use crate::{Error, Result, fault, health::Runs, storage::Schema};
 
 /// Runs `create`, if the object has not come into being, and `activate`.
 pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::super::testing::{TestResult, code, fresh, try_open};
 use super::super::{Row, Settings};
 use super::*;
-use crate::StatementLimit;
+use crate::error::StatementLimit;
 
 fn exec(storage: &Storage, sql: &str) -> Result<Cursor> {
     storage.sql().exec(sql, ())
