@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use vatwerk_server::{Context, object::testing::Sabotage, testing};
@@ -16,6 +16,9 @@ use crate::support::{
     puppet::{self, Puppet},
     run,
 };
+
+/// After this, a test that waits for something waits in vain.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an operator is answered.
 fn ask(address: &str, path: &str) -> String {
@@ -28,11 +31,13 @@ fn ask(address: &str, path: &str) -> String {
 
 /// Asks until the answer has this in it.
 fn until(address: &str, path: &str, said: &str) -> String {
+    let began = Instant::now();
     loop {
         let answer = ask(address, path);
         if answer.contains(said) {
             return answer;
         }
+        assert!(began.elapsed() < PATIENCE, "in vain: {said}\n{answer}");
     }
 }
 
@@ -42,6 +47,7 @@ fn while_a_turn_holds_the_thread_operators_are_told_whose_it_is() {
         let mut vat = TestVat::unstarted(|config| {
             config.metrics = Some("tcp:127.0.0.1:0".parse().unwrap());
             config.limits.held_ms = 50;
+            config.limits.long_turn_ms = 50;
         });
         let started = vat.start_serving(|server| server.class::<Puppet>());
         started.await.unwrap();
@@ -75,7 +81,8 @@ fn while_a_turn_holds_the_thread_operators_are_told_whose_it_is() {
                 "{answer}"
             );
         });
-        let object: puppet::Client = vat.wire().await.object("p");
+        let wire = vat.wire().await;
+        let object: puppet::Client = wire.object("p");
         let held = puppet::act(&object, async move |own| {
             entered.send(own.ctx.id().to_string()).unwrap();
             released.recv().unwrap();

@@ -5,11 +5,16 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::tempdir;
 
 use crate::vat::{Vat, example};
+
+/// After this, a test that waits for something waits in vain.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const LONG: &str = "{\"amount\":3600000}";
 
@@ -32,18 +37,22 @@ fn ask(vat: &Vat, path: &str) -> String {
 
 /// Asks until the vat is healthy, or is not.
 fn until(vat: &Vat, status: &str) -> String {
+    let began = Instant::now();
     loop {
         let answer = ask(vat, "/healthz");
         if answer.starts_with(&format!("HTTP/1.1 {status} ")) {
             return answer;
         }
+        assert!(began.elapsed() < PATIENCE, "not {status}: {answer}");
     }
 }
 
 /// Waits until the vat has logged this.
 fn logged(vat: &Vat, what: &str) {
+    let began = Instant::now();
     while !vat.errors().contains(what) {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        assert!(began.elapsed() < PATIENCE, "not {what}: {}", vat.errors());
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
