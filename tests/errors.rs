@@ -303,7 +303,7 @@ fn a_token_is_not_good_where_none_is_configured() {
 
 #[test]
 fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
-    use vatwerk_server::Error;
+    use vatwerk_server::{Error, StatementLimit};
     let cases = [
         (Error::InvalidArgument("w".into()), Code::InvalidArgument),
         (Error::NotFound("w".into()), Code::NotFound),
@@ -315,7 +315,13 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
             },
             Code::LimitExceeded,
         ),
-        (Error::StatementTimeout { limit_ms: 1 }, Code::LimitExceeded),
+        (
+            Error::StatementTimeout {
+                limit_ms: 1,
+                set_by: StatementLimit::Vat,
+            },
+            Code::LimitExceeded,
+        ),
         (Error::Unauthenticated("w"), Code::Unauthenticated),
         (Error::PermissionDenied("w".into()), Code::PermissionDenied),
         (Error::SqlRefused("w".into()), Code::SqlRefused),

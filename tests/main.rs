@@ -24,6 +24,7 @@ mod ledger;
 mod lifecycle;
 mod lifetime;
 mod objects;
+mod operators;
 mod order;
 mod overload;
 mod pairs;

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc};
 
 use vatwerk::Code;
 use vatwerk_server::{
-    Context,
+    Config, Context,
     testing::{TestVat, run},
 };
 
@@ -208,5 +208,52 @@ fn a_failed_create_leaves_an_object_that_can_be_made_wherever_a_crash_comes() {
             query(&p, "INSERT INTO t VALUES ('row')").await.unwrap();
             assert_eq!(query(&p, "SELECT a FROM t").await.unwrap(), ["row"]);
         }
+    });
+}
+
+/// The SQL that a puppet runs may take a millisecond, but for its migrations.
+struct Laborious;
+
+impl Program for Laborious {
+    const MIGRATIONS: &'static [&'static str] = &["CREATE TABLE t AS \
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000) \
+        SELECT count(*) AS a FROM n"];
+    const STATEMENT_MS: Option<u64> = Some(1);
+}
+
+#[test]
+fn migrations_have_a_time_of_their_own_and_calls_that_of_their_class() {
+    run(async {
+        let short = Rc::new(Cell::new(false));
+        let is_short = short.clone();
+        let vat = TestVat::start(move |server| {
+            let mut config = Config::default();
+            config.limits.statement_ms = 600_000;
+            if is_short.get() {
+                config.limits.migration_ms = 1;
+            }
+            server.config(config).class::<Puppet<Laborious>>()
+        })
+        .await;
+        let object: Client = vat.object("a");
+        let count = query(&object, "SELECT a || '' FROM t").await;
+        assert_eq!(count.unwrap(), ["300000"]);
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+                       SELECT count(*) || '' FROM n";
+        let error = query(&object, endless).await.unwrap_err();
+        let said = "the SQL of one call may run for 1 ms (`STATEMENT_MS` of its class)";
+        assert!(error.extra.contains(said), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::LimitExceeded);
+
+        short.set(true);
+        vat.restart().await;
+        let other: Client = vat.object("b");
+        let error = query(&other, "SELECT 1").await.unwrap_err();
+        let said = "migrations may run for 1 ms (`limits.migration_ms`)";
+        assert!(error.extra.contains(said), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::ActivationFailed);
+        // What has been migrated already needs no time.
+        let count = query(&object, "SELECT a || '' FROM t").await;
+        assert_eq!(count.unwrap(), ["300000"]);
     });
 }

@@ -155,8 +155,8 @@ interface Sql @0x9a2a273dd872ac60 {
   # ANALYZE writes are for SQLite alone.
   #
   # Besides the limits in `limit.capnp`: the statements of one exec, or the rows of one call of a
-  # cursor, take at most 5 s together (the vat may be configured otherwise; a single function is not
-  # stopped before it returns), or are `limit-exceeded`. What SQLite itself limits is `sql-failed`:
+  # cursor, take at most 500 ms together (the vat or the class may say otherwise; a single function is
+  # not stopped before it returns), or are `limit-exceeded`. What SQLite itself limits is `sql-failed`:
   # 100 columns of a table or result, 5 terms of a compound SELECT, expressions 100 deep, LIKE and
   # GLOB patterns of 50 bytes, 127 arguments of a function, triggers 10 deep, large arguments of
   # `json_patch` and `unhex`. The functions for mathematics (`sin`, `pow`, ...) are not built in.

@@ -27,6 +27,7 @@ use vatwerk_server::{
     env::{Clock, RealDisk},
     folder::Folder,
     gateway::network,
+    health::{self, Health, Names, Thread},
     journal::{self, Commits, Journal},
     metrics::Metrics,
     object::{Host, Limits, Parts, Registry},
@@ -140,6 +141,8 @@ async fn vat() -> capnp::capability::Client {
     .expect("a journal");
     let vfs = Vfs::register(journal.clone());
     let catalog = Catalog::open(&vfs, Clock::default()).expect("a catalog");
+    let metrics = Metrics::new("", 0);
+    let health = Health::new(health::Limits::default(), Names::default());
     let host = Host::new(Parts {
         classes,
         catalog,
@@ -148,7 +151,8 @@ async fn vat() -> capnp::capability::Client {
         limits: Limits::default(),
         bindings: HashMap::new(),
         clock: Clock::default(),
-        metrics: Metrics::new("", 0),
+        metrics: metrics.clone(),
+        thread: Thread::new(health, metrics),
     });
     FOLDERS.with(|folders| folders.borrow_mut().push(data));
     let vat: vat::Client = capnp_rpc::new_client(Vat::new(host, Vec::new(), 0));

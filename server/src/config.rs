@@ -10,7 +10,7 @@ use crate::{
         http::{self, Origins, SocketLimits},
         network,
     },
-    journal, object, storage,
+    health, journal, object, storage,
 };
 
 /// How a vat is set up: what `--config FILE` may say, as TOML. Whatever is left out has its default;
@@ -37,7 +37,7 @@ pub struct Config {
     #[serde(deserialize_with = "addresses")]
     pub listen: Option<Vec<Address>>,
     /// Where operators find the vat's numbers, over HTTP at `/metrics` in the text format of
-    /// Prometheus, and at `/healthz` whether it takes calls: `HOST:PORT` (port 0 for any), or
+    /// Prometheus, and at `/healthz` whether it works, and if not, why: `HOST:PORT` (port 0 for any), or
     /// `unix:PATH`. Default: nowhere.
     #[serde(deserialize_with = "address")]
     pub metrics: Option<Address>,
@@ -46,8 +46,9 @@ pub struct Config {
     /// Listen at TCP addresses that other machines can reach. Whoever reaches them can do
     /// everything. Default false.
     pub insecure: bool,
-    /// How long, in milliseconds, calls in flight may go on when the vat is told to stop. Default
-    /// 10,000.
+    /// How long, in milliseconds, calls in flight may go on when the vat is told to stop; and how long
+    /// the command `serve` waits for a turn that holds the vat's thread then, before it ends the process.
+    /// Default 10,000.
     pub drain_ms: u64,
     /// How much may be used.
     pub limits: Limits,
@@ -106,13 +107,24 @@ pub struct Http {
 pub struct Limits {
     /// How long an object stays awake without a call. Default 10,000.
     pub idle_ms: u64,
-    /// How long a class's `create` and `activate` may take together. Default 30,000.
+    /// How long an object may take to wake: its migrations, `create` and `activate` together. Default
+    /// 30,000.
     pub activation_ms: u64,
     /// How long a call or a request may take, unless its class says otherwise; 0 for no limit. One that
     /// takes longer is dropped where it waits, and its caller gets `limit-exceeded`. Default 900,000.
     pub call_ms: u64,
-    /// How long the SQL of one call may run: it holds up every object of its thread. Default 5,000.
+    /// How long the SQL of one call may run: it holds up every object of its thread. A class may say
+    /// otherwise for its objects, with `STATEMENT_MS`. Default 500.
     pub statement_ms: u64,
+    /// How long the SQL of an object's migrations may run, all of those that it has not had: it holds up
+    /// every object of its thread. Never longer than `activation_ms`, which contains it. Default 30,000.
+    pub migration_ms: u64,
+    /// The longest turn of an object that is not logged; 0 logs none. A turn holds up every object of
+    /// its thread. One that does not end is logged from the first second on. Default 100.
+    pub long_turn_ms: u64,
+    /// How long the vat's thread may be held, by a turn or otherwise, until `/healthz` answers 503; 0 is
+    /// for ever. Default 10,000.
+    pub held_ms: u64,
     /// How many objects may be awake; above it idle ones are put to sleep, and above twice as many
     /// no more are woken. Each uses about 100 KiB. Default 10,000.
     pub resident_objects: usize,
@@ -195,7 +207,10 @@ impl Default for Limits {
             idle_ms: 10_000,
             activation_ms: 30_000,
             call_ms: 900_000,
-            statement_ms: 5_000,
+            statement_ms: 500,
+            migration_ms: 30_000,
+            long_turn_ms: 100,
+            held_ms: 10_000,
             resident_objects: 10_000,
             memory_bytes: 768 << 20,
             alarms_at_once: 128,
@@ -284,6 +299,7 @@ impl Limits {
             idle: Duration::from_millis(self.idle_ms),
             activation: Duration::from_millis(self.activation_ms),
             call: Duration::from_millis(self.call_ms),
+            migration: Duration::from_millis(self.migration_ms.min(self.activation_ms)),
             resident_objects: self.resident_objects.max(1),
             memory_bytes: self.memory_bytes,
             alarms_at_once: self.alarms_at_once.max(1),
@@ -300,6 +316,15 @@ impl Limits {
     /// How long a peer of a connection may take nothing of what is queued for it.
     pub fn stall(&self) -> Duration {
         Duration::from_millis(self.stall_ms)
+    }
+
+    /// The limits of turns.
+    pub fn turns(&self) -> health::Limits {
+        let limit = |ms| (ms > 0).then(|| Duration::from_millis(ms));
+        health::Limits {
+            long_turn: limit(self.long_turn_ms),
+            held: limit(self.held_ms),
+        }
     }
 
     /// How the journal is set up.

@@ -30,10 +30,12 @@ pub enum Error {
         actual: u64,
     },
     /// The SQL of one call ran for longer than it may.
-    #[error("the SQL of one call may run for {limit_ms} ms, and this was stopped after that")]
+    #[error("the SQL of {} may run for {limit_ms} ms ({}), and this was stopped after that", .set_by.what(), .set_by.key())]
     StatementTimeout {
         /// The limit, in milliseconds.
         limit_ms: u64,
+        /// Where the limit comes from.
+        set_by: StatementLimit,
     },
     /// A call took longer than it may, and was dropped where it waited.
     #[error(
@@ -94,6 +96,34 @@ pub enum Error {
     /// The disk failed.
     #[error("{0}")]
     StorageFailed(String),
+}
+
+/// Where the time limit of SQL comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatementLimit {
+    /// The setting `limits.statement_ms`.
+    Vat,
+    /// The constant `STATEMENT_MS` of the class.
+    Class,
+    /// The setting `limits.migration_ms`.
+    Migration,
+}
+
+impl StatementLimit {
+    fn what(self) -> &'static str {
+        match self {
+            StatementLimit::Vat | StatementLimit::Class => "one call",
+            StatementLimit::Migration => "an object's migrations",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            StatementLimit::Vat => "`limits.statement_ms`",
+            StatementLimit::Class => "`STATEMENT_MS` of its class",
+            StatementLimit::Migration => "`limits.migration_ms`",
+        }
+    }
 }
 
 impl Error {

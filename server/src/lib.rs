@@ -15,6 +15,7 @@ pub mod fault;
 pub mod fetch;
 pub mod folder;
 pub mod gateway;
+pub mod health;
 pub mod id;
 pub mod journal;
 pub mod metrics;
@@ -27,7 +28,7 @@ pub mod vat;
 
 pub use alarm::{Alarm, AlarmInfo, Missed, Repeat};
 pub use config::Config;
-pub use error::{Error, Result};
+pub use error::{Error, Result, StatementLimit};
 pub use fetch::{Body, Request, Response};
 /// The crate that [`Request`] and [`Response`] are of.
 pub use http;

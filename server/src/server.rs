@@ -21,7 +21,8 @@ use crate::{
     catalog::{Catalog, LedgerError},
     env::{Clock, Disk, RealDisk},
     folder::{Folder, FolderError, Layout},
-    gateway::{BindError, Gateway, Listener, Scrape, http::Http},
+    gateway::{BindError, Gateway, Listener, Operators, Scrape, http::Http},
+    health::{Health, Names, Thread, Watchdog},
     journal::{self, Commits, Journal, JournalError},
     metrics::{Metrics, Reading},
     object::{Class, Directory, Host, Parts, Registry, StartError},
@@ -84,6 +85,9 @@ pub enum ServeError {
     /// Its catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] Error),
+    /// Its watchdog cannot start.
+    #[error("cannot start the thread of the watchdog: {0}")]
+    Watchdog(std::io::Error),
     /// It cannot listen.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -222,6 +226,9 @@ impl Server {
         ledger::index_alarms(&catalog, &commits, &vfs).await?;
         let started_at = self.clock.now_ms();
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), started_at);
+        let named = self.classes.iter().map(|it| (it.interface_id, it.name));
+        let names = Names::new(named, &schemas);
+        let health = Health::new(self.config.limits.turns(), names);
         let host = Host::new(Parts {
             classes: self.classes,
             catalog,
@@ -235,6 +242,7 @@ impl Server {
                 .collect(),
             clock: self.clock,
             metrics: metrics.clone(),
+            thread: Thread::new(health.clone(), metrics.clone()),
         });
         #[cfg(any(test, feature = "testing"))]
         if let Some(sabotage) = self.sabotage {
@@ -249,7 +257,7 @@ impl Server {
         let mut listeners = Vec::new();
         for address in self.config.addresses() {
             let listener = Listener::bind(&address, self.config.insecure).await?;
-            listeners.push(listener.with_stall(self.config.limits.stall()));
+            listeners.push(Rc::new(listener.with_stall(self.config.limits.stall())));
         }
         let http = Http::new(
             Directory::new(host.clone()),
@@ -260,48 +268,70 @@ impl Server {
         for address in self.config.http.listen.iter().flatten() {
             let listener = Listener::bind(address, self.config.insecure).await;
             let listener = listener.map_err(ServeError::BindHttp)?;
-            http_listeners.push(listener.with_stall(self.config.http.stall()));
+            http_listeners.push(Rc::new(listener.with_stall(self.config.http.stall())));
         }
-        host.schedule();
-        let scraped = match &self.config.metrics {
-            Some(address) => Some(Listener::bind(address, self.config.insecure).await?),
+        show(&metrics, &host, &gateway, &http);
+        let thread = &host.thread;
+        let mut services = Vec::new();
+        let scrape = Scrape::new(health.clone(), metrics.exposition());
+        let operators = match &self.config.metrics {
+            Some(address) => {
+                let services = thread.services().clone();
+                Some(
+                    scrape
+                        .clone()
+                        .start(address, self.config.insecure, services)?,
+                )
+            }
             None => None,
         };
-        show(&metrics, &host, &gateway, &http);
+        if operators.is_some() {
+            let begin = move || scrape.clone().refresh(metrics.clone());
+            services.push(thread.services().run("readings", begin));
+        }
+        // Where nothing happens by itself, no thread looks.
+        #[cfg(any(test, feature = "testing"))]
+        let is_watched = self.hold.is_none();
+        #[cfg(not(any(test, feature = "testing")))]
+        let is_watched = true;
+        let watchdog = match is_watched {
+            true => Some(Watchdog::start(health.clone()).map_err(ServeError::Watchdog)?),
+            false => None,
+        };
+        services.push(thread.answer());
+        host.schedule();
         let addresses = addresses(&listeners);
         let http_addresses = self::addresses(&http_listeners);
-        let metrics_address = scraped.as_ref().map(|listener| listener.address().clone());
-        let scraping = scraped.map(|listener| {
-            let scrape = Scrape::new(metrics, &gateway);
-            tokio::task::spawn_local(scrape.accept(listener)).abort_handle()
+        let listeners = listeners.into_iter().map(|listener| {
+            let gateway = gateway.clone();
+            let begin = move || gateway.clone().accept(listener.clone());
+            thread.services().run("listener", begin)
         });
-        let listeners = listeners
-            .into_iter()
-            .map(|listener| tokio::task::spawn_local(gateway.clone().accept(listener)));
-        let http_listeners = http_listeners
-            .into_iter()
-            .map(|listener| tokio::task::spawn_local(http.clone().accept(listener)));
-        let accepting = listeners
-            .chain(http_listeners)
-            .map(|task| task.abort_handle())
-            .collect();
+        let http_listeners = http_listeners.into_iter().map(|listener| {
+            let http = http.clone();
+            let begin = move || http.clone().accept(listener.clone());
+            thread.services().run("http_listener", begin)
+        });
+        let accepting = listeners.chain(http_listeners).collect();
         Ok(Running {
             host,
             gateway,
             http,
+            health,
             addresses,
             http_addresses,
-            metrics_address,
             accepting,
-            scraping,
+            services,
+            operators,
+            _watchdog: watchdog,
             config: self.config,
             _folder: folder,
         })
     }
 }
 
-fn addresses(listeners: &[Listener]) -> Vec<Address> {
-    let addresses = listeners.iter().map(Listener::address);
+fn addresses(listeners: &[Rc<Listener>]) -> Vec<Address> {
+    let addresses = listeners.iter().map(|listener| listener.address());
     addresses.cloned().collect()
 }
 
@@ -384,10 +414,12 @@ pub struct Running {
     http: Rc<Http>,
     addresses: Vec<Address>,
     http_addresses: Vec<Address>,
-    metrics_address: Option<Address>,
+    health: Health,
     accepting: Vec<AbortHandle>,
+    services: Vec<AbortHandle>,
     /// Answers until the vat has stopped.
-    scraping: Option<AbortHandle>,
+    operators: Option<Operators>,
+    _watchdog: Option<Watchdog>,
     config: Config,
     _folder: Folder,
 }
@@ -405,7 +437,14 @@ impl Running {
 
     /// Where an operator finds its numbers, with the real port, if anywhere.
     pub fn metrics_address(&self) -> Option<&Address> {
-        self.metrics_address.as_ref()
+        self.operators.as_ref().map(Operators::address)
+    }
+
+    /// What other threads may ask: whether the vat works, and what holds its thread. While that is held
+    /// [`Running::stop`] does not get on: a program that is to end all the same ends itself then, as the
+    /// command `serve` does.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// For tests: its objects.
@@ -424,6 +463,7 @@ impl Running {
     /// and requests in flight finish, ends the connections and puts every object to sleep. What has not finished
     /// within the time for draining is given up.
     pub async fn stop(self) {
+        self.health.stopping();
         self.accepting.iter().for_each(AbortHandle::abort);
         self.host.stop_scheduling();
         // Calls that have asked for one last as long.
@@ -473,6 +513,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.accepting.iter().for_each(AbortHandle::abort);
         self.host.stop_scheduling();
-        self.scraping.iter().for_each(AbortHandle::abort);
+        self.services.iter().for_each(AbortHandle::abort);
     }
 }

@@ -87,6 +87,7 @@ struct Life {
     task: JoinHandle<()>,
     addresses: Vec<Address>,
     http_addresses: Vec<Address>,
+    metrics_address: Option<Address>,
 }
 
 impl TestVat {
@@ -155,6 +156,8 @@ impl TestVat {
             ]),
             ..Config::default()
         };
+        // More time than usual: the machine may be busy.
+        config.limits.statement_ms = 60_000;
         (self.settings)(&mut config);
         config
     }
@@ -198,6 +201,7 @@ impl TestVat {
                 let listening = (
                     running.addresses().to_vec(),
                     running.http_addresses().to_vec(),
+                    running.metrics_address().cloned(),
                 );
                 let _ = started.send(Ok(listening));
                 let _ = stopped.await;
@@ -205,12 +209,14 @@ impl TestVat {
             };
             LocalSet::new().run_until(life).await;
         });
-        let (addresses, http_addresses) = has_started.await.expect("the vat answers")?;
+        let (addresses, http_addresses, metrics_address) =
+            has_started.await.expect("the vat answers")?;
         self.life = Some(Life {
             stop,
             task,
             addresses,
             http_addresses,
+            metrics_address,
         });
         Ok(())
     }
@@ -263,6 +269,12 @@ impl TestVat {
     /// The first address at which it is reached over HTTP.
     pub fn http(&self) -> &Address {
         &self.life.as_ref().expect("it runs").http_addresses[0]
+    }
+
+    /// The address at which operators are answered.
+    pub fn operators(&self) -> &Address {
+        let life = self.life.as_ref().expect("it runs");
+        life.metrics_address.as_ref().expect("it is told to")
     }
 
     /// A raw connection.

@@ -256,6 +256,7 @@ pub trait Program: 'static {
     const WEB_SOCKETS: bool = true;
     const MIGRATIONS: &'static [&'static str] = &[];
     const STATE_VERSION: u32 = 0;
+    const STATEMENT_MS: Option<u64> = None;
 
     fn migrate(_ctx: &Context, _from: u32) -> capnp::Result<()> {
         Ok(())
@@ -324,6 +325,7 @@ impl<P: Program> Class for Puppet<P> {
     const CALL_LIMIT: Option<Duration> = P::CALL_LIMIT;
     const MIGRATIONS: &'static [&'static str] = P::MIGRATIONS;
     const STATE_VERSION: u32 = P::STATE_VERSION;
+    const STATEMENT_MS: Option<u64> = P::STATEMENT_MS;
     const ALARMS: bool = true;
     const FETCH: bool = true;
     const WEB_SOCKETS: bool = P::WEB_SOCKETS;

@@ -7,6 +7,7 @@ use vatwerk_server::{
     catalog::Catalog,
     env::{Clock, RealDisk},
     folder::Folder,
+    health::{self, Health, Names, Thread},
     journal::{self, Commits, Journal},
     metrics::Metrics,
     object::{Host, Limits, Parts, Registry},
@@ -36,6 +37,8 @@ impl Vat {
             idle: Duration::from_secs(600),
             ..Default::default()
         };
+        let metrics = Metrics::new("", 0);
+        let health = Health::new(health::Limits::default(), Names::default());
         let host = Host::new(Parts {
             classes,
             catalog,
@@ -44,7 +47,8 @@ impl Vat {
             limits,
             bindings: HashMap::new(),
             clock: Clock::default(),
-            metrics: Metrics::new("", 0),
+            metrics: metrics.clone(),
+            thread: Thread::new(health, metrics),
         });
         Vat {
             host,

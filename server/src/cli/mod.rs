@@ -12,6 +12,7 @@ mod objects;
 mod output;
 mod schema;
 mod serve;
+mod signals;
 mod sql;
 
 #[cfg(test)]

@@ -4,16 +4,15 @@ use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::LocalSet,
-};
+use tokio::task::LocalSet;
 use tracing_subscriber::EnvFilter;
 use vatwerk::{Address, InvalidAddress};
 
+use super::signals::Signals;
 use crate::{Config, Server};
 
 /// What `serve` may be told.
@@ -130,6 +129,7 @@ impl Serve {
                 return ExitCode::from(super::USAGE);
             }
         };
+        let drain = config.drain();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -138,7 +138,7 @@ impl Serve {
             let tasks = LocalSet::new();
             tasks.block_on(
                 &runtime,
-                serve(retire.fold(server.config(config), Server::retire)),
+                serve(retire.fold(server.config(config), Server::retire), drain),
             )
         });
         match served {
@@ -151,11 +151,11 @@ impl Serve {
     }
 }
 
-async fn serve(server: Server) -> Result<(), String> {
+async fn serve(server: Server, drain: Duration) -> Result<(), String> {
     // Before anything else, so that a signal is never the end of a vat that has begun.
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut signals = Signals::take().map_err(|e| e.to_string())?;
     let running = server.start().await.map_err(|e| e.to_string())?;
+    signals.supervise(running.health().clone(), drain);
     for address in running.addresses() {
         // `tcp:HOST:PORT` is told as `tcp HOST:PORT`.
         say_listening(&address.to_string().replacen(':', " ", 1));
@@ -167,15 +167,10 @@ async fn serve(server: Server) -> Result<(), String> {
         let told = address.strip_prefix("tcp:").unwrap_or(&address);
         say_listening(&format!("{what} {told}"));
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("stopping; a second signal stops at once");
+    signals.next().await;
     tokio::select! {
         () = running.stop() => tracing::info!("stopped"),
-        _ = terminate.recv() => tracing::warn!("stopped without draining"),
-        _ = interrupt.recv() => tracing::warn!("stopped without draining"),
+        () = signals.next() => tracing::warn!("stopped without draining"),
     }
     Ok(())
 }

@@ -144,7 +144,7 @@ impl Listener {
     /// Gives every connection to `serve`, for ever, as long as it finds a place in `room`: others wait
     /// in the socket's queue.
     pub(super) async fn each(
-        self,
+        &self,
         room: Arc<Semaphore>,
         serve: impl Fn(Stream, OwnedSemaphorePermit),
     ) {
@@ -257,7 +257,13 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::{
+        health::{Health, Limits, Names, Services},
+        metrics::Metrics,
+    };
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
@@ -329,5 +335,36 @@ mod tests {
             Err(BindError::Exposed(_))
         ));
         assert!(Listener::bind(&address, true).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_whose_task_fails_takes_connections_again() {
+        let tasks = tokio::task::LocalSet::new();
+        let test = async {
+            let health = Health::new(Limits::default(), Names::default());
+            let services = Services::new(health, Metrics::new("1", 0).restarts());
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("vat.sock");
+            let address = Address::Unix(path.clone());
+            let listener = Rc::new(Listener::bind(&address, false).await.unwrap());
+            let room = Arc::new(Semaphore::new(1));
+            let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+            let task = services.run("listener", move || {
+                let (listener, room, tell) = (listener.clone(), room.clone(), tell.clone());
+                async move {
+                    let serve = |_, _| {
+                        tell.send(()).unwrap();
+                        panic!("each time");
+                    };
+                    listener.each(room, serve).await;
+                }
+            });
+            for _ in 0..3 {
+                let _client = UnixStream::connect(&path).await.unwrap();
+                told.recv().await.unwrap();
+            }
+            task.abort();
+        };
+        tasks.run_until(test).await;
     }
 }

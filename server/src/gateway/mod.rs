@@ -22,7 +22,7 @@ use listener::Stream;
 use network::{End, Handle};
 
 pub use listener::{BindError, Listener};
-pub use scrape::Scrape;
+pub use scrape::{Operators, Scrape};
 
 /// The connections of a vat.
 pub struct Gateway {
@@ -32,7 +32,6 @@ pub struct Gateway {
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Handle>>,
     stalled: Cell<u64>,
-    draining: Cell<bool>,
 }
 
 impl Gateway {
@@ -46,12 +45,11 @@ impl Gateway {
             next: Cell::default(),
             open: RefCell::default(),
             stalled: Cell::default(),
-            draining: Cell::default(),
         })
     }
 
     /// Takes connections from `listener`, for ever.
-    pub async fn accept(self: Rc<Self>, listener: Listener) {
+    pub async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
         let serve = |stream, room| match stream {
             Stream::Tcp(stream) => {
                 let (read, write) = stream.into_split();
@@ -111,11 +109,6 @@ impl Gateway {
         self.limits.vat.used_bytes()
     }
 
-    /// Whether [`Gateway::finish_calls`] has not been called.
-    pub fn takes_calls(&self) -> bool {
-        !self.draining.get()
-    }
-
     /// For tests: a connection without a socket. Returns the caller's end.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn connect(self: &Rc<Self>) -> tokio::io::DuplexStream {
@@ -130,7 +123,6 @@ impl Gateway {
 
     /// Answers every further call `shutting-down`, and waits until those in flight are answered.
     pub async fn finish_calls(&self) {
-        self.draining.set(true);
         let open: Vec<_> = self.open.borrow().values().cloned().collect();
         open.iter().for_each(Handle::refuse_calls);
         for handle in open {

@@ -1,10 +1,15 @@
 //! What an operator asks a vat, over HTTP: its numbers at `/metrics`, and at `/healthz` whether it
-//! takes calls.
+//! works.
+//!
+//! Operators are answered by a thread of their own, so that a vat whose thread is held answers too. Its
+//! readings, the numbers that only the vat's thread can read, are then those of the last time.
 
 use std::{
     convert::Infallible,
-    rc::{Rc, Weak},
-    sync::Arc,
+    io,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -18,14 +23,19 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
+    sync::{Notify, Semaphore, oneshot, watch},
+    task::LocalSet,
 };
+use vatwerk::Address;
 
 use super::{
-    Gateway,
+    BindError,
     listener::{Listener, Stream},
 };
-use crate::metrics::Metrics;
+use crate::{
+    health::{Health, Services, thread_or_abort},
+    metrics::{Exposition, Metrics, ThreadTimes},
+};
 
 /// How many may ask at a time.
 const CONNECTIONS: usize = 16;
@@ -39,22 +49,99 @@ const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
 /// How long a request may be, in bytes; the least that `hyper` takes.
 const REQUEST_BYTES: usize = 8192;
 
-/// What operators are told.
+/// How long the vat's thread may take to bring its readings up to date, before they are shown as of the
+/// last time.
+const REFRESH_LIMIT: Duration = Duration::from_secs(1);
+
+/// What operators are told. Cheap to clone.
+#[derive(Clone)]
 pub struct Scrape {
-    metrics: Metrics,
-    gateway: Weak<Gateway>,
+    health: Health,
+    exposition: Exposition,
+    refresh: Arc<Refresh>,
+}
+
+/// Has the vat's thread bring its readings up to date.
+#[derive(Default)]
+struct Refresh {
+    asked: Notify,
+    done: watch::Sender<()>,
+}
+
+/// The thread that answers operators. Ends when this is dropped.
+pub struct Operators {
+    address: Address,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Scrape {
-    /// The numbers, and whether calls are taken at `gateway`.
-    pub fn new(metrics: Metrics, gateway: &Rc<Gateway>) -> Scrape {
-        let gateway = Rc::downgrade(gateway);
-        Scrape { metrics, gateway }
+    /// The health of a vat, and its numbers.
+    pub fn new(health: Health, exposition: Exposition) -> Scrape {
+        Scrape {
+            health,
+            exposition,
+            refresh: Arc::default(),
+        }
+    }
+
+    /// Brings readings up to date whenever an operator asks, for ever. To be run on the vat's thread.
+    pub async fn refresh(self, metrics: Metrics) {
+        loop {
+            self.refresh.asked.notified().await;
+            metrics.refresh();
+            self.refresh.done.send_replace(());
+        }
+    }
+
+    /// Starts a thread that answers whoever asks at `address`. Returns when it listens.
+    pub fn start(
+        self,
+        address: &Address,
+        insecure: bool,
+        services: Services,
+    ) -> Result<Operators, BindError> {
+        let io = |source| BindError::Io {
+            address: address.clone(),
+            source,
+        };
+        let (bound, is_bound) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(io)?;
+        let at = address.clone();
+        let work = move || {
+            let serve = async move {
+                let listener = match Listener::bind(&at, insecure).await {
+                    Ok(listener) => Rc::new(listener),
+                    Err(error) => return drop(bound.send(Err(error))),
+                };
+                // It is waited for.
+                let _ = bound.send(Ok(listener.address().clone()));
+                let begin = move || self.clone().accept(listener.clone());
+                services.run("operators", begin);
+                let _ = stopped.await;
+            };
+            LocalSet::new().block_on(&runtime, serve);
+        };
+        let thread = thread::Builder::new()
+            .name("operators".into())
+            .spawn(move || thread_or_abort("operators", work))
+            .map_err(io)?;
+        let ended = || io(io::Error::other("the thread of operators ended"));
+        let address = is_bound.recv().map_err(|_| ended())??;
+        Ok(Operators {
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Answers whoever asks at `listener`, for ever, 16 at a time: others wait in the socket's
     /// queue.
-    pub async fn accept(self, listener: Listener) {
+    async fn accept(self, listener: Rc<Listener>) {
         let this = Rc::new(self);
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let serve = |stream, room| {
@@ -73,7 +160,7 @@ impl Scrape {
     /// Serves one connection to its end.
     async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(async |request: Request<Incoming>| {
-            Ok::<_, Infallible>(self.answer(request.method(), request.uri().path()))
+            Ok::<_, Infallible>(self.answer(request.method(), request.uri().path()).await)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -88,11 +175,10 @@ impl Scrape {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Response<String> {
+    async fn answer(&self, method: &Method, path: &str) -> Response<String> {
         let (status, text) = match (method, path) {
-            (&Method::GET, "/metrics") => (StatusCode::OK, self.metrics.encode()),
-            (&Method::GET, "/healthz") if self.is_healthy() => (StatusCode::OK, "ok\n".into()),
-            (&Method::GET, "/healthz") => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
+            (&Method::GET, "/metrics") => (StatusCode::OK, self.numbers().await),
+            (&Method::GET, "/healthz") => self.health(),
             (_, "/metrics" | "/healthz") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into()),
             _ => (StatusCode::NOT_FOUND, "not found\n".into()),
         };
@@ -107,9 +193,44 @@ impl Scrape {
         response
     }
 
-    fn is_healthy(&self) -> bool {
-        let gateway = self.gateway.upgrade();
-        gateway.is_some_and(|gateway| gateway.takes_calls())
+    async fn numbers(&self) -> String {
+        let mut done = self.refresh.done.subscribe();
+        self.refresh.asked.notify_one();
+        // A vat whose thread is held is seen by its other numbers.
+        let _ = tokio::time::timeout(REFRESH_LIMIT, done.changed()).await;
+        self.exposition.encode(ThreadTimes {
+            busy: self.health.busy().unwrap_or_default(),
+            turn_running: self.health.turn_running(),
+        })
+    }
+
+    /// Whether the vat works, or every reason why not, a line each.
+    fn health(&self) -> (StatusCode, String) {
+        let problems = self.health.problems();
+        match problems.is_empty() {
+            true => (StatusCode::OK, "ok\n".into()),
+            false => {
+                let lines = problems.iter().map(|problem| format!("{problem}\n"));
+                (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+            }
+        }
+    }
+}
+
+impl Operators {
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl Drop for Operators {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // It does not panic: that would have ended the process.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -119,20 +240,19 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt, duplex},
         time::Instant,
     };
-    use vatwerk::vat_capnp::vat;
 
     use super::*;
-    use crate::gateway::network;
+    use crate::health::{Limits, Names};
 
-    fn gateway() -> Rc<Gateway> {
-        let nobody = capnp_rpc::new_future_client::<vat::Client>(std::future::pending());
-        Gateway::new(nobody, 1, network::Limits::default())
+    fn scrape() -> Scrape {
+        let health = Health::new(Limits::default(), Names::default());
+        Scrape::new(health, Metrics::new("1", 0).exposition())
     }
 
-    #[tokio::test]
+    // Nobody brings readings up to date: as if the vat's thread were held.
+    #[tokio::test(start_paused = true)]
     async fn pages_methods_and_the_end_of_a_vat() {
-        let gateway = gateway();
-        let scrape = Scrape::new(Metrics::new("1", 0), &gateway);
+        let scrape = scrape();
         let cases = [
             (Method::GET, "/metrics", 200, "vatwerk_build_info"),
             (Method::GET, "/healthz", 200, "ok"),
@@ -142,19 +262,21 @@ mod tests {
             (Method::POST, "/metrics/", 404, "not found"),
         ];
         for (method, path, status, said) in cases {
-            let response = scrape.answer(&method, path);
+            let response = scrape.answer(&method, path).await;
             assert_eq!(response.status(), status, "{method} {path}");
             assert!(response.body().contains(said), "{method} {path}");
         }
-        gateway.finish_calls().await;
-        assert_eq!(scrape.answer(&Method::GET, "/healthz").status(), 503);
-        assert_eq!(scrape.answer(&Method::GET, "/metrics").status(), 200);
+        scrape.health.stopping();
+        let health = scrape.answer(&Method::GET, "/healthz").await;
+        assert_eq!(health.status(), 503);
+        assert_eq!(health.body(), "stopping\n");
+        let numbers = scrape.answer(&Method::GET, "/metrics").await;
+        assert_eq!(numbers.status(), 200);
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_holds_a_place_for_ever() {
-        let gateway = gateway();
-        let scrape = Scrape::new(Metrics::new("1", 0), &gateway);
+        let scrape = scrape();
         // Who does not say what it wants, and who does not read the answer.
         for (said, limit) in [
             ("GET /met", REQUEST_LIMIT),
@@ -171,8 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_request_is_refused() {
-        let gateway = gateway();
-        let scrape = Scrape::new(Metrics::new("1", 0), &gateway);
+        let scrape = scrape();
         let (mut client, server) = duplex(1 << 20);
         let long = format!("GET /metrics HTTP/1.1\r\nlong: {}\r\n", "x".repeat(9000));
         client.write_all(long.as_bytes()).await.unwrap();

@@ -11,7 +11,7 @@ use std::{
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{Journal, Lsn};
-use crate::Result;
+use crate::{Result, health::run_or_abort};
 
 /// Tells when commits are durable. Cheap to clone; a thread that has objects has one.
 #[derive(Clone)]
@@ -37,7 +37,9 @@ impl Commits {
             held_back: RefCell::default(),
             tasks: RefCell::default(),
         }));
-        commits.spawn(follow(Rc::downgrade(&commits.0)));
+        // Who waits for a commit is known to nobody else.
+        let following = follow(Rc::downgrade(&commits.0));
+        commits.spawn(run_or_abort("commits", following));
         #[cfg(any(test, feature = "testing"))]
         commits.spawn(work_when_released(Rc::downgrade(&commits.0)));
         commits

@@ -2,14 +2,13 @@
 
 use std::{
     io,
-    panic::{self, AssertUnwindSafe},
-    process,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use super::{queue::Queue, retire::Retirer, segments::Segments, writer::Writer};
+use crate::health::thread_or_abort;
 
 /// How often what failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -54,15 +53,11 @@ impl Threads {
         Ok(threads)
     }
 
-    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let work = move || {
-            // Without it every object would wait for ever; a crash is something to recover from.
-            if panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
-                tracing::error!("a fault of the vat itself, in its journal: it ends at once");
-                process::abort();
-            }
-        };
-        let thread = thread::Builder::new().name(name.into()).spawn(work)?;
+    fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        // Without it every object would wait for ever; a crash is something to recover from.
+        let thread = thread::Builder::new()
+            .name(name.into())
+            .spawn(move || thread_or_abort(name, work))?;
         self.running().push(thread);
         Ok(())
     }

@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 use vatwerk::Code;
 
-use super::DURATIONS;
+use super::{DURATIONS, TURNS};
 
 /// The numbers of one class.
 pub struct ClassMetrics {
@@ -16,6 +16,7 @@ pub struct ClassMetrics {
     /// In the order of [`Code::ALL`].
     failed: [Counter; Code::ALL.len()],
     call_seconds: Histogram,
+    turn_seconds: Histogram,
     activations: Counter,
     activation_seconds: Histogram,
     activation_failures: Counter,
@@ -118,6 +119,11 @@ impl ClassMetrics {
         self.call_seconds.observe(took.as_secs_f64());
     }
 
+    /// A turn of an object is over, and took so long.
+    pub fn turn(&self, took: Duration) {
+        self.turn_seconds.observe(took.as_secs_f64());
+    }
+
     /// An object woke up: its database was opened, and `create` and `activate` were run, in `took`.
     pub fn activated(&self, took: Duration) {
         self.activations.inc();
@@ -168,6 +174,7 @@ type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 pub(super) struct Families {
     calls: Counters,
     call_seconds: Histograms,
+    turn_seconds: Histograms,
     activations: Counters,
     activation_seconds: Histogram,
     activation_failures: Counters,
@@ -187,6 +194,13 @@ impl Families {
             "How long calls took, from their delivery until their outcome left",
             call_seconds.clone(),
         );
+        let turn_seconds = Histograms::new_with_constructor(|| Histogram::new(TURNS));
+        registry.register(
+            "turn_seconds",
+            "How long turns of objects held the vat's thread, the commits of their writes to the log \
+             included",
+            turn_seconds.clone(),
+        );
         let activation_seconds = Histogram::new(DURATIONS);
         registry.register(
             "activation_seconds",
@@ -202,6 +216,7 @@ impl Families {
         Families {
             calls: counters("calls", "Calls that are over, by the code of their outcome"),
             call_seconds,
+            turn_seconds,
             activations: counters("activations", "Objects that woke up"),
             activation_seconds,
             activation_failures: counters("activation_failures", "Objects that failed to wake up"),
@@ -232,6 +247,7 @@ impl Families {
             succeeded: code("ok"),
             failed: Code::ALL.map(|failure| code(failure.as_str())),
             call_seconds: self.call_seconds.get_or_create_owned(&labels()),
+            turn_seconds: self.turn_seconds.get_or_create_owned(&labels()),
             activations: one(&self.activations),
             activation_seconds: self.activation_seconds.clone(),
             activation_failures: one(&self.activation_failures),

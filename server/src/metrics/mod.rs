@@ -4,12 +4,22 @@
 //! to record is to add, and nothing is looked up. What belongs to no class is recorded with
 //! [`Metrics`]. What somebody counts anyway is a [`Reading`], looked at when the numbers are asked for.
 //!
-//! Labels are classes, codes, outcomes and reasons; never objects, of which there is no end.
+//! Labels are classes, codes, outcomes, reasons, services and methods of the schemas; never objects, of
+//! which there is no end.
+//!
+//! Everything is recorded on the vat's thread. Any thread may have the text, from an [`Exposition`].
 
 mod class;
+mod exposition;
 mod reading;
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::StatusCode;
 use prometheus_client::{
@@ -21,9 +31,11 @@ use prometheus_client::{
 };
 
 pub use class::{AlarmOutcome, ClassMetrics, Cut, Eviction, Reset};
+pub use exposition::{Exposition, ThreadTimes};
 pub use reading::Reading;
 
 use class::Families;
+use exposition::lock;
 
 /// The upper bounds, in seconds, by which durations of calls, waits and activations are told apart:
 /// from a read in memory to the longest `activate`.
@@ -32,7 +44,13 @@ const DURATIONS: [f64; 20] = [
     0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// Likewise, for how late alarms are: from a timer's tick to a vat that was down for a day.
+/// The upper bounds, in seconds, by which durations of turns are told apart: fewer, since there are many
+/// turns.
+const TURNS: [f64; 10] = [
+    0.000_01, 0.000_1, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0,
+];
+
+/// The upper bounds, in seconds, by which alarms are told apart by how late they are: from a timer's tick to a vat that was down for a day.
 const LAGS: [f64; 14] = [
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0, 21_600.0, 86_400.0,
 ];
@@ -43,7 +61,8 @@ const LAGS: [f64; 14] = [
 pub struct Metrics(Rc<Inner>);
 
 struct Inner {
-    registry: RefCell<Registry>,
+    registry: Arc<Mutex<Registry>>,
+    exposition: Exposition,
     families: Families,
     classes: RefCell<HashMap<Box<str>, Rc<ClassMetrics>>>,
     readings: RefCell<Vec<Box<dyn Fn()>>>,
@@ -51,8 +70,24 @@ struct Inner {
     alarm_lag: Histogram,
     overloaded: Counter,
     faults: Counter,
+    long_turns: Family<ClassAndMethod, Counter>,
+    restarts: Restarts,
     /// By the first digit of the status, from 1 to 5.
     http_answers: [Counter; 5],
+}
+
+/// The labels of a counter of one method of a class.
+type ClassAndMethod = Vec<(&'static str, String)>;
+
+/// Counts the restarts of services. For any thread; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Restarts(Family<Vec<(&'static str, &'static str)>, Counter>);
+
+impl Restarts {
+    /// A service has failed, and is to be restarted.
+    pub fn count(&self, service: &'static str) {
+        self.0.get_or_create(&vec![("service", service)]).inc();
+    }
 }
 
 impl Metrics {
@@ -98,6 +133,18 @@ impl Metrics {
             "Calls refused because a queue or the memory of the vat was full",
             overloaded.clone(),
         );
+        let long_turns = Family::default();
+        registry.register(
+            "long_turns",
+            "Turns that took longer than the vat's limit, by what the object was doing",
+            long_turns.clone(),
+        );
+        let restarts = Restarts::default();
+        registry.register(
+            "service_restarts",
+            "Services of the vat that failed and were restarted",
+            restarts.0.clone(),
+        );
         let http_answers = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
         registry.register(
             "http_requests",
@@ -106,8 +153,10 @@ impl Metrics {
         );
         let http_answers = ["1xx", "2xx", "3xx", "4xx", "5xx"]
             .map(|status| http_answers.get_or_create_owned(&vec![("status", status)]));
+        let registry = Arc::new(Mutex::new(registry));
         Metrics(Rc::new(Inner {
-            registry: RefCell::new(registry),
+            exposition: Exposition::new(registry.clone()),
+            registry,
             families,
             classes: RefCell::default(),
             readings: RefCell::default(),
@@ -115,6 +164,8 @@ impl Metrics {
             alarm_lag,
             overloaded,
             faults,
+            long_turns,
+            restarts,
             http_answers,
         }))
     }
@@ -150,27 +201,39 @@ impl Metrics {
         self.0.overloaded.inc();
     }
 
+    /// A turn took longer than the limit. `method` is one of a bounded number of names.
+    pub fn turn_was_long(&self, class: &str, method: &str) {
+        let labels = vec![("class", class.to_owned()), ("method", method.to_owned())];
+        self.0.long_turns.get_or_create(&labels).inc();
+    }
+
+    /// The counter of services that fail.
+    pub fn restarts(&self) -> Restarts {
+        self.0.restarts.clone()
+    }
+
     /// A request over HTTP was answered with this status.
     pub fn http_answered(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
         self.0.http_answers[class - 1].inc();
     }
 
-    /// From now on the numbers have this one, and `read` is asked for it whenever they are asked for.
-    /// To be called once for a reading. `read` must not use these `Metrics`.
+    /// From now on the numbers have this one, and `read` is asked for it by [`Metrics::refresh`]. To be
+    /// called once for a reading. `read` must not use these `Metrics`.
     pub fn show(&self, reading: Reading, read: impl Fn() -> u64 + 'static) {
-        let set = reading.register(&mut self.0.registry.borrow_mut());
+        let set = reading.register(&mut lock(&self.0.registry));
         let reading = Box::new(move || set(read()));
         self.0.readings.borrow_mut().push(reading);
     }
 
-    /// All numbers, in the text format of Prometheus.
-    pub fn encode(&self) -> String {
+    /// Brings all readings up to date: they are read on this thread, and shown by any.
+    pub fn refresh(&self) {
         self.0.readings.borrow().iter().for_each(|read| read());
-        let mut text = String::new();
-        prometheus_text::encode(&mut text, &self.0.registry.borrow())
-            .expect("a string takes whatever is written to it");
-        text
+    }
+
+    /// The text of all numbers, for any thread.
+    pub fn exposition(&self) -> Exposition {
+        self.0.exposition.clone()
     }
 }
 

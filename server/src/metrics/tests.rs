@@ -3,6 +3,12 @@ use std::collections::BTreeMap;
 use super::*;
 use vatwerk::Code;
 
+/// The numbers, as they are now.
+fn text(metrics: &Metrics) -> String {
+    metrics.refresh();
+    metrics.exposition().encode(ThreadTimes::default())
+}
+
 /// Every sample of a text, by its name and labels.
 fn samples(text: &str) -> BTreeMap<&str, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -24,6 +30,9 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     metrics.gate_waited(took);
     metrics.alarm_started(Duration::from_secs(2));
     metrics.overloaded();
+    class.turn(took);
+    metrics.turn_was_long("Room", "enter");
+    metrics.restarts().count("alarms");
     metrics.http_answered(StatusCode::NOT_FOUND);
     let mut expected = BTreeMap::from([
         ("vatwerk_build_info{version=\"1.2.3\"}".to_owned(), 1.0),
@@ -33,6 +42,10 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         ("vatwerk_alarm_lag_seconds_bucket{le=\"1\"}".to_owned(), 0.0),
         ("vatwerk_alarm_lag_seconds_bucket{le=\"5\"}".to_owned(), 1.0),
         ("vatwerk_overloaded_total".to_owned(), 1.0),
+        (
+            "vatwerk_service_restarts_total{service=\"alarms\"}".to_owned(),
+            1.0,
+        ),
         (
             "vatwerk_http_requests_total{status=\"4xx\"}".to_owned(),
             1.0,
@@ -48,6 +61,9 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     };
     expect("calls_total", ",code=\"ok\"", 1.0);
     expect("activations_total", "", 1.0);
+    expect("turn_seconds_count", "", 1.0);
+    expect("turn_seconds_sum", "", 0.002);
+    expect("long_turns_total", ",method=\"enter\"", 1.0);
     expect("activation_failures_total", "", 1.0);
     expect("background_failures_total", "", 1.0);
     // So often that no two are the same.
@@ -90,7 +106,7 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         let count = so_often(&|| class.alarm_ran(outcome));
         expect("alarm_runs_total", &format!(",outcome=\"{word}\""), count);
     }
-    let text = metrics.encode();
+    let text = text(&metrics);
     let samples = samples(&text);
     for (name, value) in expected {
         assert_eq!(samples.get(name.as_str()), Some(&value), "{name}\n{text}");
@@ -123,7 +139,7 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
     ] {
         metrics.show(reading, || 7);
     }
-    let text = metrics.encode();
+    let text = text(&metrics);
     let mut types = BTreeMap::new();
     let mut helped = Vec::new();
     for line in text.lines() {
@@ -152,7 +168,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         for label in sample.split(['{', ',', '}']).skip(1) {
             let label = label.split('=').next().unwrap();
             let known = [
-                "class", "code", "outcome", "reason", "status", "version", "le", "",
+                "class", "code", "outcome", "reason", "status", "version", "le", "service",
+                "method", "",
             ];
             assert!(known.contains(&label), "{sample}");
         }
@@ -184,10 +201,26 @@ fn a_class_has_one_set_of_numbers_and_a_reading_is_read_whenever_somebody_asks()
     metrics.show(Reading::ObjectsAwake, move || counted.get());
     for expected in [1, 2] {
         awake.set(expected);
-        let text = metrics.encode();
+        let text = text(&metrics);
         let samples = samples(&text);
         let failures = samples["vatwerk_activation_failures_total{class=\"Room\"}"];
         assert_eq!(failures, 2.0);
         assert_eq!(samples["vatwerk_objects_awake"], f64::from(expected as u32));
+    }
+}
+
+#[test]
+fn a_thread_that_is_busy_with_a_turn_is_counted_once_and_never_less() {
+    let metrics = Metrics::new("1", 0);
+    let exposition = metrics.exposition();
+    let seconds = Duration::from_secs;
+    // A turn that runs, the same turn when it is over and not counted yet, and when it is.
+    for (busy, turn_running, shown) in [(1, 0, 1.0), (1, 5, 6.0), (1, 0, 6.0), (7, 0, 7.0)] {
+        let (busy, turn_running) = (seconds(busy), seconds(turn_running));
+        let text = exposition.encode(ThreadTimes { busy, turn_running });
+        let samples = samples(&text);
+        assert_eq!(samples["vatwerk_thread_busy_seconds_total"], shown);
+        let running = samples["vatwerk_turn_running_seconds"];
+        assert_eq!(running, turn_running.as_secs_f64());
     }
 }

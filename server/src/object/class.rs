@@ -69,7 +69,9 @@ use crate::{
 /// Each poll of a method is a turn: what it writes between two awaits is committed as one, or, if it
 /// panics, not at all. Nothing that it says, to its caller or to anybody else, leaves before what it
 /// wrote is on disk. Other calls run while it awaits something. A method that returns an error has
-/// still committed its writes. Results are fixed by `set_pipeline`: what is written to them
+/// still committed its writes. A turn holds the vat's thread, and with it every other object: one that
+/// takes longer than the vat's setting `limits.long_turn_ms`, 100 ms unless told otherwise, is logged.
+/// What computes for longer belongs on another thread (`tokio::task::spawn_blocking`). Results are fixed by `set_pipeline`: what is written to them
 /// afterwards is looked at by nobody.
 pub trait Class: Sized + 'static {
     /// The name it is served under: `[A-Z][A-Za-z0-9]*`, at most 64 bytes.
@@ -124,8 +126,15 @@ pub trait Class: Sized + 'static {
     /// SQL that brings an object's tables up to date, oldest first: each is applied once in an
     /// object's life, before [`Class::create`] of a new one, and in the turn in which
     /// [`Class::activate`] begins of one that is behind. Append to them, and never change or remove
-    /// one: objects know how many they have had.
+    /// one: objects know how many they have had. Together with [`Class::migrate`] they may take as long
+    /// as the vat's setting `limits.migration_ms` says, 30 s unless told otherwise.
     const MIGRATIONS: &'static [&'static str] = &[];
+
+    /// How long the SQL of one call may run, in milliseconds: all statements of one `exec`, or from one
+    /// row of a cursor to the next. It holds up every object of the vat meanwhile. `None` is the vat's
+    /// setting `limits.statement_ms`, 500 ms unless told otherwise. Callers get `limit-exceeded` after
+    /// it. [`Class::MIGRATIONS`] have a limit of their own.
+    const STATEMENT_MS: Option<u64> = None;
 
     /// The version of what the class keeps in its storage; see [`Class::migrate`]. An object of a
     /// later version than this is not woken.
@@ -292,6 +301,8 @@ pub struct ClassEntry {
     pub(super) is_serial: bool,
     pub(super) finish_calls: bool,
     pub(super) call_limit: Option<Duration>,
+    /// How long the SQL of one call may run, if the class says so.
+    pub(super) statement_limit: Option<Duration>,
     pub(super) migrations: &'static [&'static str],
     pub(super) state_version: u32,
     pub(super) migrate: fn(&Context, u32) -> capnp::Result<()>,
@@ -333,6 +344,7 @@ impl ClassEntry {
             is_serial: C::SERIAL,
             finish_calls: C::FINISH_CALLS,
             call_limit: C::CALL_LIMIT,
+            statement_limit: C::STATEMENT_MS.map(Duration::from_millis),
             migrations: C::MIGRATIONS,
             state_version: C::STATE_VERSION,
             migrate: C::migrate,

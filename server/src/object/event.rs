@@ -14,6 +14,7 @@ use crate::{
     Error,
     call::{Call, Chain},
     fault,
+    health::Runs,
     metrics::ClassMetrics,
 };
 
@@ -53,6 +54,19 @@ pub(super) enum EventTarget {
 }
 
 impl What {
+    /// What the turns of the event run, for those who watch the thread.
+    pub fn runs(&self) -> Runs {
+        match self {
+            What::Call(_, call) => Runs::Method {
+                interface_id: call.interface_id,
+                ordinal: call.method_id,
+            },
+            What::Fetch(_) => Runs::Fetch,
+            What::Alarms(_) => Runs::Alarms,
+            What::Socket(_) => Runs::Socket,
+        }
+    }
+
     /// Answers that the work has not begun, and why.
     pub fn refuse(self, error: Error) {
         match self {

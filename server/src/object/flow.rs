@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use vatwerk::Code;
 
 use super::{instance::Instance, results::Returning, sections::SectionId};
-use crate::{Error, Result, call::Chain, metrics::Cut};
+use crate::{Error, Result, call::Chain, health::Runs, metrics::Cut};
 
 /// The context of one event, which is set for each of its turns.
 pub(super) struct Flow {
@@ -22,6 +22,8 @@ pub(super) struct Flow {
     pub section: RefCell<Option<SectionId>>,
     /// The chain that the calls of the event are part of.
     pub chain: Chain,
+    /// What the turns of the event run, for those who watch the thread.
+    pub runs: Runs,
     /// Whether the event has had a turn.
     pub has_begun: Cell<bool>,
     /// Whether the caller has hung up.
@@ -32,19 +34,20 @@ pub(super) struct Flow {
 
 impl Flow {
     /// The context of an event that is taken from the queue, and begins at once.
-    pub fn new(section: Option<SectionId>, chain: Chain) -> Rc<Flow> {
-        Flow::at(section, chain, false)
+    pub fn new(section: Option<SectionId>, chain: Chain, runs: Runs) -> Rc<Flow> {
+        Flow::at(section, chain, runs, false)
     }
 
     /// The context of code that waits its turn from the start: background work, `create`, `activate`.
-    pub fn begun(section: Option<SectionId>, chain: Chain) -> Rc<Flow> {
-        Flow::at(section, chain, true)
+    pub fn begun(section: Option<SectionId>, chain: Chain, runs: Runs) -> Rc<Flow> {
+        Flow::at(section, chain, runs, true)
     }
 
-    fn at(section: Option<SectionId>, chain: Chain, has_begun: bool) -> Rc<Flow> {
+    fn at(section: Option<SectionId>, chain: Chain, runs: Runs, has_begun: bool) -> Rc<Flow> {
         Rc::new(Flow {
             section: RefCell::new(section),
             chain,
+            runs,
             has_begun: Cell::new(has_begun),
             is_caller_gone: Cell::default(),
             waiting: RefCell::default(),

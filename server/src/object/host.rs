@@ -32,6 +32,7 @@ use crate::{
     env::Clock,
     fault,
     folder::DatabaseId,
+    health::Thread,
     journal::{Commits, Lsn},
     metrics::{Eviction, Metrics, Reset},
     storage::{Backing, Vfs},
@@ -62,6 +63,8 @@ pub struct Parts {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
+    /// The thread of its objects.
+    pub thread: Thread,
 }
 
 /// What objects share. One for each thread that has objects.
@@ -88,6 +91,8 @@ pub struct Host {
     /// What is counted.
     pub metrics: Metrics,
     pub(super) resident: Resident,
+    /// The thread of its objects: whoever asks from outside what holds it asks for this one's health.
+    pub thread: Thread,
     load: Rc<Load>,
     past: RefCell<HashMap<ObjectId, Past>>,
     stopping: Cell<Stopping>,
@@ -119,6 +124,7 @@ impl Host {
             bindings,
             clock,
             metrics,
+            thread,
         } = parts;
         Rc::new(Host {
             classes,
@@ -129,6 +135,7 @@ impl Host {
             bindings,
             clock,
             metrics,
+            thread,
             chains: Chains::default(),
             scheduler: Scheduler::default(),
             notes: Notes::default(),
@@ -331,8 +338,10 @@ impl Host {
 
     /// Runs alarms from now on. Must be called inside a [`LocalSet`](tokio::task::LocalSet).
     pub fn schedule(self: &Rc<Self>) {
-        let task = tokio::task::spawn_local(schedule(self.clone()));
-        self.scheduling.set(Some(task.abort_handle()));
+        let host = self.clone();
+        let begin = move || schedule(host.clone());
+        let task = self.thread.services().run("alarms", begin);
+        self.scheduling.set(Some(task));
     }
 
     /// Begins no more alarms. Those that run go on.

@@ -174,6 +174,9 @@ impl Instance {
             }
         }
         self.current.replace(Some(flow.clone()));
+        let (slot, thread) = (&self.slot, &self.host.thread);
+        let class = slot.class.interface_id;
+        let _turn = thread.turn(class, slot.id, flow.runs, &slot.metrics);
         self.storage.enter_turn();
         let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
         self.current.take();

@@ -9,8 +9,10 @@ use crate::storage;
 pub struct Limits {
     /// How long an object stays awake without a call.
     pub idle: Duration,
-    /// How long `create` and `activate` may take together.
+    /// How long migrations, `create` and `activate` may take together.
     pub activation: Duration,
+    /// How long the SQL of an object's migrations may take together, within `activation`.
+    pub migration: Duration,
     /// How long a transaction capability may stay open.
     pub transaction: Duration,
     /// How long [`Context::block_concurrency_while`](super::Context::block_concurrency_while) may
@@ -41,6 +43,7 @@ impl Default for Limits {
         Limits {
             idle: Duration::from_secs(10),
             activation: Duration::from_secs(30),
+            migration: Duration::from_secs(30),
             transaction: Duration::from_millis(vatwerk::limit_capnp::MAX_TRANSACTION_MS.into()),
             blocked: Duration::from_secs(30),
             call: Duration::from_secs(15 * 60),

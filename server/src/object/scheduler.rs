@@ -7,22 +7,26 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::spawn_local,
     time::timeout,
 };
 
+#[cfg(any(test, feature = "testing"))]
+use super::testing::Sabotage;
 use super::{
     host::Host,
     ringing::{Ringing, Rung},
 };
-use crate::{Error, Result, alarm, env, folder::DatabaseId};
+use crate::{Error, Result, alarm, env, folder::DatabaseId, health::message};
 
 /// How many due objects are read from the catalog at once.
 const READ_AHEAD: usize = 1024;
@@ -32,6 +36,9 @@ const TRY_AGAIN_MS: i64 = 1000;
 
 /// Who has not looked after this time takes no place from others any more.
 const PLACE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long after a fault of the vat itself an object is looked at again.
+const FAULT_PAUSE: Duration = Duration::from_secs(10);
 
 /// After so many failures of the vat's own to reach an object the pauses grow no longer: a minute.
 const LONGEST_PAUSE: u32 = 5;
@@ -127,6 +134,8 @@ fn look(
     let scheduler = &host.scheduler;
     loop {
         while let Some(object) = due.front().copied() {
+            #[cfg(any(test, feature = "testing"))]
+            host.panic_once(Sabotage::PanicInScheduler);
             let Ok(place) = places.clone().try_acquire_owned() else {
                 return Ok(None);
             };
@@ -134,7 +143,8 @@ fn look(
             let pause = Rc::new(Notify::new());
             let earlier = scheduler.busy.borrow_mut().insert(object, pause.clone());
             debug_assert!(earlier.is_none(), "read while it was not busy");
-            spawn_local(ring(host.clone(), object, place, places.clone(), pause));
+            let rung = ring(host.clone(), object, place, places.clone(), pause);
+            spawn_local(ring_or_again(host.clone(), object, rung));
         }
         let busy = scheduler.busy.borrow();
         let limit = READ_AHEAD + busy.len();
@@ -153,6 +163,17 @@ fn look(
     }
 }
 
+/// Has one object look. If the vat itself fails meanwhile, it is looked at again later, and not forgotten.
+async fn ring_or_again(host: Rc<Host>, object: DatabaseId, rung: impl Future<Output = ()>) {
+    if let Err(panic) = AssertUnwindSafe(rung).catch_unwind().await {
+        let why = message(&*panic);
+        let services = host.thread.services();
+        services.pause("alarms_of_object", &why, FAULT_PAUSE).await;
+        host.scheduler.finished.borrow_mut().push(object);
+        host.scheduler.stir();
+    }
+}
+
 /// Has one object look, again and again until it has.
 async fn ring(
     host: Rc<Host>,
@@ -161,6 +182,8 @@ async fn ring(
     places: Arc<Semaphore>,
     pause: Rc<Notify>,
 ) {
+    #[cfg(any(test, feature = "testing"))]
+    host.panic_once(Sabotage::PanicInLook);
     let mut place = Some(place);
     let mut failed = None;
     let mut losses = 0;

@@ -19,12 +19,24 @@ pub enum Sabotage {
     NoteVoidCommits,
     /// An object that falls asleep makes room for the next instance before it is gone.
     WakeBeforeAsleep,
+    /// The scheduler panics once, when an alarm is due.
+    PanicInScheduler,
+    /// What has an object look at its alarms panics once.
+    PanicInLook,
 }
 
 impl super::Host {
     /// From now on objects are served wrong in this way.
     pub fn sabotage(&self, sabotage: Sabotage) {
         self.sabotage.set(Some(sabotage));
+    }
+
+    /// Panics, once, if objects are served wrong in this way.
+    pub(super) fn panic_once(&self, sabotage: Sabotage) {
+        if self.is_sabotaged(sabotage) {
+            self.sabotage.set(None);
+            panic!("sabotage");
+        }
     }
 
     pub(super) fn is_sabotaged(&self, sabotage: Sabotage) -> bool {

@@ -5,11 +5,14 @@ use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 use vatwerk::Code;
 
 use super::{Context, class::Dispatch, flow::Flow, instance::Instance};
-use crate::{Error, Result, fault, storage::Schema};
+use crate::{Error, Result, fault, health::Runs, storage::Schema};
 
 /// Runs `create`, if the object has not come into being, and `activate`.
 pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     let class = &instance.slot.class;
+    if let Some(limit) = class.statement_limit {
+        instance.storage.limit_statements(limit);
+    }
     let context = || Context::new(instance.clone());
     if !instance.storage.meta().created()? {
         let host = &instance.host;
@@ -45,7 +48,7 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
 
 /// Runs code of the object by itself, in turns. If it fails, its last turn is undone.
 async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) -> Result<T> {
-    let flow = Flow::begun(None, instance.host.chains.begin());
+    let flow = Flow::begun(None, instance.host.chains.begin(), Runs::Waking);
     instance.slot.set_waking(Some(flow.chain));
     let mut code = pin!(code);
     let done = poll_fn(|cx| {
@@ -110,6 +113,8 @@ fn migrate(instance: &Instance, old: Option<&Context>) -> Result<()> {
             current.state_version,
         )));
     }
+    let limit = instance.host.limits.migration;
+    let _deadline = storage.migrate_until(limit);
     let behind = class.migrations.iter().enumerate();
     for (number, sql) in behind.skip(found.migrations as usize) {
         storage.sql().exec(sql, ()).map_err(|error| {

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     call::{self, Call},
     fault,
+    health::Runs,
     metrics::{Eviction, Reset},
 };
 
@@ -172,8 +173,8 @@ fn handle<'a>(
     } = event;
     ticket.deliver(&instance.life);
     let flow = match sabotaged!(instance.host, BeginOutOfOrder) {
-        true => Flow::begun(section, chain),
-        false => Flow::new(section, chain),
+        true => Flow::begun(section, chain, what.runs()),
+        false => Flow::new(section, chain, what.runs()),
     };
     let (class, id) = (instance.slot.class.name, instance.slot.id);
     match what {
@@ -297,7 +298,7 @@ async fn in_background(instance: &Instance, background: Background) {
         section,
         ticket,
     } = background;
-    let flow = Flow::begun(section, instance.host.chains.begin());
+    let flow = Flow::begun(section, instance.host.chains.begin(), Runs::Background);
     let done = poll_fn(|cx| instance.poll_turn(&flow, cx, |cx| work.as_mut().poll(cx))).await;
     // What it holds on to may panic.
     shielded(&instance.slot, || drop(work));

@@ -23,6 +23,7 @@ mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -132,6 +133,16 @@ impl Storage {
     /// SQL on the same database.
     pub fn sql(&self) -> Sql {
         Sql::new(self.clone(), None)
+    }
+
+    /// Gives the SQL of each call this time, as the object's class says.
+    pub fn limit_statements(&self, limit: Duration) {
+        self.0.watch.set_limit(limit);
+    }
+
+    /// Gives the object's migrations this time, all SQL until what is returned is dropped.
+    pub fn migrate_until(&self, limit: Duration) -> Deadline {
+        self.0.watch.start_migration(limit)
     }
 
     /// What the vat itself remembers about the object.

@@ -26,7 +26,8 @@ const HARD_HEAP_BYTES: i64 = 2 << 30;
 pub struct Settings {
     /// How long SQL may run in one call: all statements of [`Sql::exec`](super::Sql::exec), the
     /// last up to its first row; or from one row of a cursor to the next, unless [`Cursor::deadline`]
-    /// spans several. A single function is not stopped before it returns. 5 s unless told otherwise.
+    /// spans several. A single function is not stopped before it returns. 500 ms unless told
+    /// otherwise.
     ///
     /// [`Cursor::deadline`]: super::Cursor::deadline
     pub statement_time_limit: Duration,
@@ -47,7 +48,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            statement_time_limit: Duration::from_secs(5),
+            statement_time_limit: Duration::from_millis(500),
             cache_bytes: 256 * 1024,
             cached_statements: 24,
             checkpoint_pages: 128,

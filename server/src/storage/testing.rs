@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vatwerk::ObjectId;
@@ -43,9 +44,13 @@ pub(super) fn try_open(folder: &TempDir, settings: &Settings) -> Result<Storage>
     Storage::open(&vfs(folder.path()), ID, settings)
 }
 
-/// What a vat finds that starts on the folder.
+/// What a vat finds that starts on the folder. SQL has more time than usual: the machine may be busy.
 pub(crate) fn open(folder: &TempDir) -> Storage {
-    try_open(folder, &Settings::default()).expect("the storage opens")
+    let settings = Settings {
+        statement_time_limit: Duration::from_secs(60),
+        ..Settings::default()
+    };
+    try_open(folder, &settings).expect("the storage opens")
 }
 
 /// A storage of its own, with the folder that must outlive it.

@@ -1,5 +1,6 @@
 //! The time limit of SQL, kept by SQLite's progress handler.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::authorizer::Gate;
-use crate::{Error, Result};
+use crate::{Error, Result, error::StatementLimit};
 
 /// Virtual machine instructions between two looks at the clock.
 const INSTRUCTIONS: i32 = 1000;
@@ -15,7 +16,16 @@ const INSTRUCTIONS: i32 = 1000;
 /// Stops user SQL that runs past the deadline. SQL of our own is never stopped.
 pub(super) struct Watch {
     shared: Arc<Shared>,
-    limit: Duration,
+    /// What a call has that is not inside another.
+    limit: Cell<Limit>,
+    /// What the call at hand has.
+    at_hand: Cell<Limit>,
+}
+
+#[derive(Clone, Copy)]
+struct Limit {
+    time: Duration,
+    set_by: StatementLimit,
 }
 
 // SQLite's hooks must be `Send`, though everything here happens on one thread.
@@ -64,13 +74,38 @@ impl Watch {
             INSTRUCTIONS,
             Some(move || seen.is_late() && !gate.is_trusted()),
         )?;
-        Ok(Watch { shared, limit })
+        let limit = Limit {
+            time: limit,
+            set_by: StatementLimit::Vat,
+        };
+        Ok(Watch {
+            shared,
+            limit: Cell::new(limit),
+            at_hand: Cell::new(limit),
+        })
     }
 
-    /// Starts the time limit, unless it runs already.
+    /// From now on a call has this time, because its class says so.
+    pub(super) fn set_limit(&self, time: Duration) {
+        let set_by = StatementLimit::Class;
+        self.limit.set(Limit { time, set_by });
+    }
+
+    /// Starts the time limit of a call, unless one runs already.
     pub(super) fn start(&self) -> Deadline {
+        self.start_with(self.limit.get())
+    }
+
+    /// Starts the time limit of migrations, unless one runs already.
+    pub(super) fn start_migration(&self, time: Duration) -> Deadline {
+        let set_by = StatementLimit::Migration;
+        self.start_with(Limit { time, set_by })
+    }
+
+    fn start_with(&self, limit: Limit) -> Deadline {
         if self.shared.depth.fetch_add(1, Ordering::Relaxed) == 0 {
-            let limit = u64::try_from(self.limit.as_nanos()).unwrap_or(u64::MAX);
+            self.at_hand.set(limit);
+            let limit = u64::try_from(limit.time.as_nanos()).unwrap_or(u64::MAX);
             let deadline = self.shared.nanoseconds().saturating_add(limit);
             self.shared.deadline.store(deadline, Ordering::Relaxed);
         }
@@ -87,8 +122,10 @@ impl Watch {
 
     /// The error of SQL that was stopped.
     pub(super) fn error(&self) -> Error {
+        let Limit { time, set_by } = self.at_hand.get();
         Error::StatementTimeout {
-            limit_ms: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX),
+            limit_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            set_by,
         }
     }
 }

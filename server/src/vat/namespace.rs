@@ -230,7 +230,7 @@ impl namespace::Server for NamespaceService {
         mut results: namespace::ResetResults,
     ) -> capnp::Result<()> {
         let (id, _) = self.read_key(params.get()?.get_key()?)?;
-        results.get().set_was_awake(self.host.reset(id).await);
+        results.get().set_was_awake(self.directory.reset(id).await?);
         Ok(())
     }
 

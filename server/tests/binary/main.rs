@@ -3,6 +3,7 @@
 mod alarms;
 mod check;
 mod crash;
+mod held;
 mod help;
 mod kills;
 mod locks;

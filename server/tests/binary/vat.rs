@@ -158,6 +158,14 @@ impl Vat {
         ended(program(&self.program, &self.folder).args(args).args(to))
     }
 
+    /// Begins to run a verb against it, and does not wait for its end.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        let to = ["--connect", &self.address(0)];
+        let mut command = program(&self.program, &self.folder);
+        let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
+        quiet.args(args).args(to).spawn().unwrap()
+    }
+
     /// What a verb prints that must succeed.
     #[track_caller]
     pub fn printed(&self, args: &[&str]) -> String {

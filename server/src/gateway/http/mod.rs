@@ -149,6 +149,18 @@ struct Ends {
     on_loopback: bool,
 }
 
+/// A connection that is open. It is none any more when this is dropped, however its task ends.
+struct Open(Rc<Http>, u64);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // What is dropped with it may look at the others.
+        let entry = self.0.open.borrow_mut().remove(&self.1);
+        drop(entry);
+        self.0.less.notify_waiters();
+    }
+}
+
 /// The HTTP connections of a vat.
 pub struct Http {
     directory: Directory,
@@ -207,7 +219,7 @@ impl Http {
     }
 
     /// Takes connections from `listener`, for ever.
-    pub async fn accept(self: Rc<Self>, listener: Listener) {
+    pub async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
         let serve = |stream, room| match stream {
             Stream::Tcp(stream) => {
                 let loopback = |at: std::net::SocketAddr| at.ip().to_canonical().is_loopback();
@@ -230,11 +242,10 @@ impl Http {
         let number = self.number();
         let connection = Rc::new(Connection::new(self.clone(), ends, room));
         let serving = tokio::task::spawn_local({
-            let (http, connection) = (self.clone(), connection.clone());
+            let (open, connection) = (Open(self.clone(), number), connection.clone());
             async move {
                 connection.serve(stream).await;
-                http.open.borrow_mut().remove(&number);
-                http.less.notify_waiters();
+                drop(open);
             }
         });
         let entry = (connection, serving.abort_handle());

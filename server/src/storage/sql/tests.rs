@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::super::testing::{TestResult, code, fresh, try_open};
 use super::super::{Row, Settings};
 use super::*;
+use crate::error::StatementLimit;
 
 fn exec(storage: &Storage, sql: &str) -> Result<Cursor> {
     storage.sql().exec(sql, ())
@@ -310,13 +311,17 @@ fn a_statement_may_not_run_for_ever() -> TestResult {
     };
     let storage = try_open(&folder, &settings)?;
     let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) ";
+    let stopped = Error::StatementTimeout {
+        limit_ms: 5,
+        set_by: StatementLimit::Vat,
+    };
     exec(&storage, "CREATE TABLE t (a)")?;
     storage.enter_turn();
     exec(&storage, "INSERT INTO t VALUES (1)")?;
     let counting = format!("{endless} SELECT count(*) FROM n");
     for _ in 0..3 {
         let error = exec(&storage, &counting).map(drop).expect_err("endless");
-        assert_eq!(error, Error::StatementTimeout { limit_ms: 5 });
+        assert_eq!(error, stopped);
     }
     // In a later row, and with the rest of the turn unharmed.
     let mut cursor = exec(
@@ -343,7 +348,7 @@ fn a_statement_may_not_run_for_ever() -> TestResult {
     assert_eq!(code(exec(&storage, &inserting)), "timeout");
     assert_eq!(code(storage.commit_turn()), "object-reset");
     let cause = storage.take_cause();
-    assert_eq!(cause, Some(Error::StatementTimeout { limit_ms: 5 }));
+    assert_eq!(cause, Some(stopped));
     Ok(())
 }
 

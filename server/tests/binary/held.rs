@@ -1,0 +1,126 @@
+//! A vat whose thread an object holds is still seen, and still ends.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::tempdir;
+
+use crate::vat::{Vat, example};
+
+/// After this, a test that waits for something waits in vain.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const LONG: &str = "{\"amount\":3600000}";
+
+/// A vat whose first line tells of calls, and whose second of operators.
+fn vat(folder: &Path, settings: &str) -> Vat {
+    fs::write(folder.join("vat.toml"), settings).unwrap();
+    let listen = ["--listen", "tcp:127.0.0.1:0", "--metrics", "127.0.0.1:0"];
+    let args = ["--config", "vat.toml"].iter().chain(&listen);
+    Vat::spawn_program(&example("held"), folder, args).ready(2)
+}
+
+fn ask(vat: &Vat, path: &str) -> String {
+    let address = vat.lines[1].strip_prefix("listening metrics ").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: vat\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Asks until the vat is healthy, or is not.
+fn until(vat: &Vat, status: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let answer = ask(vat, "/healthz");
+        if answer.starts_with(&format!("HTTP/1.1 {status} ")) {
+            return answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "not {status}: {answer}");
+    }
+}
+
+/// Waits until the vat has logged this.
+fn logged(vat: &Vat, what: &str) {
+    let began = Instant::now();
+    while !vat.errors().contains(what) {
+        assert!(began.elapsed() < PATIENCE, "not {what}: {}", vat.errors());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_vat_that_is_held_answers_operators_and_ends_when_it_is_told_to() {
+    for (drain_ms, signals) in [(1000, 1), (3_600_000, 2)] {
+        let folder = tempdir().unwrap();
+        let settings = format!("drain_ms = {drain_ms}\n[limits]\nheld_ms = 100\n");
+        let mut vat = vat(folder.path(), &settings);
+        assert_eq!(
+            vat.call("Held", "a", "increment", "{\"amount\":1}"),
+            r#"{"count":1}"#
+        );
+        let mut call = vat.begin(&["call", "Held", "b", "increment", LONG]);
+        let answer = until(&vat, "503");
+        assert!(
+            answer.contains(" of class Held, in increment\n"),
+            "{answer}"
+        );
+        let numbers = ask(&vat, "/metrics");
+        assert!(
+            numbers.contains("vatwerk_calls_total{class=\"Held\",code=\"ok\"} 1\n"),
+            "{numbers}"
+        );
+        logged(&vat, "a turn holds the vat's thread");
+        for signal in 0..signals {
+            vat.signal(libc::SIGTERM);
+            if signal == 0 {
+                logged(&vat, "stopping");
+            }
+        }
+        assert_eq!(vat.wait(), Some(1), "{}", vat.errors());
+        call.wait().unwrap();
+        let log = vat.errors();
+        assert!(
+            log.contains("the vat is to stop and its thread is held"),
+            "{log}"
+        );
+        assert!(log.contains("stopped without draining"), "{log}");
+        assert!(log.contains("of class Held, in increment"), "{log}");
+
+        // What was acknowledged is there, and the turn that was cut off has not happened.
+        let vat = self::vat(folder.path(), &settings);
+        assert_eq!(vat.call("Held", "a", "get", "{}"), r#"{"count":1}"#);
+        assert_eq!(vat.call("Held", "b", "get", "{}"), r#"{"count":0}"#);
+    }
+}
+
+#[test]
+fn a_turn_that_was_long_is_logged_and_the_vat_goes_on() {
+    let folder = tempdir().unwrap();
+    let mut vat = vat(
+        folder.path(),
+        "[limits]\nlong_turn_ms = 50\nheld_ms = 100\n",
+    );
+    vat.call("Held", "a", "increment", "{\"amount\":10}");
+    assert!(!vat.errors().contains("longer than"), "{}", vat.errors());
+    vat.call("Held", "a", "increment", "{\"amount\":300}");
+    let log = vat.errors();
+    assert_eq!(log.matches("`limits.long_turn_ms`").count(), 1, "{log}");
+    assert!(
+        log.contains("class=\"Held\"") && log.contains("method=\"increment\""),
+        "{log}"
+    );
+    until(&vat, "200");
+    let numbers = ask(&vat, "/metrics");
+    let long = "vatwerk_long_turns_total{class=\"Held\",method=\"increment\"} 1\n";
+    assert!(numbers.contains(long), "{numbers}");
+    vat.signal(libc::SIGTERM);
+    assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+}
