@@ -49,6 +49,7 @@ struct Inner {
     readings: RefCell<Vec<Box<dyn Fn()>>>,
     gate_wait: Histogram,
     alarm_lag: Histogram,
+    alarms_not_delivered: Counter,
     overloaded: Counter,
     /// By the first digit of the status, from 1 to 5.
     http_answers: [Counter; 5],
@@ -85,6 +86,12 @@ impl Metrics {
             "How long after its due time an alarm was run",
             alarm_lag.clone(),
         );
+        let alarms_not_delivered = Counter::default();
+        registry.register(
+            "alarm_delivery_failures",
+            "Tries to reach an object whose alarms were due that failed: its class, or the disk",
+            alarms_not_delivered.clone(),
+        );
         let overloaded = Counter::default();
         registry.register(
             "overloaded",
@@ -106,6 +113,7 @@ impl Metrics {
             readings: RefCell::default(),
             gate_wait,
             alarm_lag,
+            alarms_not_delivered,
             overloaded,
             http_answers,
         }))
@@ -130,6 +138,11 @@ impl Metrics {
     /// An alarm was begun, so long after it was due.
     pub fn alarm_started(&self, lag: Duration) {
         self.0.alarm_lag.observe(lag.as_secs_f64());
+    }
+
+    /// An object whose alarms were due could not be reached.
+    pub fn alarm_not_delivered(&self) {
+        self.0.alarms_not_delivered.inc();
     }
 
     /// A call was refused: `overloaded`.

@@ -23,6 +23,7 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     class.background_failed();
     metrics.gate_waited(took);
     metrics.alarm_started(Duration::from_secs(2));
+    metrics.alarm_not_delivered();
     metrics.overloaded();
     metrics.http_answered(StatusCode::NOT_FOUND);
     let mut expected = BTreeMap::from([
@@ -32,6 +33,7 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         ("vatwerk_activation_seconds_sum".to_owned(), 0.002),
         ("vatwerk_alarm_lag_seconds_bucket{le=\"1\"}".to_owned(), 0.0),
         ("vatwerk_alarm_lag_seconds_bucket{le=\"5\"}".to_owned(), 1.0),
+        ("vatwerk_alarm_delivery_failures_total".to_owned(), 1.0),
         ("vatwerk_overloaded_total".to_owned(), 1.0),
         (
             "vatwerk_http_requests_total{status=\"4xx\"}".to_owned(),
@@ -111,6 +113,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::ObjectsAwake,
         Reading::AlarmsPending,
         Reading::AlarmsRunning,
+        Reading::AlarmsUndelivered,
+        Reading::AlarmsOn,
         Reading::Connections,
         Reading::ConnectionsTaken,
         Reading::HttpConnections,

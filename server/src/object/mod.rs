@@ -36,6 +36,7 @@ mod namespace;
 mod notes;
 mod results;
 mod ringing;
+mod runs;
 mod scheduler;
 mod sections;
 mod serial;
@@ -43,6 +44,7 @@ mod serve;
 mod slot;
 mod sockets;
 mod stub;
+mod suspects;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wake;

@@ -16,7 +16,7 @@ use super::{
     gate::{COMMIT_LIMIT, Output},
     instance::{Background, Instance},
     results::Returning,
-    ringing,
+    runs,
     sections::Flow,
     slot::{Event, EventTarget, Slot, What, shielded},
     sockets,
@@ -170,7 +170,7 @@ fn handle<'a>(
         }
         What::Alarms(ringing) => {
             let alarms = tracing::debug_span!("alarms", class, %id, ?chain);
-            let run = async move { ringing::run(instance, object, &flow, ringing, ticket).await };
+            let run = async move { runs::run(instance, object, &flow, ringing, ticket).await };
             Box::pin(run.instrument(alarms))
         }
     }

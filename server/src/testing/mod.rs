@@ -274,6 +274,11 @@ impl TestVat {
         true
     }
 
+    /// The vat's numbers, in the text format of Prometheus, as an operator sees them.
+    pub fn metrics(&self) -> String {
+        self.life().host.metrics.encode()
+    }
+
     /// From now on no commit becomes durable: whatever could reveal one is held back.
     pub fn hold_commits(&self) {
         self.hold.borrow().hold();
