@@ -588,11 +588,17 @@ fn an_object_that_cannot_wake_is_tried_again_after_longer_and_longer_pauses() {
             vat.advance(ms(HOUR)).await;
             let wakes = spring.wakes();
             // Who panics tells no more than that its instance has ended, which may happen to anybody.
-            assert!(wakes[..at_once].windows(2).all(|w| w[0] == w[1]), "{broken:?}");
-            let pauses: Vec<_> = wakes[at_once - 1..].windows(2).map(|w| w[1] - w[0]).collect();
+            assert!(
+                wakes[..at_once].windows(2).all(|w| w[0] == w[1]),
+                "{broken:?}"
+            );
+            let pauses: Vec<_> = wakes[at_once - 1..]
+                .windows(2)
+                .map(|w| w[1] - w[0])
+                .collect();
             assert!(pauses.len() > 40, "{pauses:?}");
             for (n, pause) in pauses.into_iter().enumerate() {
-                let least = 2 * SECOND << n.min(5);
+                let least = (2 * SECOND) << n.min(5);
                 assert!((least..=least * 5 / 4).contains(&pause), "{n}: {pause}");
             }
             assert_eq!(number(&vat, "vatwerk_alarm_objects_undelivered"), 1.0);
@@ -693,7 +699,10 @@ fn an_object_runs_sixty_four_alarms_at_a_time_and_a_serial_one_runs_one() {
         vat.advance(ms(HOUR)).await;
         let ran = spring.ran();
         let late = |n| SECOND + if n < 64 { 0 } else { MINUTE };
-        let expected = names.iter().enumerate().map(|(n, name)| (&name[..], late(n)));
+        let expected = names
+            .iter()
+            .enumerate()
+            .map(|(n, name)| (&name[..], late(n)));
         assert_eq!(named(&ran, now_ms), expected.collect::<Vec<_>>());
 
         let spring = Spring::default();

@@ -171,7 +171,12 @@ impl Look<'_> {
         let recorded = self.turn(self.flow, record).await?;
         self.ringing.runs.borrow_mut().lost.clear();
         for (run, after) in lost.iter().zip(recorded) {
-            self.tell(&run.name, outcome(run), after, Some("the object's instance ended"));
+            self.tell(
+                &run.name,
+                outcome(run),
+                after,
+                Some("the object's instance ended"),
+            );
         }
         Ok(())
     }
@@ -307,11 +312,7 @@ impl Look<'_> {
     }
 
     /// How a run ended. A handler that takes too long has failed.
-    fn outcome(
-        &self,
-        name: &str,
-        ran: std::result::Result<capnp::Result<()>, Elapsed>,
-    ) -> Outcome {
+    fn outcome(&self, name: &str, ran: std::result::Result<capnp::Result<()>, Elapsed>) -> Outcome {
         let error = match ran {
             Ok(Ok(())) => return Outcome::Succeeded,
             Ok(Err(error)) => error.extra,
@@ -366,7 +367,9 @@ struct Handling<'a> {
 type Handler<'a> = LocalBoxFuture<'a, Result<(Outcome, Option<After>)>>;
 
 impl<'a> Handling<'a> {
-    fn handler(&mut self) -> Pin<&mut (dyn Future<Output = Result<(Outcome, Option<After>)>> + 'a)> {
+    fn handler(
+        &mut self,
+    ) -> Pin<&mut (dyn Future<Output = Result<(Outcome, Option<After>)>> + 'a)> {
         self.handler.as_mut().expect("it is not dropped").as_mut()
     }
 }

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::Storage;
 use super::authorizer::{cached, ours};
 use crate::alarm::{
-    After, Alarm, Attempt, DueRow, Failures, MAX_NAME_BYTES, MAX_NAMED, MAX_PAYLOAD_BYTES, Missed, Outcome,
-    Repeat,
+    After, Alarm, Attempt, DueRow, Failures, MAX_NAME_BYTES, MAX_NAMED, MAX_PAYLOAD_BYTES, Missed,
+    Outcome, Repeat,
 };
 use crate::{Error, Result};
 

@@ -100,7 +100,10 @@ fn a_handler_that_aborts_is_held_back_and_the_vat_serves() {
     let mut vat = spawn(folder.path(), &args).ready(2);
     assert!(vat.printed(&["alarms", "list"]).contains("bomb"));
     let said = vat.errors();
-    assert!(said.contains("WARN") && said.contains("alarms are off"), "{said}");
+    assert!(
+        said.contains("WARN") && said.contains("alarms are off"),
+        "{said}"
+    );
     let bomb = vat.call("Countdown", "bomb", "get", "{}");
     assert_eq!(bomb, r#"{"count":-1}"#);
     vat.signal(libc::SIGTERM);
@@ -113,7 +116,10 @@ fn a_handler_that_aborts_is_held_back_and_the_vat_serves() {
     let said = vat.errors();
     let given_up = said.lines().find(|line| line.contains("is given up"));
     let given_up = given_up.unwrap_or_else(|| panic!("{said}"));
-    assert!(given_up.contains("ERROR") && given_up.contains("class=\"Countdown\""), "{given_up}");
+    assert!(
+        given_up.contains("ERROR") && given_up.contains("class=\"Countdown\""),
+        "{given_up}"
+    );
     let bomb = vat.call("Countdown", "bomb", "get", "{}");
     assert_eq!(bomb, r#"{"count":-1}"#);
 }
