@@ -13,6 +13,7 @@ use vatwerk_server::{Context, object::testing::Sabotage, testing};
 use crate::support::{
     TestVat,
     clockwork::{Clockwork, Spring},
+    on_this_thread,
     puppet::{self, Puppet},
     run,
 };
@@ -100,11 +101,11 @@ fn alarms_run_although_the_vat_fails_once_to_see_to_them() {
     for sabotage in [Sabotage::PanicInScheduler, Sabotage::PanicInLook] {
         testing::run(async move {
             let spring = Spring::default();
-            let bound = spring.clone();
+            let bound = on_this_thread(spring.clone());
             let vat = testing::TestVat::start(move |server| {
                 server
                     .class::<Puppet<Clockwork>>()
-                    .binding(bound.clone())
+                    .binding_with(bound.clone())
                     .sabotage(sabotage)
             })
             .await;

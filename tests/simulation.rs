@@ -33,6 +33,9 @@ const STEPS: u32 = 60;
 /// How late an alarm may be while nothing fails.
 const PUNCTUAL_MS: i64 = 50;
 
+/// How late it may be if its handler may have ended the process before: it is held back.
+const SUSPECT_MS: i64 = 3 * SECOND;
+
 /// How late it may be while the disk has failed lately: the vat tries again after a while.
 const PATIENT_MS: i64 = 90 * SECOND;
 
@@ -88,6 +91,8 @@ struct World {
     up_since_ms: i64,
     /// When the disk last failed, since then.
     failed_ms: Option<i64>,
+    /// How often the vat has ended by a crash since it last ended in order.
+    crashes: u32,
     /// Whether the disk ever fails.
     may_fail: bool,
     /// What handlers do: so many in a hundred fail.
@@ -139,6 +144,7 @@ impl World {
         World {
             up_since_ms: vat.now_ms(),
             failed_ms: None,
+            crashes: 0,
             may_fail: seed % 2 == 1,
             vat,
             spring,
@@ -199,6 +205,7 @@ impl World {
             82..85 => {
                 self.vat.restart().await;
                 self.is_up();
+                self.crashes = 0;
                 Ok(())
             }
             _ => {
@@ -218,6 +225,7 @@ impl World {
             n => self.vat.lose_power(survival[n as usize - 1]).await,
         }
         self.is_up();
+        self.crashes += 1;
     }
 
     /// The vat has been started.
@@ -306,6 +314,8 @@ impl World {
         let (now_ms, up_since_ms) = (self.vat.now_ms(), self.up_since_ms);
         let allowed = match self.failed_ms {
             Some(failed_ms) if now_ms - failed_ms < 2 * PATIENT_MS => PATIENT_MS,
+            // The first crash makes suspects, and the next finds that they were about to run.
+            _ if self.crashes > 1 => SUSPECT_MS,
             _ => PUNCTUAL_MS,
         };
         for ran in self.spring.ran() {

@@ -30,7 +30,7 @@ use vatwerk_server::{
     health::{self, Health, Names, Thread},
     journal::{self, Commits, Journal},
     metrics::Metrics,
-    object::{Host, Limits, Parts, Registry},
+    object::{Directory, Host, Limits, Parts, Registry},
     storage::Vfs,
     vat::Vat,
 };
@@ -155,7 +155,7 @@ async fn vat() -> capnp::capability::Client {
         thread: Thread::new(health, metrics),
     });
     FOLDERS.with(|folders| folders.borrow_mut().push(data));
-    let vat: vat::Client = capnp_rpc::new_client(Vat::new(host, Vec::new(), 0));
+    let vat: vat::Client = capnp_rpc::new_client(Vat::new(Directory::new(host), Vec::new(), 0));
     vat.client
 }
 

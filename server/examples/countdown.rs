@@ -1,5 +1,6 @@
 //! A class with alarms: a number that counts down to zero by itself, whether or not its object is
-//! awake, and whether or not the server was there all the time.
+//! awake, and whether or not the server was there all the time. One that is below zero aborts the whole
+//! server at its next step, which shows how the server gets over that.
 //!
 //! ```text
 //! cargo run -p vatwerk-server --example countdown -- serve
@@ -27,8 +28,12 @@ impl Class for Countdown {
     }
 
     async fn alarm(self: Rc<Self>, _: AlarmInfo) -> capnp::Result<()> {
+        let left = self.left()?;
+        if left < 0 {
+            std::process::abort();
+        }
         // One commit, with the end of this alarm: each step is counted once.
-        self.set(self.left()? - 1)
+        self.set(left - 1)
     }
 }
 
@@ -40,7 +45,7 @@ impl Countdown {
     fn set(&self, left: i64) -> capnp::Result<()> {
         self.0.storage().kv().put("left", &left)?;
         match left {
-            ..=0 => _ = self.0.alarms()?.delete()?,
+            0 => _ = self.0.alarms()?.delete()?,
             _ => self.0.alarms()?.set_in(STEP)?,
         }
         Ok(())

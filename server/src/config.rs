@@ -50,6 +50,9 @@ pub struct Config {
     /// the command `serve` waits for a turn that holds the vat's thread then, before it ends the process.
     /// Default 10,000.
     pub drain_ms: u64,
+    /// Run alarms. Without it they stay set, and wait for a start with it: the way out when alarms keep a
+    /// vat from working. Default true.
+    pub alarms: bool,
     /// How much may be used.
     pub limits: Limits,
 }
@@ -170,6 +173,7 @@ impl Default for Config {
             http: Http::default(),
             insecure: false,
             drain_ms: 10_000,
+            alarms: true,
             limits: Limits::default(),
         }
     }
@@ -242,6 +246,18 @@ impl Config {
     /// How long calls in flight may go on when the vat is told to stop.
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
+    }
+
+    /// The limits of objects.
+    pub fn objects(&self) -> object::Limits {
+        let limits = self.limits.objects();
+        object::Limits {
+            alarms_at_once: match self.alarms {
+                true => limits.alarms_at_once,
+                false => 0,
+            },
+            ..limits
+        }
     }
 }
 
@@ -373,5 +389,16 @@ mod tests {
         let misspelt = toml::from_str::<Config>("[limits]\nidle = 5").unwrap_err();
         assert!(misspelt.to_string().contains("idle"), "{misspelt}");
         assert_eq!(toml::from_str::<Config>("").unwrap().addresses().len(), 2);
+    }
+
+    #[test]
+    fn without_alarms_no_object_runs_any() {
+        let at_once = |text| {
+            let config = toml::from_str::<Config>(text).unwrap();
+            config.objects().alarms_at_once
+        };
+        assert_eq!(at_once("alarms = false"), 0);
+        assert_eq!(at_once("[limits]\nalarms_at_once = 0"), 1);
+        assert_eq!(at_once(""), 128);
     }
 }

@@ -234,7 +234,7 @@ impl Server {
             catalog,
             commits,
             vfs,
-            limits: self.config.limits.objects(),
+            limits: self.config.objects(),
             bindings: self
                 .bindings
                 .iter()
@@ -269,6 +269,12 @@ impl Server {
             let listener = Listener::bind(address, self.config.insecure).await;
             let listener = listener.map_err(ServeError::BindHttp)?;
             http_listeners.push(Rc::new(listener.with_stall(self.config.http.stall())));
+        }
+        if !self.config.alarms {
+            tracing::warn!(
+                "alarms are off: none is run until a start without `--alarms off`, and without \
+                 `alarms = false` in the settings"
+            );
         }
         show(&metrics, &host, &gateway, &http);
         let thread = &host.thread;
@@ -349,6 +355,10 @@ fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Htt
     let pending = |host: &Host| host.catalog.alarm_count().unwrap_or(0);
     metrics.show(Reading::AlarmsPending, of(host, pending));
     metrics.show(Reading::AlarmsRunning, of(host, Host::alarms_running));
+    let undelivered = Host::alarms_undelivered;
+    metrics.show(Reading::AlarmsUndelivered, of(host, undelivered));
+    let are_on = |host: &Host| u64::from(host.limits.alarms_at_once > 0);
+    metrics.show(Reading::AlarmsOn, of(host, are_on));
     let connections = |gateway: &Gateway| gateway.connections() as u64;
     metrics.show(Reading::Commits, of(host, commits));
     metrics.show(Reading::JournalBytes, of(host, bytes));
@@ -494,6 +504,7 @@ impl Running {
     /// Makes every database a plain file.
     async fn close_journal(&self) {
         let written = self.host.write_notes();
+        self.host.end_alarms();
         if let Err(error) = written.and(self.host.catalog.close()) {
             tracing::error!(%error, "closing the catalog");
         }

@@ -24,6 +24,17 @@ struct State {
     /// How many instances of an object there are.
     instances: RefCell<HashMap<String, u32>>,
     most_instances: Cell<u32>,
+    /// When instances began to wake.
+    wakes: RefCell<Vec<i64>>,
+    /// What instances fail to wake with.
+    broken: Cell<Option<Broken>>,
+}
+
+/// A way in which an object fails to wake.
+#[derive(Clone, Copy, Debug)]
+pub enum Broken {
+    Fails(&'static str),
+    Panics,
 }
 
 /// A run of an alarm that began.
@@ -62,6 +73,16 @@ impl Spring {
     /// The runs that began since this was last called.
     pub fn ran(&self) -> Vec<Ran> {
         self.0.ran.take()
+    }
+
+    /// Has every object fail to wake from now on, or wake again.
+    pub fn break_wakes(&self, broken: Option<Broken>) {
+        self.0.broken.set(broken);
+    }
+
+    /// When instances began to wake since this was last called, in milliseconds since 1970.
+    pub fn wakes(&self) -> Vec<i64> {
+        self.0.wakes.take()
     }
 
     /// The most instances of one object that there were at a time.
@@ -108,6 +129,16 @@ fn name(ctx: &Context) -> String {
 }
 
 impl Program for Clockwork {
+    async fn activate(ctx: &Context) -> capnp::Result<()> {
+        let State { wakes, broken, .. } = &*spring(ctx).0;
+        wakes.borrow_mut().push(ctx.now_ms());
+        match broken.get() {
+            None => Ok(()),
+            Some(Broken::Fails(why)) => Err(capnp::Error::failed(why.into())),
+            Some(Broken::Panics) => panic!("told to"),
+        }
+    }
+
     fn awake(own: &Own) {
         let instance = Instance::begin(spring(&own.ctx), name(&own.ctx));
         own.kept.replace(Some(Box::new(instance)));
@@ -125,5 +156,20 @@ impl Program for Clockwork {
             Some(handler) => handler(own.ctx.clone(), alarm).await,
             None => Ok(()),
         }
+    }
+}
+
+/// The same, one call and one alarm at a time.
+pub struct SerialClockwork;
+
+impl Program for SerialClockwork {
+    const SERIAL: bool = true;
+
+    fn awake(own: &Own) {
+        Clockwork::awake(own);
+    }
+
+    async fn alarm(own: Rc<Own>, alarm: AlarmInfo) -> capnp::Result<()> {
+        Clockwork::alarm(own, alarm).await
     }
 }

@@ -6,6 +6,7 @@ pub mod clockwork;
 mod controls;
 pub mod disk;
 mod harness;
+pub mod log;
 mod probe;
 pub mod puppet;
 mod script;

@@ -7,7 +7,7 @@ mod rules;
 
 pub use self::repeat::{MAX_CRON_BYTES, Repeat};
 pub use self::retry::{Failures, MAX_RETRIES, delay_ms};
-pub use self::rules::{After, DueRow, Outcome, WhenDue};
+pub use self::rules::{After, Attempt, DueRow, Outcome, WhenDue};
 
 /// The longest name of an alarm, in bytes.
 pub const MAX_NAME_BYTES: u64 = 1024;

@@ -13,6 +13,24 @@ pub struct DueRow {
     pub due_ms: i64,
     /// The runs for this time that failed.
     pub failures: Failures,
+    /// What was noted of its runs before they began.
+    pub attempt: Attempt,
+}
+
+/// A note about an alarm's run, durable before its handler begins, by which the next process learns
+/// that the run was cut short.
+///
+/// Only alarms that may have ended a process before are noted: a note costs a commit of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attempt {
+    /// Nothing is noted.
+    #[default]
+    None,
+    /// A run was about to begin. Found by another process than the one that noted it, the run was
+    /// cut short by the end of that process.
+    Begun,
+    /// The last run was cut short. The next one is noted too.
+    CutShort,
 }
 
 /// What is to be done with an alarm that is due.
@@ -126,6 +144,7 @@ mod tests {
             alarm,
             due_ms: 10 * HOUR,
             failures: Failures::default(),
+            attempt: Attempt::None,
         }
     }
 

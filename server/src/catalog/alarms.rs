@@ -48,6 +48,10 @@ const ALARMS: &str = "
         WHERE objects > 0
             AND class NOT IN (SELECT id FROM classes WHERE retired_ms IS NOT NULL);";
 
+/// Whether the last process that ran alarms ended in order; without a row, none has run any yet. It is
+/// no part of the index, which may be made anew.
+const LIFE: &str = "CREATE TABLE IF NOT EXISTS alarm_life (is_over INTEGER NOT NULL)";
+
 const DUE: &str = "SELECT class, id, due_ms FROM alarms WHERE due_ms <= ?1
     ORDER BY due_ms, class, id LIMIT ?2";
 
@@ -59,10 +63,10 @@ const LIST: &str = "SELECT a.class, a.id, a.due_ms, o.name
 /// If the index is not there, it is made, and incomplete as far as there are objects.
 pub(super) fn prepare(db: &Connection) -> rusqlite::Result<()> {
     let is_there = db.table_exists(None, c"alarms")? && db.table_exists(None, c"alarm_classes")?;
-    match is_there {
-        true => Ok(()),
-        false => db.execute_batch(ALARMS),
+    if !is_there {
+        db.execute_batch(ALARMS)?;
     }
+    db.execute_batch(LIFE)
 }
 
 impl Catalog {
@@ -81,6 +85,24 @@ impl Catalog {
             .execute(params![class.cast_signed(), object.as_bytes(), due_ms])
             .map(drop)
         })
+    }
+
+    /// Notes that this process runs alarms from now on, and says whether the last one that did ended in
+    /// order. Before that is durable no handler may run.
+    pub fn begin_alarms(&self) -> Result<bool> {
+        self.write(|db| {
+            let was_over = db
+                .prepare_cached("SELECT is_over FROM alarm_life")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            set_life(db, false)?;
+            Ok(was_over.unwrap_or(true))
+        })
+    }
+
+    /// Notes that this process runs no more alarms, and that none of them was cut short.
+    pub fn end_alarms(&self) -> Result<()> {
+        self.write(|db| set_life(db, true))
     }
 
     /// At most `limit` objects that are to be woken at `now_ms` or before, with when that was, the
@@ -138,6 +160,12 @@ impl Catalog {
                 .collect()
         })
     }
+}
+
+fn set_life(db: &Connection, is_over: bool) -> rusqlite::Result<()> {
+    db.execute("DELETE FROM alarm_life WHERE is_over <> ?1", [is_over])?;
+    let insert = "INSERT INTO alarm_life SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM alarm_life)";
+    db.execute(insert, [is_over]).map(drop)
 }
 
 /// When a catalog that nobody has open would have an object woken, in milliseconds since 1970.
@@ -207,6 +235,22 @@ mod tests {
         assert_eq!(again.next_alarm().unwrap(), Some(-3));
         assert_eq!(again.alarm_count().unwrap(), 2);
         assert!(!again.needs_alarms().unwrap());
+    }
+
+    #[test]
+    fn a_process_learns_whether_the_last_one_that_ran_alarms_ended_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = catalog(&folder);
+        assert!(first.begin_alarms().unwrap(), "there was none");
+        let second = reopen(first);
+        assert!(!second.begin_alarms().unwrap());
+        let newest = second.newest();
+        assert!(!second.begin_alarms().unwrap());
+        assert_eq!(second.newest(), newest, "there is nothing to write");
+        second.end_alarms().unwrap();
+        // One that runs no alarms says nothing.
+        let fourth = reopen(reopen(second));
+        assert!(fourth.begin_alarms().unwrap());
     }
 
     #[test]

@@ -37,6 +37,11 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR")]
     metrics: Option<Address>,
 
+    /// Whether alarms are run. With off they stay set, and wait for a start with on: the way out if
+    /// alarms keep a vat from working [default: on]
+    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
+    alarms: Option<Switch>,
+
     /// Listen even where other machines can reach the vat: it asks nobody who they are
     #[arg(long)]
     insecure: bool,
@@ -53,6 +58,13 @@ pub(super) struct Serve {
     /// How to write the log
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// Where to listen for HTTP, or that it is nowhere.
@@ -115,6 +127,9 @@ impl Serve {
             config.http.listen = Some(said.collect());
         }
         config.http.listen_by_default();
+        if let Some(alarms) = self.alarms {
+            config.alarms = alarms == Switch::On;
+        }
         config.insecure |= self.insecure;
         Ok(config)
     }

@@ -68,6 +68,7 @@ struct Inner {
     readings: RefCell<Vec<Box<dyn Fn()>>>,
     gate_wait: Histogram,
     alarm_lag: Histogram,
+    alarms_not_delivered: Counter,
     overloaded: Counter,
     faults: Counter,
     long_turns: Family<ClassAndMethod, Counter>,
@@ -127,6 +128,12 @@ impl Metrics {
             "Panics of the vat's own in serving an object",
             faults.clone(),
         );
+        let alarms_not_delivered = Counter::default();
+        registry.register(
+            "alarm_delivery_failures",
+            "Tries to reach an object whose alarms were due that failed: its class, or the disk",
+            alarms_not_delivered.clone(),
+        );
         let overloaded = Counter::default();
         registry.register(
             "overloaded",
@@ -162,6 +169,7 @@ impl Metrics {
             readings: RefCell::default(),
             gate_wait,
             alarm_lag,
+            alarms_not_delivered,
             overloaded,
             faults,
             long_turns,
@@ -194,6 +202,11 @@ impl Metrics {
     /// The vat's own code panicked while it served an object.
     pub fn faulted(&self) {
         self.0.faults.inc();
+    }
+
+    /// An object whose alarms were due could not be reached.
+    pub fn alarm_not_delivered(&self) {
+        self.0.alarms_not_delivered.inc();
     }
 
     /// A call was refused: `overloaded`.

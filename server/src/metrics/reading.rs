@@ -18,6 +18,10 @@ pub enum Reading {
     AlarmsPending,
     /// How many alarms are running.
     AlarmsRunning,
+    /// How many objects have alarms that are due and cannot be delivered.
+    AlarmsUndelivered,
+    /// Whether alarms are run: 1, or 0.
+    AlarmsOn,
     /// How many WebSockets are open.
     WebSockets,
     /// How many connections are open.
@@ -66,6 +70,14 @@ impl Reading {
             Reading::ObjectsAwake => ("objects_awake", "Objects that are awake, or waking"),
             Reading::AlarmsPending => ("alarms_pending", "Alarms that are set"),
             Reading::AlarmsRunning => ("alarms_running", "Alarms that are running"),
+            Reading::AlarmsUndelivered => (
+                "alarm_objects_undelivered",
+                "Objects whose alarms are due and that cannot be reached: they are tried again",
+            ),
+            Reading::AlarmsOn => (
+                "alarms_on",
+                "Whether alarms are run: 0 for a server that was started with --alarms off",
+            ),
             Reading::WebSockets => ("web_sockets", "WebSockets that are open"),
             Reading::Connections => ("connections", "Connections that are open"),
             Reading::ConnectionsTaken => ("connections", "Connections that were taken"),

@@ -29,6 +29,7 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     class.background_failed();
     metrics.gate_waited(took);
     metrics.alarm_started(Duration::from_secs(2));
+    metrics.alarm_not_delivered();
     metrics.overloaded();
     class.turn(took);
     metrics.turn_was_long("Room", "enter");
@@ -41,6 +42,7 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         ("vatwerk_activation_seconds_sum".to_owned(), 0.002),
         ("vatwerk_alarm_lag_seconds_bucket{le=\"1\"}".to_owned(), 0.0),
         ("vatwerk_alarm_lag_seconds_bucket{le=\"5\"}".to_owned(), 1.0),
+        ("vatwerk_alarm_delivery_failures_total".to_owned(), 1.0),
         ("vatwerk_overloaded_total".to_owned(), 1.0),
         (
             "vatwerk_service_restarts_total{service=\"alarms\"}".to_owned(),
@@ -127,6 +129,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::ObjectsAwake,
         Reading::AlarmsPending,
         Reading::AlarmsRunning,
+        Reading::AlarmsUndelivered,
+        Reading::AlarmsOn,
         Reading::Connections,
         Reading::ConnectionsTaken,
         Reading::ConnectionsStalled,

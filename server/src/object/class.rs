@@ -152,6 +152,10 @@ pub trait Class: Sized + 'static {
     /// this fails, it runs again after 2 s, 4 s and so on up to 128 s, as long as nobody has set or
     /// deleted it, and after the sixth time no more. It is gone only when this has succeeded, and
     /// with the writes of its last turn.
+    ///
+    /// Several alarms of an object run at the same time, up to 64, as calls do; those of a
+    /// [`SERIAL`](Class::SERIAL) class run one after the other. One whose handler takes more than 15
+    /// minutes has failed, and so has one whose handler ends the whole process, from the second time on.
     fn alarm(self: Rc<Self>, alarm: AlarmInfo) -> impl Future<Output = capnp::Result<()>> {
         let _ = alarm;
         async { Err(Error::Unimplemented("the class has no handler for alarms".into()).into()) }

@@ -336,7 +336,12 @@ impl Host {
         }
     }
 
-    /// Runs alarms from now on. Must be called inside a [`LocalSet`](tokio::task::LocalSet).
+    /// How many objects have alarms that are due, and could not be reached.
+    pub fn alarms_undelivered(&self) -> u64 {
+        self.scheduler.undelivered()
+    }
+
+    /// Runs alarms from now on, unless `alarms_at_once` is zero, and tells the catalog of objects. Must be called inside a [`LocalSet`](tokio::task::LocalSet).
     pub fn schedule(self: &Rc<Self>) {
         let host = self.clone();
         let begin = move || schedule(host.clone());
@@ -346,9 +351,15 @@ impl Host {
 
     /// Begins no more alarms. Those that run go on.
     pub fn stop_scheduling(&self) {
+        self.scheduler.stop();
         if let Some(task) = self.scheduling.take() {
             task.abort();
         }
+    }
+
+    /// Notes that no alarm was cut short by the end of this process. To be called when no object is awake.
+    pub fn end_alarms(&self) {
+        self.scheduler.suspects.end(self);
     }
 
     /// The object, or the vat for it, has learnt of an alarm: the catalog is told before that is
@@ -359,7 +370,11 @@ impl Host {
         }
         self.catalog.expect_alarm(object, due_ms)?;
         if !sabotaged!(self, LetSchedulerSleep) {
-            self.scheduler.expect(object, due_ms);
+            let is_awake = self
+                .resident
+                .find(object.object)
+                .is_some_and(|slot| slot.is_awake());
+            self.scheduler.expect(object, due_ms, is_awake);
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ pub struct Limits {
     pub call: Duration,
     /// How long the handler of an alarm may take.
     pub alarm: Duration,
-    /// How many objects may run alarms at once.
+    /// How many objects may run alarms at once. Zero: no alarm is run.
     pub alarms_at_once: usize,
     /// How many objects may be awake; above it the least recently used that are idle are put to
     /// sleep. Above twice as many, further ones are not woken: `overloaded`.

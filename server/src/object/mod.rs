@@ -44,6 +44,7 @@ mod outgoing;
 mod resident;
 mod results;
 mod ringing;
+mod runs;
 mod scheduler;
 mod sections;
 mod serial;
@@ -51,6 +52,7 @@ mod serve;
 mod slot;
 mod sockets;
 mod stub;
+mod suspects;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wake;

@@ -1,61 +1,78 @@
-//! What an object does about its alarms that are due.
+//! The request to an object to run its alarms that are due, and the answer to the scheduler.
 
-use std::{cell::RefCell, future::poll_fn, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use futures::channel::oneshot;
-use tokio::time::{error::Elapsed, timeout};
+use tokio::sync::Notify;
 
 use super::{
-    class::Dispatch,
     event::Ticket,
-    flow::Flow,
     gate::{Output, Way},
-    instance::Instance,
 };
-use crate::{
-    Error, Result,
-    alarm::{After, Outcome, WhenDue},
-    env,
-    metrics::AlarmOutcome,
-};
+use crate::{Error, Result};
 
-/// How many of an object's alarms run before others have their turn.
-const RUNS_AT_ONCE: usize = 64;
-
-/// Asks an object to run what is due, and tells the scheduler what became of it. Dropped, it tells
-/// that the instance ended meanwhile.
+/// A request to an object to run what is due. It always tells the scheduler what became of it; dropped,
+/// it tells that the instance ended meanwhile.
 pub(super) struct Ringing {
-    tell: Option<oneshot::Sender<Rung>>,
-    failed: Option<Run>,
-    running: Rc<RefCell<Option<Run>>>,
-    ticket: Option<Ticket>,
+    tell: Option<oneshot::Sender<Result<(), Lost>>>,
+    /// The runs that the scheduler would have to be told of.
+    pub runs: Rc<RefCell<Runs>>,
+    /// Notified when an alarm of the object was set or deleted.
+    pub changed: Rc<Notify>,
+    /// Counts the request as in flight, once it is being answered.
+    pub ticket: Option<Ticket>,
 }
 
-/// One alarm that runs, or was running.
-#[derive(Clone)]
+/// The runs of one object that are not over.
+#[derive(Default)]
+pub(super) struct Runs {
+    /// Runs that an earlier instance did not end, and that are not recorded as failed yet.
+    pub lost: Vec<Rc<Run>>,
+    /// Runs of this instance.
+    pub running: Vec<Rc<Run>>,
+    /// Whether this instance has begun any.
+    pub has_begun: bool,
+}
+
+/// One run of an alarm.
 pub(super) struct Run {
-    name: String,
-    scheduled_ms: i64,
-    /// Whether it is to blame that it did not end well.
-    pub counted: bool,
+    /// The alarm's name; empty for the object's own.
+    pub name: String,
+    /// The time that the alarm is run for, in milliseconds since 1970.
+    pub scheduled_ms: i64,
+    /// Whether the run itself ended its instance: then it counts as one of the alarm's failures.
+    pub is_to_blame: Cell<bool>,
 }
 
-/// What became of it.
-pub(super) enum Rung {
-    /// What was due has run.
-    Done,
-    /// The instance ended, or never was.
-    Lost { running: Option<Run>, error: Error },
+/// The end of an instance, or the lack of one, before all that was due has run.
+pub(super) struct Lost {
+    /// The runs that are to be recorded as failed: to be passed to the next [`Ringing`].
+    pub runs: Vec<Rc<Run>>,
+    /// Whether an instance was reached, and had begun to run an alarm.
+    pub was_reached: bool,
+    /// Why.
+    pub error: Error,
 }
 
 impl Ringing {
-    /// `failed`: what was running when an earlier instance ended.
-    pub fn new(failed: Option<Run>) -> (Ringing, oneshot::Receiver<Rung>) {
+    /// A request, and where its outcome is told. `lost`: the runs that earlier instances did not end.
+    /// `changed` is notified when an alarm of the object was set or deleted.
+    pub fn new(
+        lost: Vec<Rc<Run>>,
+        changed: Rc<Notify>,
+    ) -> (Ringing, oneshot::Receiver<Result<(), Lost>>) {
         let (tell, told) = oneshot::channel();
+        let runs = Runs {
+            lost,
+            ..Runs::default()
+        };
         let ringing = Ringing {
             tell: Some(tell),
-            failed,
-            running: Rc::default(),
+            runs: Rc::new(RefCell::new(runs)),
+            changed,
             ticket: None,
         };
         (ringing, told)
@@ -63,19 +80,31 @@ impl Ringing {
 
     /// What was due has run, durably.
     pub fn done(mut self) {
-        self.tell(Rung::Done);
+        self.tell(Ok(()));
     }
 
-    /// It could not run.
+    /// Not all of it could run.
     pub fn end(mut self, error: Error) {
-        let running = self.running.take();
-        self.tell(Rung::Lost { running, error });
+        self.tell_lost(error);
     }
 
-    fn tell(&mut self, rung: Rung) {
+    fn tell_lost(&mut self, error: Error) {
+        let Runs {
+            lost,
+            running,
+            has_begun,
+        } = self.runs.take();
+        self.tell(Err(Lost {
+            runs: [lost, running].concat(),
+            was_reached: has_begun,
+            error,
+        }));
+    }
+
+    fn tell(&mut self, outcome: Result<(), Lost>) {
         if let Some(tell) = self.tell.take() {
             // While the vat stops, nobody listens.
-            let _ = tell.send(rung);
+            let _ = tell.send(outcome);
         }
     }
 }
@@ -96,123 +125,6 @@ impl Drop for Ringing {
     fn drop(&mut self) {
         let ended = self.ticket.as_ref().and_then(Ticket::ended);
         let error = ended.unwrap_or_else(|| Error::ObjectReset("the instance ended".into()));
-        let running = self.running.take();
-        self.tell(Rung::Lost { running, error });
-    }
-}
-
-/// Runs the alarms of an instance that are due.
-pub(super) async fn run(
-    instance: &Rc<Instance>,
-    object: &Rc<dyn Dispatch>,
-    flow: &Rc<Flow>,
-    mut ringing: Ringing,
-    ticket: Ticket,
-) {
-    ringing.ticket = Some(ticket);
-    let failed = ringing.failed.take();
-    let running = ringing.running.clone();
-    let mut due = pin!(run_due(instance, object, failed, &running));
-    let done = poll_fn(|cx| instance.poll_turn(flow, cx, |cx| due.as_mut().poll(cx))).await;
-    match done {
-        Ok(Ok(())) => instance.say(ringing),
-        Ok(Err(error)) | Err(error) => ringing.end(error),
-    }
-}
-
-async fn run_due(
-    instance: &Rc<Instance>,
-    object: &Rc<dyn Dispatch>,
-    failed: Option<Run>,
-    running: &RefCell<Option<Run>>,
-) -> Result<()> {
-    let (host, alarms) = (&instance.host, instance.storage.alarms());
-    let now_ms = || host.clock.now_ms();
-    if let Some(run) = failed {
-        let outcome = Outcome::Failed {
-            counted: run.counted,
-        };
-        let after = alarms.lost_run(
-            &run.name,
-            run.scheduled_ms,
-            outcome,
-            now_ms(),
-            env::random_u64(),
-        )?;
-        tell(instance, &run.name, outcome, after);
-    }
-    // What becomes due meanwhile is looked at next time.
-    let began_ms = now_ms();
-    for _ in 0..RUNS_AT_ONCE {
-        let Some(due) = alarms.due(began_ms, 1)?.pop() else {
-            break;
-        };
-        let (name, scheduled_ms) = (due.name.clone(), due.alarm.at_ms);
-        let mut ended = None;
-        match due.when_due(now_ms()) {
-            WhenDue::Skip(after) => {
-                alarms.apply(&name, scheduled_ms, after)?;
-                instance.slot.metrics.alarm_ran(AlarmOutcome::Skipped);
-            }
-            WhenDue::Run(info) => {
-                if !alarms.begin_run(&name, scheduled_ms, now_ms())? {
-                    continue;
-                }
-                running.replace(Some(Run {
-                    name: name.clone(),
-                    scheduled_ms,
-                    counted: true,
-                }));
-                if sabotaged!(host, ClearAlarmBeforeRun) {
-                    alarms.apply(&name, scheduled_ms, After::Gone)?;
-                    tokio::task::yield_now().await;
-                }
-                let lag = now_ms().saturating_sub(due.due_ms).unsigned_abs();
-                host.metrics.alarm_started(Duration::from_millis(lag));
-                let ran = timeout(host.limits.alarm, object.alarm(info)).await;
-                let outcome = outcome(instance, &name, ran);
-                let after = alarms.end_run(&name, outcome, now_ms(), env::random_u64())?;
-                ended = Some((outcome, after));
-            }
-        }
-        // Each alarm is a turn of its own.
-        tokio::task::yield_now().await;
-        // It has ended when that turn is committed.
-        running.take();
-        if let Some((outcome, after)) = ended {
-            tell(instance, &name, outcome, after);
-        }
-    }
-    instance.note_alarm(alarms.next_due()?);
-    Ok(())
-}
-
-/// How a run ended. What takes too long has failed.
-fn outcome(
-    instance: &Instance,
-    name: &str,
-    ran: std::result::Result<capnp::Result<()>, Elapsed>,
-) -> Outcome {
-    let error = match ran {
-        Ok(Ok(())) => return Outcome::Succeeded,
-        Ok(Err(error)) => error.extra,
-        Err(_) => "it took too long".to_owned(),
-    };
-    let (class, id) = (instance.slot.class.name, instance.slot.id);
-    tracing::warn!(class, %id, alarm = name, error, "the handler of an alarm failed");
-    Outcome::Failed { counted: true }
-}
-
-/// Counts a run, and says so when the alarm is given up.
-fn tell(instance: &Instance, name: &str, outcome: Outcome, after: Option<After>) {
-    let counted = match (outcome, after) {
-        (Outcome::Succeeded, _) => AlarmOutcome::Ok,
-        (Outcome::Failed { .. }, Some(After::Gone | After::Next { .. })) => AlarmOutcome::GaveUp,
-        (Outcome::Failed { .. }, _) => AlarmOutcome::Failed,
-    };
-    instance.slot.metrics.alarm_ran(counted);
-    if counted == AlarmOutcome::GaveUp {
-        let (class, id) = (instance.slot.class.name, instance.slot.id);
-        tracing::error!(class, %id, alarm = name, "an alarm is given up: it has failed too often");
+        self.tell_lost(error);
     }
 }

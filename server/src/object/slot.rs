@@ -360,6 +360,11 @@ impl Slot {
         }
     }
 
+    /// Whether an instance takes events.
+    pub fn is_awake(&self) -> bool {
+        self.life.borrow().state() == State::Awake
+    }
+
     /// Whether nothing is queued or running.
     pub fn is_quiet(&self) -> bool {
         self.in_flight.get() == 0

@@ -20,7 +20,7 @@ use super::{
     instance::{Background, Instance},
     life::Why,
     results::{Early, Outcome, Returning},
-    ringing,
+    runs,
     slot::shielded,
     sockets,
 };
@@ -215,7 +215,7 @@ fn handle<'a>(
         }
         What::Alarms(ringing) => {
             let alarms = tracing::debug_span!("alarms", class, %id, ?chain);
-            let run = async move { ringing::run(instance, object, &flow, ringing, ticket).await };
+            let run = async move { runs::run(instance, object, &flow, ringing, ticket).await };
             Box::pin(run.instrument(alarms))
         }
     }

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::Storage;
 use super::authorizer::{cached, ours};
 use crate::alarm::{
-    After, Alarm, DueRow, Failures, MAX_NAME_BYTES, MAX_NAMED, MAX_PAYLOAD_BYTES, Missed, Outcome,
-    Repeat,
+    After, Alarm, Attempt, DueRow, Failures, MAX_NAME_BYTES, MAX_NAMED, MAX_PAYLOAD_BYTES, Missed,
+    Outcome, Repeat,
 };
 use crate::{Error, Result};
 
@@ -294,6 +294,26 @@ impl Alarms {
         rows.map(|stored| stored?.row()).collect()
     }
 
+    /// When the next attempt is due of an alarm that does not run, in milliseconds since 1970.
+    pub(crate) fn next_waiting(&self) -> Result<Option<i64>> {
+        let state = &self.storage.0.alarms;
+        self.read(None, |connection| {
+            let sql = ours!("SELECT name, due_ms FROM _vw_alarms");
+            let mut select = cached(connection, sql)?;
+            let mut rows = select.query([])?;
+            let mut first: Option<i64> = None;
+            while let Some(row) = rows.next()? {
+                let due_ms: i64 = row.get(1)?;
+                if first.is_none_or(|first| due_ms < first)
+                    && state.running(row.get_ref(0)?.as_str()?).is_none()
+                {
+                    first = Some(due_ms);
+                }
+            }
+            Ok(first)
+        })
+    }
+
     fn stored_for(&self, name: &str, scheduled_ms: i64) -> Result<Option<Stored>> {
         let stored = self.stored(name)?;
         Ok(stored.filter(|stored| stored.scheduled_ms == scheduled_ms))
@@ -302,9 +322,9 @@ impl Alarms {
     /// Does with an alarm what is to be done, unless another time than `scheduled_ms` was set or it
     /// was deleted; says whether it did.
     pub(crate) fn apply(&self, name: &str, scheduled_ms: i64, after: After) -> Result<bool> {
-        if self.stored_for(name, scheduled_ms)?.is_none() {
+        let Some(stored) = self.stored_for(name, scheduled_ms)? else {
             return Ok(false);
-        }
+        };
         let (scheduled_ms, due_ms, failures) = match after {
             After::Gone => return self.remove(name).map(|()| true),
             After::Next { scheduled_ms } => (scheduled_ms, scheduled_ms, Failures::default()),
@@ -325,7 +345,50 @@ impl Alarms {
             } = failures;
             update.execute((name, scheduled_ms, due_ms, retries, backoff, counted))
         })?;
+        if stored.attempt != Attempt::None {
+            self.note_attempt(name, Attempt::None)?;
+        }
         Ok(true)
+    }
+
+    /// Notes that the handler of an alarm is about to run: once the commit is durable, a process that
+    /// finds the note knows that the run was cut short. Notes nothing of an alarm that was deleted, or
+    /// set to another time.
+    pub(crate) fn note_begun(&self, name: &str, scheduled_ms: i64) -> Result<()> {
+        match self.stored_for(name, scheduled_ms)? {
+            Some(_) => self.note_attempt(name, Attempt::Begun),
+            None => Ok(()),
+        }
+    }
+
+    fn note_attempt(&self, name: &str, attempt: Attempt) -> Result<()> {
+        self.write(|connection| {
+            // Databases of earlier versions have no such column.
+            if !connection.column_exists(None, "_vw_alarms", "attempt")? {
+                connection.execute_batch(
+                    "ALTER TABLE _vw_alarms ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0",
+                )?;
+            }
+            let sql = ours!("UPDATE _vw_alarms SET attempt = ?2 WHERE name = ?1");
+            cached(connection, sql)?.execute((name, attempt_code(attempt)))
+        })
+    }
+
+    /// A run that was noted has been cut short by the end of its process: does what follows, and says
+    /// what that was, unless the alarm was set or deleted meanwhile. The next run is noted too.
+    pub(crate) fn cut_short(
+        &self,
+        name: &str,
+        scheduled_ms: i64,
+        outcome: Outcome,
+        now_ms: i64,
+        random: u64,
+    ) -> Result<Option<After>> {
+        let after = self.lost_run(name, scheduled_ms, outcome, now_ms, random)?;
+        if let Some(After::Retry { .. }) = after {
+            self.note_attempt(name, Attempt::CutShort)?;
+        }
+        Ok(after)
     }
 
     /// The handler of this alarm is about to run, at `now_ms`. `false` if it is not to: another time
@@ -343,7 +406,7 @@ impl Alarms {
         Ok(true)
     }
 
-    /// A run that began in an earlier instance has not ended well: does what follows, and says what
+    /// A run that began, in this instance or in an earlier one, has not ended well: does what follows, and says what
     /// that was, unless the alarm was set or deleted meanwhile.
     pub(crate) fn lost_run(
         &self,
@@ -353,6 +416,8 @@ impl Alarms {
         now_ms: i64,
         random: u64,
     ) -> Result<Option<After>> {
+        // If the instance is the one that ran it, it has given up.
+        self.storage.0.alarms.take_run(name);
         match self.begin_run(name, scheduled_ms, now_ms)? {
             true => self.end_run(name, outcome, now_ms, random),
             false => Ok(None),
@@ -391,6 +456,7 @@ struct Stored {
     cron: Option<String>,
     zone: Option<String>,
     payload: Vec<u8>,
+    attempt: Attempt,
 }
 
 impl Stored {
@@ -408,6 +474,12 @@ impl Stored {
             cron: row.get("cron")?,
             zone: row.get("zone")?,
             payload: row.get("payload")?,
+            attempt: match row.get("attempt") {
+                Ok(code) => read_attempt(code),
+                // Nothing has ever been noted.
+                Err(rusqlite::Error::InvalidColumnName(_)) => Attempt::None,
+                Err(error) => return Err(error),
+            },
         })
     }
 
@@ -444,6 +516,7 @@ impl Stored {
             },
             due_ms: self.due_ms,
             failures: self.failures,
+            attempt: self.attempt,
         })
     }
 }
@@ -454,6 +527,25 @@ fn missed_code(missed: Missed) -> u8 {
         Missed::FireOnce => 0,
         Missed::FireEach => 1,
         Missed::Skip => 2,
+    }
+}
+
+/// The number that stands for a note in the table.
+fn attempt_code(attempt: Attempt) -> u8 {
+    match attempt {
+        Attempt::None => 0,
+        Attempt::Begun => 1,
+        Attempt::CutShort => 2,
+    }
+}
+
+/// The note that a number in the table stands for. One of a later version is a run that was cut short:
+/// the next is noted, and nothing is counted.
+fn read_attempt(code: i64) -> Attempt {
+    match code {
+        0 => Attempt::None,
+        1 => Attempt::Begun,
+        _ => Attempt::CutShort,
     }
 }
 
@@ -488,12 +580,12 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
     if exists(connection)? {
         return Ok(());
     }
-    // The payload is last, so that looking for times passes over it.
+    // The payload is behind the times, so that looking for them passes over it.
     connection.execute_batch(
         "CREATE TABLE _vw_alarms (name TEXT PRIMARY KEY, scheduled_ms INTEGER NOT NULL, \
          due_ms INTEGER NOT NULL, retries INTEGER NOT NULL, backoff INTEGER NOT NULL, \
          counted INTEGER NOT NULL, missed INTEGER NOT NULL, cron TEXT, zone TEXT, \
-         payload BLOB NOT NULL) WITHOUT ROWID",
+         payload BLOB NOT NULL, attempt INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
     )
 }
 

@@ -112,6 +112,7 @@ use crate::{
     env::{Clock, sim::SimDisk},
     folder::DatabaseId,
     journal::testing::Hold,
+    metrics::ThreadTimes,
     object::{ClassEntry, Host},
 };
 
@@ -277,6 +278,13 @@ impl TestVat {
     /// How many objects are looking at their alarms, or have not been seen to be done with it.
     pub fn alarms_running(&self) -> u64 {
         self.life().host.alarms_running()
+    }
+
+    /// The vat's numbers, in the text format of Prometheus, as an operator sees them.
+    pub fn metrics(&self) -> String {
+        let metrics = &self.life().host.metrics;
+        metrics.refresh();
+        metrics.exposition().encode(ThreadTimes::default())
     }
 
     /// From now on no commit becomes durable: whatever could reveal one is held back.

@@ -4,15 +4,20 @@ use std::{path::Path, thread, time::Duration};
 
 use tempfile::tempdir;
 
-use crate::vat::{Vat, example};
+use crate::vat::{Vat, example, files};
 
 /// Objects fall asleep between two alarms.
 const SLEEPY: &str = "[limits]\nidle_ms = 1\n";
 
 fn serve(folder: &Path) -> Vat {
+    spawn(folder, &[]).ready(1)
+}
+
+/// Begins to serve, and does not wait for anything.
+fn spawn(folder: &Path, args: &[&str]) -> Vat {
     std::fs::write(folder.join("sleepy.toml"), SLEEPY).unwrap();
-    let args = ["--listen", "unix:vat.sock", "--config", "sleepy.toml"];
-    Vat::spawn_program(&example("countdown"), folder, args).ready(1)
+    let usual = ["--listen", "unix:vat.sock", "--config", "sleepy.toml"];
+    Vat::spawn_program(&example("countdown"), folder, usual.iter().chain(args))
 }
 
 /// Waits until no alarm is set any more, and wakes nobody to find out.
@@ -55,4 +60,66 @@ fn what_cannot_be_retired_is_named_and_nothing_is_served() {
         let said = vat.errors();
         assert!(said.contains(class) && said.contains(reason), "{said}");
     }
+}
+
+/// Has the only alarm of the vat that was served from the folder failed so often already.
+fn set_failures(folder: &Path, failures: u32) {
+    let databases = files(&folder.join("data/objects"));
+    let changed = databases.iter().filter(|file| {
+        let database = rusqlite::Connection::open(file).unwrap();
+        database.table_exists(None, "_vw_alarms").unwrap()
+            && database
+                .execute("UPDATE _vw_alarms SET retries = ?1", [failures])
+                .unwrap()
+                == 1
+    });
+    assert_eq!(changed.count(), 1);
+}
+
+#[test]
+fn a_handler_that_aborts_is_held_back_and_the_vat_serves() {
+    let folder = tempdir().unwrap();
+    let mut vat = serve(folder.path());
+    vat.call("Countdown", "bomb", "increment", r#"{"amount":-1}"#);
+    // Of the first time nobody knows, and the second may come before it listens.
+    assert_eq!(vat.wait(), None);
+    assert_eq!(spawn(folder.path(), &[]).wait(), None);
+
+    // Now it is held back, and others are served meanwhile.
+    let mut vat = serve(folder.path());
+    let egg = vat.call("Countdown", "egg", "increment", r#"{"amount":1}"#);
+    assert_eq!(egg, r#"{"count":1}"#);
+    while !vat.errors().contains("the vat's process ended") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(vat.printed(&["alarms", "list"]).contains("bomb"));
+    assert_eq!(vat.wait(), None);
+
+    // The way out.
+    let args = ["--alarms", "off", "--metrics", "unix:metrics.sock"];
+    let mut vat = spawn(folder.path(), &args).ready(2);
+    assert!(vat.printed(&["alarms", "list"]).contains("bomb"));
+    let said = vat.errors();
+    assert!(
+        said.contains("WARN") && said.contains("alarms are off"),
+        "{said}"
+    );
+    let bomb = vat.call("Countdown", "bomb", "get", "{}");
+    assert_eq!(bomb, r#"{"count":-1}"#);
+    vat.signal(libc::SIGTERM);
+    assert_eq!(vat.wait(), Some(0));
+
+    // As if it had gone on like this: that was the last time.
+    set_failures(folder.path(), 6);
+    let vat = serve(folder.path());
+    wait_until_none_is_set(&vat);
+    let said = vat.errors();
+    let given_up = said.lines().find(|line| line.contains("is given up"));
+    let given_up = given_up.unwrap_or_else(|| panic!("{said}"));
+    assert!(
+        given_up.contains("ERROR") && given_up.contains("class=\"Countdown\""),
+        "{given_up}"
+    );
+    let bomb = vat.call("Countdown", "bomb", "get", "{}");
+    assert_eq!(bomb, r#"{"count":-1}"#);
 }

@@ -389,6 +389,58 @@ fn a_run_that_fails_is_tried_again_until_it_is_given_up() -> TestResult {
 }
 
 #[test]
+fn a_run_that_is_noted_is_known_of_in_the_next_process() -> TestResult {
+    let (folder, storage) = fresh();
+    let alarms = running(&storage, None)?;
+    alarms.set("other", &Alarm::at(70), 60)?;
+    assert!(alarms.begin_run("other", 70, 70)?);
+    alarms.note_begun("n", 49)?;
+    assert_eq!(alarms.next_waiting()?, None, "both run");
+    storage.close()?;
+    // As an earlier version has left it.
+    let database = Connection::open(path(&folder))?;
+    database.execute_batch("ALTER TABLE _vw_alarms DROP COLUMN attempt")?;
+    database.close().map_err(|(_, error)| error)?;
+
+    let storage = open(&folder);
+    let alarms = storage.alarms();
+    let attempts = || -> Result<Vec<Attempt>> {
+        let due = alarms.due(i64::MAX, 9)?;
+        Ok(due.into_iter().map(|due| due.attempt).collect())
+    };
+    assert_eq!(attempts()?, [Attempt::None, Attempt::None]);
+    alarms.note_begun("n", 50)?;
+    storage.close()?;
+
+    let storage = open(&folder);
+    let alarms = storage.alarms();
+    let attempts = || -> Result<Vec<Attempt>> {
+        let due = alarms.due(i64::MAX, 9)?;
+        Ok(due.into_iter().map(|due| due.attempt).collect())
+    };
+    assert_eq!(attempts()?, [Attempt::Begun, Attempt::None]);
+    let After::Retry { due_ms, failures } =
+        alarms.cut_short("n", 50, FAILED, 70, 0)?.expect("a row")
+    else {
+        panic!("no retry");
+    };
+    assert_eq!((due_ms, failures.retries), (2070, 1));
+    assert_eq!(attempts()?, [Attempt::None, Attempt::CutShort]);
+    assert_eq!(alarms.next_waiting()?, Some(70));
+    assert!(alarms.begin_run("other", 70, 70)?);
+    assert_eq!(alarms.next_waiting()?, Some(2070));
+    // A run that ends, in whatever way, is no longer noted.
+    alarms.note_begun("n", 50)?;
+    assert!(alarms.begin_run("n", 50, 2070)?);
+    alarms.end_run("n", FAILED, 2070, 0)?;
+    assert_eq!(attempts()?, [Attempt::None]);
+    // What the instance itself has given up is told to it as well.
+    alarms.lost_run("other", 70, FAILED, 2070, 0)?;
+    assert_eq!(attempts()?, [Attempt::None, Attempt::None]);
+    Ok(())
+}
+
+#[test]
 fn what_a_handler_sets_or_deletes_stays_so() -> TestResult {
     for outcome in [Outcome::Succeeded, FAILED] {
         for repeat in [None, Some(daily())] {
