@@ -126,7 +126,7 @@ fn calls_to_a_peer_that_does_not_read_fail_and_do_not_pile_up() {
                             failures.borrow_mut().push(error);
                         }
                         Ok(())
-                    });
+                    })?;
                 }
                 Ok(())
             })
