@@ -86,10 +86,7 @@ fn the_sql_of_a_cell_wakes_it_and_does_not_keep_it_awake() {
         }
         vat.delete::<cell::Client>("c").await.unwrap();
         // It names the object, whatever becomes of that.
-        assert_eq!(
-            code(exec(&sql, "SELECT * FROM t").await),
-            Code::SqlFailed
-        );
+        assert_eq!(code(exec(&sql, "SELECT * FROM t").await), Code::SqlFailed);
         assert_eq!(exec(&sql, "SELECT 1").await.unwrap(), [[V::Int(1)]]);
         assert!(vat.is_awake::<cell::Client>("c"));
     });
@@ -133,7 +130,9 @@ fn a_facet_is_served_by_whatever_instance_is_there() {
     run(async {
         let (vat, p) = vat().await;
         let facet = obtain(&p, async |own| Ok(own.facet())).await.unwrap();
-        act(&facet, async |own| Ok(own.memory.set(1))).await.unwrap();
+        act(&facet, async |own| Ok(own.memory.set(1)))
+            .await
+            .unwrap();
         let memory = act(&p, async |own| Ok(own.memory.get())).await.unwrap();
         assert_eq!(memory, 1);
         assert_eq!(vat.status::<Client>("p").handed_out, 0);
@@ -209,7 +208,10 @@ fn a_facet_that_a_class_does_not_serve_says_so() {
         let answer = bare.act_request().send().promise.await.unwrap();
         let facet = answer.get().unwrap().get_cap().unwrap();
         let refused = facet.act_request().send().promise.await.err().unwrap();
-        assert!(refused.extra.contains("class Bare has no facet `other`"), "{refused}");
+        assert!(
+            refused.extra.contains("class Bare has no facet `other`"),
+            "{refused}"
+        );
         assert_eq!(code::<()>(Err(refused)), Code::Unimplemented);
     });
 }
@@ -296,12 +298,13 @@ fn what_an_instance_that_is_gone_had_handed_out_does_not_keep_the_next_awake() {
         vat.advance(IDLE).await;
         assert!(vat.is_awake::<Client>("p"));
         let aborts = act(&p, async |own| {
-            own.ctx.block_concurrency_while(async {
-                tokio::time::sleep(SECOND).await;
-                own.ctx.abort("a test");
-                Ok(())
-            })
-            .await
+            own.ctx
+                .block_concurrency_while(async {
+                    tokio::time::sleep(SECOND).await;
+                    own.ctx.abort("a test");
+                    Ok(())
+                })
+                .await
         });
         // The next instance is there at once, in the same place.
         let queued = put(&p, "k", "v");
@@ -400,7 +403,10 @@ fn when_all_are_busy_others_are_refused_until_one_is_idle_or_only_held_on_to() {
         for _ in 0..3 {
             let refused = put(&other, "k", "v").await.unwrap_err();
             assert_eq!(refused.kind, ErrorKind::Overloaded, "{refused}");
-            assert!(refused.extra.contains("limits.resident_objects"), "{refused}");
+            assert!(
+                refused.extra.contains("limits.resident_objects"),
+                "{refused}"
+            );
             assert!(refused.extra.ends_with("[not-delivered]"), "{refused}");
         }
         assert_eq!(vat.status::<Client>("other").in_flight, 0);

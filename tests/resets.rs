@@ -63,7 +63,10 @@ fn a_call_that_waits_for_ever_is_reset_and_those_behind_it_go_to_the_next_instan
             let (memory, stored) = outcome.unwrap().unwrap();
             assert_eq!((memory, stored.as_deref()), (0, Some("of the first turn")));
         }
-        assert_eq!(code(act(&handle, async |_| Ok(())).await), Code::ObjectReset);
+        assert_eq!(
+            code(act(&handle, async |_| Ok(())).await),
+            Code::ObjectReset
+        );
         assert_eq!(vat.status::<Client>("p").resets, 1);
     });
 }

@@ -98,6 +98,7 @@ impl Membrane {
             .filter_map(|inside| inside.upgrade())
         {
             shielded(slot, || drop(inside.raw.take()));
+            inside.keeps_awake.take();
         }
     }
 }
@@ -139,7 +140,7 @@ impl Instance {
             raw: RefCell::new(Some(cap)),
             section: self.current_section(),
             chain: Cell::new(self.current_chain()),
-            _keeps_awake: keeps_awake,
+            keeps_awake: RefCell::new(keeps_awake),
         });
         self.membrane.inside.borrow_mut().insert(raw, &inside);
         Box::new(Hook(inside))
@@ -212,7 +213,8 @@ pub(super) struct Inside {
     section: Option<SectionId>,
     /// The chain of the event that last handed the capability out.
     chain: Cell<Option<Chain>>,
-    _keeps_awake: Option<KeepAwake>,
+    /// Until the instance is gone. A capability that is lent has none.
+    keeps_awake: RefCell<Option<KeepAwake>>,
 }
 
 impl Inside {

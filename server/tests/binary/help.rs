@@ -59,10 +59,7 @@ fn every_verb_has_help_that_says_what_it_takes() {
         ),
         (&["sql"], &["<QUERY>", "--param", "base64"]),
         (&["sql"], &client),
-        (
-            &["objects"],
-            &["list", "count", "show", "delete", "reset"],
-        ),
+        (&["objects"], &["list", "count", "show", "delete", "reset"]),
         (
             &["objects", "list"],
             &["--prefix", "--limit", "--connect", "10 s"],
