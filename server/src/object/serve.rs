@@ -151,12 +151,14 @@ async fn activate(instance: &Rc<Instance>) -> Option<Result<Rc<dyn Dispatch>>> {
         }
     };
     let awake = tokio::select! {
-        awake = timeout(limit, wake(instance)) => awake,
-        failed = instance.gate.drive() => Ok(Err(failed)),
+        biased;
+        // Before code of the class finds that it is not to run any more, which would be its failure.
         () = poll_fn(|cx| life.poll_ended(cx)) => {
             slot.set_waking(None);
             return None;
         }
+        awake = timeout(limit, wake(instance)) => awake,
+        failed = instance.gate.drive() => Ok(Err(failed)),
         () = catching_up => unreachable!("it goes on for ever"),
     };
     slot.set_waking(None);
