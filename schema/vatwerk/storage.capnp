@@ -71,8 +71,8 @@ interface Storage @0xf22b4635b5d59fa3 extends(Operations) {
 interface Transaction @0xf6ff6da1bcc4458c extends(Operations) {
   # Writes that become one commit, or nothing. Dropping the capability rolls back, as does being
   # open for more than `maxTransactionMs`. After it has ended every method but `rollback` answers
-  # `closed`. It keeps its object awake until it has ended; once the object has slept after that, every
-  # method answers `object-reset`.
+  # `closed`. It keeps its object awake until it has ended; once the object has slept after that,
+  # `rollback` answers `closed` too.
 
   commit @0 ();
   # Makes the writes permanent; of a nested transaction, part of its parent. Returns when they are
@@ -174,8 +174,8 @@ interface Sql @0x9a2a273dd872ac60 {
 
 interface Cursor @0xf5d2ce7409af81e0 {
   # The rows of one statement, read as they are asked for. An open cursor keeps its object awake:
-  # drop it, or read to the end. One that is not used for `maxCursorIdleMs` answers `closed`. Once the
-  # object has slept after the cursor's end, every method answers `object-reset`.
+  # drop it, or read to the end. One that is not used for `maxCursorIdleMs` answers `closed`, and so
+  # does every method once the object has slept after the cursor's end.
 
   columns @0 () -> (columnNames :List(Text));
   # The names of the columns as SQLite gives them; several may be equal. Valid after the end too.

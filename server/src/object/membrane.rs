@@ -25,6 +25,7 @@ use super::{
     awake::KeepAwake,
     event::{EventTarget, What},
     instance::Instance,
+    life::{Life, Why},
     outgoing::{Held, Outgoing, Sent},
     sections::SectionId,
     slot::{Slot, shielded},
@@ -98,6 +99,7 @@ impl Membrane {
             .filter_map(|inside| inside.upgrade())
         {
             shielded(slot, || drop(inside.raw.take()));
+            inside.keeps_awake.take();
         }
     }
 }
@@ -135,11 +137,13 @@ impl Instance {
         let raw = cap.get_ptr();
         let inside = Rc::new(Inside {
             instance: Rc::downgrade(self),
+            life: self.life.clone(),
             raw_ptr: raw,
             raw: RefCell::new(Some(cap)),
             section: self.current_section(),
             chain: Cell::new(self.current_chain()),
-            _keeps_awake: keeps_awake,
+            is_lent: keeps_awake.is_none(),
+            keeps_awake: RefCell::new(keeps_awake),
         });
         self.membrane.inside.borrow_mut().insert(raw, &inside);
         Box::new(Hook(inside))
@@ -207,15 +211,32 @@ impl ResponseHook for HeldResponse {
 /// A capability of the object's own, as others hold it.
 pub(super) struct Inside {
     instance: Weak<Instance>,
+    life: Rc<Life>,
     raw: RefCell<Option<Box<dyn ClientHook>>>,
     raw_ptr: usize,
     section: Option<SectionId>,
     /// The chain of the event that last handed the capability out.
     chain: Cell<Option<Chain>>,
-    _keeps_awake: Option<KeepAwake>,
+    /// Whether its server says by itself how long the instance stays awake.
+    is_lent: bool,
+    /// Until the instance is gone.
+    keeps_awake: RefCell<Option<KeepAwake>>,
 }
 
 impl Inside {
+    /// The error of a call when the instance is gone. What was lent had ended if the instance could sleep.
+    fn gone(&self) -> VatError {
+        match self.life.ending() {
+            Some(Why::Asleep(_)) if self.is_lent => {
+                VatError::Closed("it had ended, and its object has slept since")
+            }
+            _ => {
+                let gone = "the instance that handed out this capability is gone";
+                VatError::ObjectReset(gone.into())
+            }
+        }
+    }
+
     /// The chain of a call on the capability. While the event that handed it out holds a serial object,
     /// the call belongs to that event: it may be what the event waits for.
     fn chain_of(&self, instance: &Instance, call: &Call) -> Option<Chain> {
@@ -237,11 +258,7 @@ impl Target for Inside {
                 let what = What::Call(EventTarget::Capability(raw), call);
                 instance.slot.push(&instance.host, section, chain, what);
             }
-            _ => {
-                let gone = "the instance that handed out this capability is gone";
-                let error = VatError::ObjectReset(gone.into());
-                call.reply.finish(Err(fault::not_delivered(error)));
-            }
+            _ => call.reply.finish(Err(fault::not_delivered(self.gone()))),
         }
     }
 }

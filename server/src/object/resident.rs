@@ -114,7 +114,7 @@ impl Resident {
         }
         metrics.overloaded();
         Err(Error::Overloaded {
-            what: "the memory of the vat (objects awake)",
+            what: "the memory of the vat (objects awake: twice limits.resident_objects)",
             limit: 2 * limit as u64,
         })
     }

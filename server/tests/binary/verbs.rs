@@ -4,10 +4,19 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     process::Stdio,
+    rc::Rc,
+    sync::mpsc,
+    thread,
 };
 
+use capnp::capability::FromClientHook;
 use serde_json::{Value, json};
 use tempfile::tempdir;
+use vatwerk::{
+    cell_capnp::cell,
+    storage_capnp::{entry_sink, operations},
+};
+use vatwerk_client::LocalClient;
 
 use crate::vat::{Vat, binary, run};
 
@@ -333,6 +342,65 @@ fn objects_are_counted_shown_and_deleted() {
     // No class that the binary brings along takes alarms.
     assert_eq!(vat.printed(&["alarms", "list"]), "");
     assert_eq!(vat.printed(&["alarms", "list", "--output", "json"]), "[]\n");
+}
+
+/// Takes entries, and never says that it has.
+struct Stuck;
+
+impl entry_sink::Server for Stuck {
+    async fn write(self: Rc<Self>, _: entry_sink::WriteParams) -> capnp::Result<()> {
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn an_object_that_is_stuck_is_reset() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    vat.printed(&["kv", "Cell", "box", "put", "k", "old"]);
+    let reset = |which: &[&str]| vat.printed(&[&["objects", "reset", "Cell"], which].concat());
+    let address = vat.address(0);
+    // A client that has opened a transaction, and is sent a list that it does not take.
+    let (open, is_open) = mpsc::channel();
+    let client = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async move {
+            let client = LocalClient::connect(&address).await.unwrap();
+            let cell: cell::Client = client.namespace::<cell::Client>().get("box");
+            let cell: operations::Client = cell.cast_to();
+            let opened = cell.transaction_request().send().promise.await.unwrap();
+            let transaction = opened.get().unwrap().get_transaction().unwrap();
+            let within: operations::Client = transaction.cast_to();
+            let mut list = within.list_request();
+            list.get().set_sink(capnp_rpc::new_client(Stuck));
+            let list = list.send().promise;
+            open.send(()).unwrap();
+            list.await.err().unwrap()
+        })
+    });
+    is_open.recv().unwrap();
+    // A write that has to wait for it.
+    let waiting = binary(folder.path())
+        .args(["kv", "--connect", &vat.address(0)])
+        .args(["Cell", "box", "put", "k", "new"])
+        .spawn()
+        .unwrap();
+    let is_queued = || {
+        let show = ["objects", "show", "Cell", "box", "--output", "json"];
+        let shown = parse(&vat.printed(&show));
+        (shown["inFlight"].as_u64(), shown["queued"].as_u64()) == (Some(2), Some(1))
+    };
+    assert!((0..1000).any(|_| is_queued()));
+    assert_eq!(reset(&["box"]), "1\n");
+    let error = client.join().unwrap();
+    assert!(error.extra.starts_with("object-reset: "), "{error}");
+    assert!(waiting.wait_with_output().unwrap().status.success());
+    assert_eq!(vat.printed(&["kv", "Cell", "box", "get", "k"]), "new\n");
+    assert_eq!(reset(&["never", "--output", "json"]), "{\"reset\":0}\n");
+    assert_eq!(vat.printed(&["objects", "count", "Cell"]), "1\n");
 }
 
 #[test]
