@@ -8,7 +8,7 @@ use crate::vat::{binary, run};
 fn every_verb_has_help_that_says_what_it_takes() {
     let folder = tempdir().unwrap();
     let client = ["--connect", "--output", "VATWERK_CONNECT"];
-    let verbs: [(&[&str], &[&str]); 21] = [
+    let verbs: [(&[&str], &[&str]); 22] = [
         (
             &[],
             &[
