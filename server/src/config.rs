@@ -128,8 +128,9 @@ pub struct Limits {
     /// How long the vat's thread may be held, by a turn or otherwise, until `/healthz` answers 503; 0 is
     /// for ever. Default 10,000.
     pub held_ms: u64,
-    /// How many objects may be awake; above it idle ones are put to sleep, and above twice as many
-    /// no more are woken. Each uses about 100 KiB. Default 10,000.
+    /// How many objects may be awake; above it idle ones are put to sleep. Above twice as many those that
+    /// only capabilities keep awake are reset (`object-reset`), the least recently used first, and when
+    /// all are busy no more are woken (`overloaded`). Each uses about 100 KiB. Default 10,000.
     pub resident_objects: usize,
     /// How much memory the databases of all objects may take; above it idle objects are put to sleep.
     /// At 1 GiB SQLite's caches stop growing, and at 2 GiB statements fail. Default 805,306,368.

@@ -48,8 +48,8 @@ pub fn leaving(error: capnp::Error) -> capnp::Error {
     mark(coded(error), Delivery::Delivered)
 }
 
-/// The same error, with a code.
-fn coded(error: capnp::Error) -> capnp::Error {
+/// The same error, with a code in front.
+pub fn coded(error: capnp::Error) -> capnp::Error {
     use capnp::ErrorKind::{Disconnected, Failed, Overloaded, Unimplemented};
 
     let (code, text) = Code::split(&error.extra);

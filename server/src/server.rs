@@ -30,7 +30,8 @@ use crate::{
     vat::{self, Vat},
 };
 
-/// How long databases may take to be closed when the time for draining is over.
+/// How long objects may take to fall asleep, and then databases to be closed, when the time for draining
+/// is over.
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// Makes a value that classes find by its type, for one thread of objects.
@@ -478,7 +479,9 @@ impl Running {
         self.host.stop_scheduling();
         // Calls that have asked for one last as long.
         self.host.close_web_sockets();
-        let finished = tokio::time::timeout(self.config.drain(), async {
+        // One time for all of it.
+        let end = tokio::time::Instant::now() + self.config.drain();
+        let finished = tokio::time::timeout_at(end, async {
             futures::join!(self.gateway.finish_calls(), self.http.finish_requests());
             self.host.calls_finished().await;
         });
@@ -487,7 +490,9 @@ impl Running {
         }
         self.host.close_web_sockets();
         futures::join!(self.gateway.close(), self.http.close());
-        if tokio::time::timeout(self.config.drain(), self.host.sleep_all())
+        // Calls that waited have ended with their connections.
+        let end = end.max(tokio::time::Instant::now() + CLOSING);
+        if tokio::time::timeout_at(end, self.host.sleep_all())
             .await
             .is_err()
         {
@@ -495,7 +500,6 @@ impl Running {
                 objects = self.host.resident(),
                 "objects were still busy when the time for draining was over"
             );
-            // Those that are still waking are left as a crash would leave them.
             let _ = tokio::time::timeout(CLOSING, self.host.abandon_all()).await;
         }
         self.close_journal().await;

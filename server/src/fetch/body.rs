@@ -184,7 +184,7 @@ fn count(
                 Some(Ok(piece))
             }
         },
-        (Some(Err(error)), _) => Some(Err(fault::leaving(error))),
+        (Some(Err(error)), _) => Some(Err(fault::coded(error))),
         (piece, _) => piece,
     }
 }

@@ -24,8 +24,9 @@ pub struct Limits {
     pub alarm: Duration,
     /// How many objects may run alarms at once. Zero: no alarm is run.
     pub alarms_at_once: usize,
-    /// How many objects may be awake; above it the least recently used that are idle are put to
-    /// sleep. Above twice as many, further ones are not woken: `overloaded`.
+    /// How many objects may be awake; above it one of those that are idle is put to sleep for each that
+    /// wakes, the least recently used first. Above twice as many one that only capabilities keep awake is
+    /// reset for each that wakes; if there is none, that is not woken: `overloaded`.
     pub resident_objects: usize,
     /// How much memory SQLite may use for all databases together, in bytes; above it objects that are
     /// idle are put to sleep, the least recently used first.

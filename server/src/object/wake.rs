@@ -154,7 +154,7 @@ fn learn_name(instance: &Instance) -> Result<()> {
 /// What callers are told: an error with a code of the vat's list as it is, so that its kind survives,
 /// and others as `activation-failed`.
 fn activation_failed(error: capnp::Error) -> Error {
-    let text = fault::leaving(error).extra;
+    let text = fault::coded(error).extra;
     match Code::split(&text) {
         (Some(Code::ApplicationFailed), text) => Error::ActivationFailed(text.to_owned()),
         (Some(code), text) => Error::Raised {

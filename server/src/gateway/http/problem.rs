@@ -32,11 +32,12 @@
 
 use std::borrow::Cow;
 
+use capnp::ErrorKind;
 use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{self, HeaderMap},
 };
-use vatwerk::{Code, json::CallError};
+use vatwerk::{Code, Delivery, json::CallError};
 
 use crate::{
     Error, fault,
@@ -115,6 +116,8 @@ struct Told {
     status: StatusCode,
     code: Cow<'static, str>,
     message: Cow<'static, str>,
+    /// Whether the call or request reached the object.
+    delivery: Delivery,
 }
 
 impl Problem {
@@ -124,8 +127,11 @@ impl Problem {
             status,
             code,
             message,
+            delivery,
         } = self.told();
-        let said = serde_json::json!({"error": {"code": code, "message": message}});
+        let said = serde_json::json!({
+            "error": {"code": code, "message": message, "delivery": delivery.as_str()}
+        });
         let mut response = Response::new(Body::from(said.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -166,18 +172,16 @@ impl Problem {
             status,
             code: code.as_str().into(),
             message,
+            delivery: Delivery::NotDelivered,
         };
         let too_long =
             |what, limit: &dyn std::fmt::Display| format!("{what} is limited to {limit}");
         match self {
-            Problem::Stopping => failure(Error::ShuttingDown.into()),
-            Problem::Busy(what, limit) => failure(
-                Error::Overloaded {
-                    what,
-                    limit: *limit as u64,
-                }
-                .into(),
-            ),
+            Problem::Stopping => failure(fault::not_delivered(Error::ShuttingDown)),
+            Problem::Busy(what, limit) => failure(fault::not_delivered(Error::Overloaded {
+                what,
+                limit: *limit as u64,
+            })),
             Problem::ManyFields(limit) => told(
                 Http::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Code::LimitExceeded,
@@ -297,14 +301,20 @@ impl Problem {
 
 /// What an object, or the vat for it, said, in the form that leaves the vat.
 fn failure(error: capnp::Error) -> Told {
-    let error = fault::leaving(error);
-    let (Some(code), said) = Code::split(&error.extra) else {
-        // `leaving` has seen to it that there is a code: the class's own.
-        let (code, said) = error.extra.split_once(": ").unwrap_or_default();
+    let error = fault::coded(error);
+    let (text, delivery) = Delivery::split(&error.extra);
+    let delivery = delivery.unwrap_or(match error.kind {
+        ErrorKind::Disconnected | ErrorKind::Overloaded => Delivery::Unknown,
+        _ => Delivery::Delivered,
+    });
+    let (Some(code), said) = Code::split(text) else {
+        // `coded` has seen to it that there is a code: the class's own.
+        let (code, said) = text.split_once(": ").unwrap_or_default();
         return Told {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             code: code.to_owned().into(),
             message: said.to_owned().into(),
+            delivery,
         };
     };
     let (status, instead) = status(code);
@@ -315,6 +325,7 @@ fn failure(error: capnp::Error) -> Told {
         status,
         code: code.as_str().into(),
         message: instead.map_or_else(|| said.to_owned().into(), Cow::Borrowed),
+        delivery,
     }
 }
 
@@ -405,6 +416,19 @@ mod tests {
         assert_eq!(status, 426);
         assert_eq!(headers["sec-websocket-version"], "13");
         assert_eq!(told(Problem::LongBody(1)).0, 413);
+        let body = |problem: Problem| {
+            let text = problem.into_response().into_body().text(9999);
+            let text = text.now_or_never().unwrap().unwrap();
+            serde_json::from_str::<Value>(&text).unwrap()["error"]["delivery"].clone()
+        };
+        let reset = |text: &str| Problem::Object(capnp::Error::disconnected(text.into()));
+        assert_eq!(body(Problem::Stopping), "not-delivered");
+        assert_eq!(body(Problem::LongBody(1)), "not-delivered");
+        assert_eq!(body(reset("object-reset: x")), "delivery-unknown");
+        assert_eq!(
+            body(reset("object-reset: x [not-delivered]")),
+            "not-delivered"
+        );
         assert_eq!(told(Problem::Stopping).0, 503);
     }
 }
