@@ -63,7 +63,7 @@ fn a_call_that_waits_ends_with_its_caller_and_the_object_sleeps() {
 fn four_thousand_calls_of_a_caller_that_left_keep_no_place_from_others() {
     run(async {
         let (vat, p) = vat().await;
-        let wait = || act(&p, async |_| Ok(pending::<()>().await));
+        let wait = || act(&p, async |_| pending::<capnp::Result<()>>().await);
         let calls: Vec<_> = (0..4096).map(|_| wait()).collect();
         vat.settle().await;
         let refused = act(&p, async |_| Ok(())).await;
@@ -80,7 +80,10 @@ fn a_call_of_another_object_ends_with_it_and_so_do_the_calls_that_it_made() {
         let (vat, p) = vat().await;
         let call = act(&p, async |own| {
             act(&own.other("q"), async |own| {
-                act(&own.other("r"), async |_| Ok(pending::<()>().await)).await
+                act(&own.other("r"), async |_| {
+                    pending::<capnp::Result<()>>().await
+                })
+                .await
             })
             .await
         });
@@ -153,7 +156,7 @@ fn background_work_goes_on_without_the_caller_that_caused_it() {
                 later.ctx.sleep(SECOND).await;
                 Ok(later.put("k", "done")?)
             })?;
-            Ok(pending::<()>().await)
+            pending::<capnp::Result<()>>().await
         });
         vat.settle().await;
         drop(call);
@@ -271,7 +274,7 @@ fn a_vat_has_a_limit_for_calls_of_classes_without_one() {
         })
         .await;
         let p: Client = vat.object("p");
-        let call = act(&p, async |_| Ok(pending::<()>().await));
+        let call = act(&p, async |_| pending::<capnp::Result<()>>().await);
         assert_eq!(code(call.await), Code::LimitExceeded);
     });
 }
@@ -281,7 +284,7 @@ fn a_serial_object_is_free_again_when_a_call_has_taken_too_long() {
     run(async {
         let vat = TestVat::start(|server| server.class::<Puppet<HastySerial>>()).await;
         let p: Client = vat.object("p");
-        let endless = spawn_local(act(&p, async |_| Ok(pending::<()>().await)));
+        let endless = spawn_local(act(&p, async |_| pending::<capnp::Result<()>>().await));
         let next = spawn_local(act(&p, async |own| Ok(own.put("k", "v")?)));
         vat.advance(61 * SECOND).await;
         assert_eq!(code(endless.await.unwrap()), Code::LimitExceeded);

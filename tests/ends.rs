@@ -118,7 +118,10 @@ fn a_call_on_a_capability_that_waits_when_its_instance_ends_has_not_run() {
         }));
         vat.settle().await;
         let within = log.clone();
-        let waits = spawn_local(act(&handle, async move |_| Ok(within.note("it ran"))));
+        let waits = spawn_local(act(&handle, async move |_| {
+            within.note("it ran");
+            Ok(())
+        }));
         vat.advance(2 * SECOND).await;
         assert_eq!(failed(section.await.unwrap()).0, Code::ObjectReset);
         let waits = failed(waits.await.unwrap());
@@ -137,9 +140,12 @@ fn an_error_that_a_method_passes_on_speaks_of_the_call_that_failed() {
         });
         let handle = handle.await.unwrap();
         let q: Client = vat.object("q");
-        act(&q, async |own| Ok(own.ctx.abort("told to")))
-            .await
-            .unwrap_err();
+        act(&q, async |own| {
+            own.ctx.abort("told to");
+            Ok(())
+        })
+        .await
+        .unwrap_err();
         let direct = failed(act(&handle, async |_| Ok(())).await);
         assert_eq!(direct, (Code::ObjectReset, Some(Delivery::NotDelivered)));
         // The object's own call has not run; the call on the object has.

@@ -177,7 +177,9 @@ fn letting_go_of_a_call() {
     check(Way::LetGo, || {
         async |vat: TestVat, p: Client| {
             let call = act(&p, async |own| {
-                let waits = act(&own.other("q"), async |_| Ok(pending::<()>().await));
+                let waits = act(&own.other("q"), async |_| {
+                    pending::<capnp::Result<()>>().await
+                });
                 own.kept.replace(Some(Box::new(spawn_in(waits))));
                 Ok(())
             });
