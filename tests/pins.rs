@@ -129,9 +129,12 @@ fn a_facet_is_served_by_whatever_instance_is_there() {
     run(async {
         let (vat, p) = vat().await;
         let facet = obtain(&p, async |own| Ok(own.facet())).await.unwrap();
-        act(&facet, async |own| Ok(own.memory.set(1)))
-            .await
-            .unwrap();
+        act(&facet, async |own| {
+            own.memory.set(1);
+            Ok(())
+        })
+        .await
+        .unwrap();
         let memory = act(&p, async |own| Ok(own.memory.get())).await.unwrap();
         assert_eq!(memory, 1);
         assert_eq!(vat.status::<Client>("p").handed_out, 0);

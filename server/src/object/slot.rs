@@ -321,7 +321,7 @@ impl Slot {
 
     fn refuse(&self, error: &Error, which: impl Fn(&What) -> bool) {
         let refused = |event: &Event| which(&event.what);
-        while let Some(event) = self.next(&refused) {
+        while let Some(event) = self.next(refused) {
             // What the parameters hold may panic when it is dropped.
             shielded(self, || event.what.refuse(error.clone()));
         }
