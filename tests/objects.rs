@@ -376,6 +376,8 @@ fn the_client_library_has_all_of_it() {
         let shown = probes.show("p").await.unwrap();
         let pending = client.alarm_page("", 10).await.unwrap().alarms;
         assert_eq!(Some(pending[0].due_ms), shown.alarm_ms);
+        assert!(probes.reset("p").await.unwrap());
+        assert!(!probes.reset("p").await.unwrap());
         assert!(probes.delete(shown.info.id).await.unwrap());
         assert!(!probes.show("p").await.unwrap().exists);
     });
