@@ -6,6 +6,7 @@ use tokio::task::spawn_local;
 use vatwerk::{Code, Delivery};
 use vatwerk_server::{
     Context,
+    object::testing::Sabotage,
     testing::{TestVat, run},
 };
 
@@ -184,6 +185,43 @@ fn a_call_that_comes_while_a_destructor_writes_is_for_the_next_instance() {
         vat.settle().await;
         vat.release_commits();
         assert_eq!(call.await.unwrap().unwrap().unwrap(), "word");
+    });
+}
+
+thread_local! {
+    static FAILS: std::cell::Cell<bool> = const { std::cell::Cell::new(true) };
+}
+
+/// Fails to be made, after it has written.
+struct Unmade;
+
+impl Program for Unmade {
+    async fn create(ctx: &Context) -> capnp::Result<()> {
+        ctx.storage().kv().put("k", "half")?;
+        ctx.sync().await?;
+        if FAILS.get() {
+            return Err(capnp::Error::failed("told to".into()));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_fault_of_the_vat_itself_leaves_no_object_dead_and_is_counted() {
+    run(async {
+        let vat = TestVat::start(|server| {
+            let server = server.class::<Puppet<Unmade>>();
+            server.sabotage(Sabotage::PanicInDiscard)
+        })
+        .await;
+        let p: Client = vat.object("p");
+        let failed_to_be_made = act(&p, async |_| Ok(())).await;
+        assert_eq!(failed(failed_to_be_made).1, Some(Delivery::NotDelivered));
+        vat.settle().await;
+        assert!(vat.metrics().contains("vatwerk_faults_total 1"));
+        FAILS.set(false);
+        let found = act(&p, async |own| Ok(own.get("k")?));
+        assert_eq!(found.await.unwrap().unwrap(), "half");
     });
 }
 

@@ -1,10 +1,13 @@
 //! Methods as JSON.
 
+use tokio::io::AsyncWriteExt;
 use vatwerk_server::http::Request;
 
 use super::{
-    client::{Client, raw},
-    listen, vat, vat_with,
+    client::{Client, connect, raw},
+    listen,
+    page::FOR_EVER,
+    vat, vat_with,
 };
 use crate::support::{TestVat, run};
 
@@ -26,6 +29,25 @@ fn any_method_is_called_with_json() {
             let answer = client.post(&path, "").await.text;
             assert!(answer.contains(r#""className":"Page""#), "{answer}");
         }
+    });
+}
+
+#[test]
+fn a_client_that_hangs_up_ends_its_call() {
+    run(async {
+        let vat = vat().await;
+        let mut stream = connect(&vat).await;
+        let body = format!("{{\"amount\":{FOR_EVER}}}");
+        let length = body.len();
+        let request = format!(
+            "POST /Page/n/call/increment HTTP/1.1\r\nhost: localhost\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        vat.controls.reached("call begun").await;
+        assert_eq!(vat.controls.arrivals("call dropped"), 0);
+        drop(stream);
+        vat.controls.reached("call dropped").await;
     });
 }
 

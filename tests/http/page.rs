@@ -14,6 +14,9 @@ use crate::support::Controls;
 /// How large a piece of what it streams is.
 pub const PIECE: usize = 64 << 10;
 
+/// Incremented by this, it waits for ever.
+pub const FOR_EVER: i64 = 77;
+
 pub struct Page {
     ctx: Context,
     controls: Rc<Controls>,
@@ -132,6 +135,11 @@ impl counter::Server for Page {
         params: counter::IncrementParams,
         mut results: counter::IncrementResults,
     ) -> capnp::Result<()> {
+        if params.get()?.get_amount() == FOR_EVER {
+            let _call = Dropped(self.controls.clone(), "call dropped");
+            self.controls.arrive("call begun");
+            std::future::pending::<()>().await;
+        }
         let kv = self.ctx.storage().kv();
         let count: i64 = kv.get("count")?.unwrap_or(0) + params.get()?.get_amount();
         kv.put("count", &count)?;

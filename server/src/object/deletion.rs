@@ -54,6 +54,8 @@ async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
 /// Removes the database of an object that did not come into being. Earlier turns of its `create` may
 /// have written to it.
 pub(super) async fn discard(host: &Host, slot: &Slot) {
+    #[cfg(any(test, feature = "testing"))]
+    host.panic_once(super::testing::Sabotage::PanicInDiscard);
     let removed = async {
         let backing = Backing::open(&host.vfs, slot.database())?;
         if !backing.exists() {

@@ -23,6 +23,8 @@ pub enum Sabotage {
     PanicInScheduler,
     /// What has an object look at its alarms panics once.
     PanicInLook,
+    /// Removing the database of an object that failed to be made panics once.
+    PanicInDiscard,
 }
 
 impl super::Host {
