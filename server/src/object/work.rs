@@ -82,11 +82,7 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) {
         tokio::select! {
             Some(()) = running.next(), if !running.is_empty() => {}
             () = slot.stirred() => {}
-            () = instance.gate.opened() => {
-                if let Err(error) = instance.gate.release() {
-                    instance.break_off(error, Reset::Storage);
-                }
-            }
+            () = instance.gate.opened() => let_out(instance),
             () = instance.gate.decided(), if undecided => {}
             () = instance.caught_up(), if waits_for_journal || instance.holds_back() => {}
             () = &mut look_for_deadlock, if waits_for_chain => {}
@@ -128,9 +124,18 @@ async fn begin_events<'a>(
         } else {
             shielded(slot, || drop(handled));
         }
+        // A long queue does not hold up what earlier events have said.
+        let_out(instance);
         tokio::task::consume_budget().await;
     }
     false
+}
+
+/// Lets out what may leave by now, and resets the instance if something must never leave.
+fn let_out(instance: &Instance) {
+    if let Err(error) = instance.gate.release() {
+        instance.break_off(error, Reset::Storage);
+    }
 }
 
 /// Counts the end of an instance, and lets out what it said before, if that becomes durable in time: the
