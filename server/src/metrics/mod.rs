@@ -92,7 +92,7 @@ impl Restarts {
 }
 
 impl Metrics {
-    /// What kind of text [`Metrics::encode`] makes, for HTTP.
+    /// The content type of the text that [`Exposition::encode`] makes, for HTTP.
     pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
     /// Nothing has happened yet, in a vat of that version that started at `now_ms`, in milliseconds

@@ -137,9 +137,10 @@ impl OutputGate {
         if self.is_open(dirty) || self.lets_through(O::WAY) {
             return output.release();
         }
-        let release = match dirty {
-            true => Release::ThisTurn,
-            false => Release::Durable(self.newest.get()),
+        let release = if dirty {
+            Release::ThisTurn
+        } else {
+            Release::Durable(self.newest.get())
         };
         self.waiting.borrow_mut().push_back(Waiting {
             release,

@@ -113,9 +113,10 @@ impl Instance {
     /// There is a commit at `lsn`.
     fn committed(&self, lsn: Lsn) {
         tracing::trace!(?lsn, "committed");
-        match self.storage.was_confirmed() {
-            true => self.gate.committed(lsn),
-            false => self.gate.committed_unconfirmed(lsn),
+        if self.storage.was_confirmed() {
+            self.gate.committed(lsn)
+        } else {
+            self.gate.committed_unconfirmed(lsn)
         }
         self.pass_note_on();
         self.is_noted.set(false);

@@ -85,9 +85,10 @@ impl Look<'_> {
     async fn run_due(&self) -> Result<()> {
         self.record_lost().await?;
         let host = &self.instance.host;
-        let at_once = match self.instance.slot.class.is_serial {
-            true => 1,
-            false => RUNS_AT_ONCE,
+        let at_once = if self.instance.slot.class.is_serial {
+            1
+        } else {
+            RUNS_AT_ONCE
         };
         let began_ms = host.clock.now_ms();
         let mut running = FuturesUnordered::new();
@@ -100,13 +101,15 @@ impl Look<'_> {
                 && running.len() < at_once
                 && !(resting && begun >= RUNS_AT_ONCE);
             // At rest, what has become due meanwhile is left to the next look.
-            let until_ms = match resting {
-                true => began_ms,
-                false => host.clock.now_ms(),
+            let until_ms = if resting {
+                began_ms
+            } else {
+                host.clock.now_ms()
             };
-            let next = match may_begin {
-                true => self.turn(self.flow, || self.next(until_ms)).await,
-                false => Ok(Next::Wait(None)),
+            let next = if may_begin {
+                self.turn(self.flow, || self.next(until_ms)).await
+            } else {
+                Ok(Next::Wait(None))
             };
             let wait_ms = match next {
                 Ok(Next::Run(alarm)) => {
@@ -254,16 +257,18 @@ impl Look<'_> {
         let alarms = instance.storage.alarms();
         let flow = Flow::begun(
             None,
-            match instance.slot.class.is_serial {
+            if instance.slot.class.is_serial {
                 // The one that the object takes calls of meanwhile.
-                true => self.flow.chain,
-                false => host.chains.begin(),
+                self.flow.chain
+            } else {
+                host.chains.begin()
             },
             Runs::Alarms,
         );
-        let mut alone = match is_alone {
-            true => Some(host.scheduler.suspects.alone().await),
-            false => None,
+        let mut alone = if is_alone {
+            Some(host.scheduler.suspects.alone().await)
+        } else {
+            None
         };
         if is_suspect {
             let note = || alarms.note_begun(&run.name, run.scheduled_ms);

@@ -87,12 +87,12 @@ impl Sections {
 
     /// Waits until an event of `section` may proceed.
     pub async fn admitted(&self, section: Option<&SectionId>) {
-        std::future::poll_fn(|cx| match self.admits(section) {
-            true => Poll::Ready(()),
-            false => {
-                self.wait(cx.waker());
-                Poll::Pending
+        std::future::poll_fn(|cx| {
+            if self.admits(section) {
+                return Poll::Ready(());
             }
+            self.wait(cx.waker());
+            Poll::Pending
         })
         .await;
     }

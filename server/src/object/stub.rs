@@ -60,12 +60,13 @@ impl Stub {
 
 impl Target for Stub {
     fn deliver(&self, call: Call) {
-        let call = match call.interface_id == http_service::Client::TYPE_ID {
-            true => match kj::as_fetch(call) {
-                Some(call) => call,
-                None => return,
-            },
-            false => call,
+        let call = if call.interface_id == http_service::Client::TYPE_ID {
+            let Some(call) = kj::as_fetch(call) else {
+                return;
+            };
+            call
+        } else {
+            call
         };
         if call.interface_id == stub::Client::TYPE_ID {
             if call.method_id == FETCH {

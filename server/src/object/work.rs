@@ -177,9 +177,10 @@ fn handle<'a>(
         since,
     } = event;
     ticket.deliver(&instance.life);
-    let flow = match sabotaged!(instance.host, BeginOutOfOrder) {
-        true => Flow::begun(section, chain, what.runs()),
-        false => Flow::new(section, chain, what.runs()),
+    let flow = if sabotaged!(instance.host, BeginOutOfOrder) {
+        Flow::begun(section, chain, what.runs())
+    } else {
+        Flow::new(section, chain, what.runs())
     };
     let (class, id) = (instance.slot.class.name, instance.slot.id);
     match what {

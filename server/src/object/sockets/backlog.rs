@@ -31,9 +31,10 @@ impl Backlog {
 
     /// Whether the peer is too slow for anything else to be said to it.
     pub fn is_full(&self) -> bool {
-        let limit = match self.vat.get() > CROWDED {
-            true => MOST_IN_CROWD,
-            false => MOST,
+        let limit = if self.vat.get() > CROWDED {
+            MOST_IN_CROWD
+        } else {
+            MOST
         };
         self.bytes.get() > limit
     }
