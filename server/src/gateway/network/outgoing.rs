@@ -12,7 +12,7 @@ use vatwerk::Code;
 use super::Limits;
 use super::asked::Outcome;
 use super::budget::Share;
-use super::ledger::{Export, Ledger};
+use super::ledger::{Export, Ledger, Question};
 use super::outbox::{Sent, wire_bytes};
 use super::promise::imported;
 use super::reply;
@@ -139,6 +139,12 @@ impl Ledger {
             message::Return(ret) => {
                 let unreachable = self.outgoing_return(ret?, bytes)?;
                 return Ok(Outcome::Send { unreachable });
+            }
+            // Where this side is the client.
+            message::Bootstrap(bootstrap) => {
+                let question = bootstrap?.get_question_id();
+                self.questions.insert(question, Question::default());
+                self.asked += 1;
             }
             message::Call(call) => {
                 return self.outgoing_call(limits, share, unwritten, bytes, call?);

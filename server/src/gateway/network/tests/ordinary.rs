@@ -52,6 +52,30 @@ fn connected(limits: Limits) -> (counter::Client, Handle, tokio::task::JoinHandl
 }
 
 #[test]
+fn both_sides_of_a_connection_may_be_this_network() {
+    watched(LIMIT, || async {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (read, write) = theirs.into_split();
+        let (network, _serving) = Network::new(read, write, Limits::default());
+        let served: counter::Client = capnp_rpc::new_client(Count(Default::default()));
+        let system = RpcSystem::new(Box::new(network), Some(served.client));
+        tokio::task::spawn_local(system);
+        let (read, write) = ours.into_split();
+        let (network, _calling) = Network::new(read, write, Limits::default());
+        let mut system = RpcSystem::new(Box::new(network), None);
+        // It names the other side so, whichever that is.
+        let client: counter::Client = system.bootstrap(Side::Client);
+        tokio::task::spawn_local(system);
+        for n in 1..=100 {
+            let mut request = client.increment_request();
+            request.get().set_amount(1);
+            let response = request.send().promise.await.unwrap();
+            assert_eq!(response.get().unwrap().get_count(), n);
+        }
+    });
+}
+
+#[test]
 fn calls_are_answered_in_order() {
     watched(LIMIT, || async {
         let (client, handle, system) = connected(Limits::default());
