@@ -27,7 +27,7 @@ pub fn outcome_unknown(error: Error) -> capnp::Error {
     mark(error.into(), Delivery::Unknown)
 }
 
-/// The same exception, which says whether the call ran.
+/// Marks an exception with whether its call ran, instead of any earlier mark.
 pub fn mark(mut error: capnp::Error, delivery: Delivery) -> capnp::Error {
     use capnp::ErrorKind::{Disconnected, Overloaded};
 
@@ -48,7 +48,7 @@ pub fn leaving(error: capnp::Error) -> capnp::Error {
     mark(coded(error), Delivery::Delivered)
 }
 
-/// The same error, with a code in front.
+/// Puts a code in front of an error that has none.
 pub fn coded(error: capnp::Error) -> capnp::Error {
     use capnp::ErrorKind::{Disconnected, Failed, Overloaded, Unimplemented};
 

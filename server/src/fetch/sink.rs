@@ -123,7 +123,7 @@ fn answer_waiting(shared: &RefCell<Shared>) {
     }
 }
 
-/// Nobody reads the rest.
+/// Refuses the rest of a body: the reader is gone.
 fn give_up(shared: &RefCell<Shared>) {
     let mut this = shared.borrow_mut();
     this.is_given_up = true;

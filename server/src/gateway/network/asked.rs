@@ -15,9 +15,9 @@ use super::promise::imported;
 use super::shared::Due;
 use super::{Limits, Refusal};
 
-/// What becomes of a message of this side.
+/// The decision about a message of this side.
 pub(super) enum Outcome {
-    /// It is sent.
+    /// The message is sent.
     Send {
         /// What it returns must not be reachable through promises that the peer was given for it,
         /// because one of them may be part of what it returns.

@@ -60,7 +60,7 @@ pub(super) struct Export {
 pub(super) struct Question {
     /// The size of the call.
     pub(super) bytes: usize,
-    /// It was not sent, and the peer does not know of it.
+    /// Whether the call was refused here: the peer does not know of it.
     pub(super) refused: bool,
     pub(super) returned: bool,
     pub(super) finished: bool,
