@@ -51,12 +51,6 @@ struct Inner {
     clock: Clock,
 }
 
-/// The catalog's log is written back when it has so many pages and is durable.
-const LONG_PAGES: u64 = 256;
-
-/// It may be this many times as long before it is durable.
-const PATIENCE: u64 = 8;
-
 /// The most memory that cached pages of it take: ids come in no order, so writes are all over it.
 const CACHE_KIB: u32 = 32 << 10;
 
@@ -75,28 +69,19 @@ impl Catalog {
         })))
     }
 
-    /// Writes back what is durable, and closes it. Afterwards everything fails.
+    /// Closes it. Afterwards everything fails.
     pub fn close(&self) -> Result<()> {
         self.0.is_closed.set(true);
         let Some(db) = self.0.db.take() else {
             return Ok(());
         };
-        let written = db.checkpoint();
-        db.close().and(written).map(drop).map_err(failed)
+        db.close().map_err(failed)
     }
 
     /// The newest change. What depends on it must not be seen before that is durable.
     pub fn newest(&self) -> Lsn {
         let db = self.0.db.borrow();
         db.as_ref().map_or(Lsn::default(), |db| db.backing.newest())
-    }
-
-    /// Whether its log is so long that objects should come into being only when what is in it is
-    /// durable, and can be written back.
-    pub fn is_full(&self) -> bool {
-        let db = self.0.db.borrow();
-        db.as_ref()
-            .is_some_and(|db| db.backing.log_pages() > PATIENCE * LONG_PAGES)
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
@@ -106,18 +91,12 @@ impl Catalog {
         work(db).map_err(failed)
     }
 
-    /// One commit, of all that `work` writes or nothing, and the writing back of the log if it has
-    /// become long. If nothing is written there is no commit.
+    /// One commit, of all that `work` writes or nothing. If nothing is written there is no commit.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.reopen_if_lost()?;
         let db = self.0.db.borrow();
         let db = db.as_ref().ok_or(Error::ShuttingDown)?;
         db.backing.check_commit()?;
-        if db.backing.log_pages() > LONG_PAGES
-            && let Err(error) = db.checkpoint()
-        {
-            tracing::warn!(%error, "writing back the log of the catalog");
-        }
         let done = whole(db, work).map_err(failed)?;
         db.backing.commit()?;
         Ok(done)
@@ -145,7 +124,7 @@ impl Catalog {
 fn attach(vfs: &Rc<Vfs>) -> Result<Attached> {
     let backing = Backing::open(vfs, DatabaseId::CATALOG)?;
     let connection = backing.connect().map_err(failed)?;
-    storage::prepare_log(&connection).map_err(failed)?;
+    storage::leave_to_journal(&connection).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection
         .execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB}"))
@@ -294,7 +273,7 @@ mod tests {
             |catalog| catalog.retire_class(7),
         ];
         for write in writes {
-            disk.fail(Fault::io_error());
+            disk.fail(Fault::io_error().when(|path, _| path.starts_with("/data/journal")));
             // The journal takes it, and cannot keep it.
             write(&catalog).unwrap();
             let until_then = catalog.alarm_of(kept);

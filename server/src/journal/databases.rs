@@ -92,13 +92,6 @@ impl Databases {
         self.disk.scratch(&self.layout.journal())
     }
 
-    /// Those of which nobody knows what their files hold on the disk.
-    pub(super) fn suspects(&self) -> Vec<DatabaseId> {
-        let table = self.table();
-        let suspects = table.values().filter(|database| database.is_suspect());
-        suspects.map(|database| database.id()).collect()
-    }
-
     /// How many there are to keep an eye on.
     pub(super) fn len(&self) -> usize {
         self.table().len()
@@ -118,12 +111,6 @@ impl Databases {
         for (database, applied) in &dirty {
             database.end_sync(*applied, synced.is_ok());
         }
-        if synced.is_err() {
-            // Those that were written meanwhile too.
-            self.table()
-                .values()
-                .for_each(|database| database.suspect_if_dirty());
-        }
         synced?;
         self.table()
             .retain(|_, database| !database.is_spent(&self.queue));
@@ -140,36 +127,5 @@ impl Databases {
         databases
             .iter()
             .try_for_each(|(database, _)| database.sync(self))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::env::{
-        Open,
-        sim::{SimDisk, Survival},
-    };
-
-    #[test]
-    fn a_sync_in_the_middle_of_a_checkpoint_is_not_its_last() {
-        let disk = SimDisk::new("/data/journal");
-        let layout = Layout::new(Path::new("/data"));
-        let queue = Arc::new(Queue::new(Lsn(0), 0));
-        let databases = Databases::new(Arc::new(disk.clone()), layout.clone(), queue, 0, 0);
-        let database = databases.open(DatabaseId::CATALOG).unwrap();
-        // The other thread syncs just before SQLite's last page is written.
-        database.truncate_file(&databases, 0).unwrap();
-        let file = disk.open(&layout.database(DatabaseId::CATALOG), Open::Existing);
-        databases.sync().unwrap();
-        file.unwrap().write_at(b"page", 0).unwrap();
-        database.checkpointed();
-        databases.sync().unwrap();
-        let found = disk
-            .after_crash(Survival::Nothing)
-            .read(layout.database(DatabaseId::CATALOG));
-        assert_eq!(found.as_deref(), Some(&b"page"[..]));
     }
 }

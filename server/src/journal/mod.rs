@@ -21,16 +21,15 @@ macro_rules! sabotaged {
         false
     };
 }
-pub(crate) use sabotaged;
 
 mod beside;
 mod commits;
 mod database;
 mod databases;
 mod empty;
-mod log;
 mod lsn;
 mod open_files;
+mod overlay;
 mod page;
 mod queue;
 mod record;
@@ -51,6 +50,7 @@ pub use commits::Commits;
 pub(crate) use database::Database;
 pub(crate) use databases::Databases;
 pub use lsn::Lsn;
+pub(crate) use page::PAGE_BYTES;
 pub use recover::Progress;
 pub(crate) use scratch::Scratch;
 pub use segment::{Damage, JournalError};
@@ -286,12 +286,17 @@ impl Journal {
             Work::Threads(threads) => threads.stop(),
             Work::Caller(_) => self.work(),
         }
+        self.retirer().retire_all()
+    }
+
+    /// A retirer. No other may work meanwhile.
+    fn retirer(&self) -> Retirer {
         let Inner {
             queue,
             segments,
             databases,
             ..
         } = &*self.0;
-        Retirer::new(queue.clone(), segments.clone(), databases.clone()).retire_all()
+        Retirer::new(queue.clone(), segments.clone(), databases.clone())
     }
 }

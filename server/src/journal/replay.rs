@@ -117,11 +117,6 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Whether there is a change to that database.
-    pub fn has(&self, id: DatabaseId) -> bool {
-        self.by_database.contains_key(&id)
-    }
-
     /// The changes, a database each.
     pub fn iter(&self) -> impl Iterator<Item = (DatabaseId, &Change<'a>)> {
         self.by_database.iter().map(|(id, change)| (*id, change))

@@ -12,7 +12,6 @@ use super::{
     segment::{Damage, JournalError, Records},
     segments::{Live, Segments},
 };
-use crate::folder::DatabaseId;
 
 /// How many databases may have files that are not durable before they are made so.
 const MOST_DATABASES: usize = 100_000;
@@ -52,10 +51,17 @@ impl Retirer {
             self.retire(&oldest)?;
         }
         if self.databases.len() > MOST_DATABASES {
-            self.mend_suspects()?;
-            self.databases.sync()?;
+            self.write_back()?;
         }
         Ok(())
+    }
+
+    /// Makes everything durable in the files that is durable in the journal, whose segments stay.
+    pub fn write_back(&self) -> Result<(), JournalError> {
+        for segment in self.segments.live() {
+            self.apply(&segment)?;
+        }
+        Ok(self.databases.sync()?)
     }
 
     /// Retires every segment. Nobody may write the journal meanwhile.
@@ -63,74 +69,44 @@ impl Retirer {
         for segment in self.segments.live() {
             self.retire(&segment)?;
         }
-        self.mend_suspects()?;
         Ok(self.databases.sync()?)
     }
 
     fn retire(&self, segment: &Live) -> Result<(), JournalError> {
-        self.mend_suspects()?;
-        let durable = self.queue.durable();
-        let mut bytes = Vec::new();
-        segment.file.read(&mut bytes)?;
-        let mut changes = Changes::default();
-        self.collect(segment, &bytes, durable, &mut changes, |id| {
-            // Of what is not in the table, everything is in the file.
-            Some(self.databases.find(id)?.applied())
-        })?;
-        self.apply(&changes)?;
+        let beside = self.apply(segment)?;
         if !sabotaged!(self.queue, FreeBeforeSync) {
             self.databases.sync()?;
         }
         self.segments.free(segment, self.queue.newest().next())?;
-        for number in changes.beside {
+        for number in beside {
             self.databases.beside.remove(number);
         }
         Ok(())
     }
 
-    /// Writes everything again that a failed sync may have lost.
-    fn mend_suspects(&self) -> Result<(), JournalError> {
-        let suspects = self.databases.suspects();
-        if suspects.is_empty() {
-            return Ok(());
-        }
-        // While they are suspect SQLite begins no checkpoint of them; one that goes on ends first. So
-        // their files hold nothing that is not durable by now.
-        for database in suspects.iter().filter_map(|id| self.databases.find(*id)) {
-            drop(database.applying());
-        }
+    /// Brings what a segment says to the files that lack it. Returns which files beside it it names.
+    fn apply(&self, segment: &Live) -> Result<Vec<u64>, JournalError> {
         let durable = self.queue.durable();
-        let segments = self.segments.live();
-        let mut bytes = vec![Vec::new(); segments.len()];
-        for (segment, bytes) in segments.iter().zip(&mut bytes) {
-            segment.file.read(bytes)?;
-        }
-        // All at once, so that no page goes back to what it was before.
+        let mut bytes = Vec::new();
+        segment.file.read(&mut bytes)?;
         let mut changes = Changes::default();
-        for (segment, bytes) in segments.iter().zip(&bytes) {
-            self.collect(segment, bytes, durable, &mut changes, |id| {
-                suspects.contains(&id).then_some(Lsn::default())
-            })?;
-        }
-        self.apply(&changes)?;
-        for id in suspects.iter().filter(|id| !changes.has(**id)) {
-            if let Some(database) = self.databases.find(*id) {
-                // What was written there had been durable before.
-                database.trust();
+        self.collect(segment, &bytes, durable, &mut changes)?;
+        for (id, change) in changes.iter() {
+            if let Some(database) = self.databases.find(id) {
+                database.apply(&self.databases, change)?;
             }
         }
-        Ok(())
+        Ok(changes.beside)
     }
 
-    /// Adds what a segment says of databases, after the commit that `after` answers; nothing of those
-    /// for which it answers none. `durable`: what was durable before `bytes` were read.
+    /// Collects what a segment says that is not in the files. `durable`: what was durable before
+    /// `bytes` were read.
     fn collect<'a>(
         &self,
         segment: &Live,
         bytes: &'a [u8],
         durable: Lsn,
         changes: &mut Changes<'a>,
-        after: impl Fn(DatabaseId) -> Option<Lsn>,
     ) -> Result<(), JournalError> {
         let end = segment.end.unwrap_or(durable.next());
         let mut records = Records::new(bytes, segment.salt, segment.first);
@@ -138,21 +114,14 @@ impl Retirer {
             let (lsn, offset) = (records.next_lsn(), records.offset());
             let damaged = |damage| segment.file.damaged(offset, damage);
             let record = records.next().ok_or_else(|| damaged(Damage::Record(lsn)))?;
-            if after(record.database()).is_some_and(|after| lsn > after) {
+            // Of what is not in the table, everything is in the file.
+            let database = self.databases.find(record.database());
+            if database.is_some_and(|database| lsn > database.applied()) {
                 changes
                     .add(&self.databases, record)
                     .map_err(|failure| failure.at(damaged))?;
             } else {
                 changes.skip(record);
-            }
-        }
-        Ok(())
-    }
-
-    fn apply(&self, changes: &Changes<'_>) -> Result<(), JournalError> {
-        for (id, change) in changes.iter() {
-            if let Some(database) = self.databases.find(id) {
-                database.apply(&self.databases, change)?;
             }
         }
         Ok(())

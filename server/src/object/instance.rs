@@ -206,13 +206,9 @@ impl Instance {
         }
     }
 
-    /// Whether the journal should get on before another turn: too much waits to be written, of this
-    /// object or of all.
+    /// Whether the journal should get on before another turn: too much waits to be written.
     pub fn is_behind(&self) -> bool {
-        if self.storage.keep_log_short() {
-            return !self.host.commits.has_room();
-        }
-        self.gate.is_undecided()
+        !self.host.commits.has_room()
     }
 
     fn hold_back(&self, waker: &Waker) {
@@ -227,11 +223,7 @@ impl Instance {
 
     /// Waits until the journal has got on, and lets the turns go on that wait for that.
     pub async fn caught_up(&self) {
-        if self.storage.keep_log_short() {
-            self.host.commits.room().await;
-        } else {
-            self.gate.decided().await;
-        }
+        self.host.commits.room().await;
         self.held_back.take().into_iter().for_each(Waker::wake);
     }
 

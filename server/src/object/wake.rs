@@ -15,11 +15,6 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     }
     let context = || Context::new(instance.clone());
     if !instance.storage.meta().created()? {
-        let host = &instance.host;
-        if host.catalog.is_full() {
-            // The next to be listed writes it back.
-            host.catalog_is_durable().await?;
-        }
         instance.set_unborn(true);
         let created = alone(instance, async {
             migrate(instance, None)?;

@@ -4,11 +4,11 @@ use std::{mem, ops::Deref, rc::Rc, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::Vfs;
+use super::{Vfs, vfs::follow_rollbacks};
 use crate::{
     Result,
     folder::DatabaseId,
-    journal::{Database, Lsn, sabotaged},
+    journal::{Database, Lsn},
 };
 
 /// A database that nobody else has open, until this is dropped.
@@ -36,7 +36,10 @@ impl Backing {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let name = self.database.id().to_string();
-        Connection::open_with_flags_and_vfs(name, flags, self.vfs.name.as_c_str())
+        let connection =
+            Connection::open_with_flags_and_vfs(name, flags, self.vfs.name.as_c_str())?;
+        follow_rollbacks(&connection, &self.database);
+        Ok(connection)
     }
 
     /// Why nothing can be committed at the moment, if so.
@@ -80,11 +83,6 @@ impl Backing {
     pub fn forget(&self, lsn: Lsn) -> Result<()> {
         self.vfs.journal.forget(&self.database, lsn)
     }
-
-    /// How many pages long the log is.
-    pub fn log_pages(&self) -> u64 {
-        self.database.log_frames()
-    }
 }
 
 impl Drop for Backing {
@@ -107,33 +105,6 @@ impl Attached {
             connection,
             backing,
         }
-    }
-
-    /// Moves everything from the log to the file, if it is durable. Whether it did; SQLite refuses
-    /// while somebody reads.
-    pub fn checkpoint(&self) -> rusqlite::Result<bool> {
-        let Backing { database, .. } = &self.backing;
-        // What the journal could lose, or does not have, must not be in the file.
-        let is_durable = self.backing.is_durable() == Ok(true) && !self.backing.has_lost();
-        if !is_durable && !sabotaged!(self.backing.vfs.journal, FileBeforeJournal) {
-            return Ok(false);
-        }
-        if self.backing.log_pages() == 0 {
-            return Ok(true);
-        }
-        let _applying = database.applying();
-        if database.is_suspect() {
-            // It is to be written again from the journal first.
-            return Ok(false);
-        }
-        let mut checkpoint = self
-            .connection
-            .prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        let busy: bool = checkpoint.query_row([], |row| row.get(0))?;
-        if !busy {
-            database.checkpointed();
-        }
-        Ok(!busy)
     }
 
     /// Closes the connection and gives the database back.

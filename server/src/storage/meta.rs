@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::authorizer::{cached, ours};
-use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, prepare_log};
+use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, leave_to_journal};
 use crate::{Result, folder::DatabaseId};
 
 pub(super) const TABLE: &str = "_vw_meta";
@@ -130,7 +130,7 @@ impl Remembered {
         }
         let read = || {
             let connection = backing.connect()?;
-            prepare_log(&connection)?;
+            leave_to_journal(&connection)?;
             let remembered = Remembered::read(&connection)?;
             Ok((connection, remembered))
         };

@@ -37,9 +37,6 @@ pub struct Settings {
     pub cache_bytes: u32,
     /// The most prepared statements kept for reuse; 24 unless told otherwise.
     pub cached_statements: usize,
-    /// The log is written back to the file when it is this many pages long and durable; 128 unless
-    /// told otherwise. It is in memory, without what is zero, up to 1 MiB.
-    pub checkpoint_pages: u64,
     /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
     /// otherwise. A write that needs more is `storage-failed`, as on a full disk.
     pub max_database_bytes: u64,
@@ -51,7 +48,6 @@ impl Default for Settings {
             statement_time_limit: Duration::from_millis(500),
             cache_bytes: 256 * 1024,
             cached_statements: 24,
-            checkpoint_pages: 128,
             max_database_bytes: limit::MAX_DATABASE_BYTES,
         }
     }
@@ -82,7 +78,7 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
-    prepare_log(connection)?;
+    leave_to_journal(connection)?;
     connection.execute_batch(&format!(
         "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{};",
         settings.cache_bytes / 1024
@@ -92,15 +88,13 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result
     connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
 }
 
-/// Leaves durability, and the writing back of the log, to the journal.
-pub(crate) fn prepare_log(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+/// Leaves durability to the journal. SQLite has the database for itself, and keeps what it needs to undo
+/// a transaction in a file without a name, which is in memory while it is small.
+pub(crate) fn leave_to_journal(connection: &Connection) -> rusqlite::Result<()> {
     let answer = |sql: &str| connection.query_row(sql, [], |_| Ok(()));
-    // Exclusive before WAL: then the index of the log is in memory.
     answer("PRAGMA locking_mode = EXCLUSIVE")?;
     connection.execute_batch("PRAGMA synchronous = OFF")?;
-    answer("PRAGMA journal_mode = WAL")?;
-    answer("PRAGMA wal_autocheckpoint = 0")
+    answer("PRAGMA journal_mode = TRUNCATE")
 }
 
 fn set_limits(connection: &Connection) -> rusqlite::Result<()> {

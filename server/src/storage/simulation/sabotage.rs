@@ -9,11 +9,16 @@ use crate::journal::testing::Sabotage;
 /// Runs until this check has caught the journal.
 #[track_caller]
 fn is_caught_by(check: Check, sabotage: Sabotage) {
+    is_caught(check, sabotage, false);
+}
+
+#[track_caller]
+fn is_caught(check: Check, sabotage: Sabotage, faults: bool) {
     /// Far more than it takes.
     const SEEDS: u64 = 400;
     let options = Options {
         sabotage: Some(sabotage),
-        ..Options::default()
+        faults,
     };
     let caught = |seed| {
         let failure = run(seed, options, &mut Met::default()).err()?;
@@ -57,4 +62,9 @@ fn a_page_that_is_missing_of_a_large_commit_damages_a_database() {
 #[test]
 fn an_object_that_a_recovery_skips_is_as_it_was() {
     is_caught_by(Check::Lost, Sabotage::SkipObject);
+}
+
+#[test]
+fn pages_of_a_commit_that_did_not_happen_are_found_if_they_are_kept() {
+    is_caught(Check::Reading, Sabotage::KeepVoid, true);
 }
