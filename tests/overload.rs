@@ -142,7 +142,7 @@ fn an_object_waits_when_much_of_it_is_not_on_disk_and_others_do_not() {
         vat.hold.hold();
         let calls = write_much(&vec![busy; 60]);
         settle().await;
-        // Its log may be of 1,024 pages, some 4 MB.
+        // Of it 1,024 pages may be undecided, some 4 MB.
         let written = vat.controls.arrivals("written");
         assert!((2..=42).contains(&written), "{written}");
         let others = write_much(&[other]);

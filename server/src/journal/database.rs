@@ -44,9 +44,8 @@ struct State {
     /// time: a process loses its locks on a file when it closes it, however often it has it open.
     handle: Option<Weak<dyn DiskFile>>,
     overlay: Overlay,
-    /// Commits whose fate was not decided when somebody looked last, with how many pages the database
-    /// had after each.
-    undecided: VecDeque<(Lsn, u32)>,
+    /// Commits whose fate was not decided when somebody looked last.
+    undecided: VecDeque<Undecided>,
     /// The newest commit that is decided, and how many pages the database had after it; as many as are
     /// in the file, if that is not known.
     decided: (Lsn, Option<u32>),
@@ -61,6 +60,15 @@ struct State {
     /// Whether the file, or its name, has changed since it was last synced.
     dirty: bool,
     is_open: bool,
+}
+
+/// A commit whose fate is not decided.
+struct Undecided {
+    lsn: Lsn,
+    /// How many pages the database has after it.
+    database_pages: u32,
+    /// How many pages it changes.
+    changed: u64,
 }
 
 /// The file of a database, as far as it is known.
@@ -114,12 +122,12 @@ impl State {
     fn newest(&self) -> Lsn {
         self.undecided
             .back()
-            .map_or(self.decided.0, |(lsn, _)| *lsn)
+            .map_or(self.decided.0, |commit| commit.lsn)
     }
 
     /// How many pages the database has for SQLite; `None`: as many as are in the file.
     fn database_pages(&self) -> Option<u32> {
-        let committed = || self.undecided.back().map(|(_, pages)| *pages);
+        let committed = || self.undecided.back().map(|commit| commit.database_pages);
         self.overlay
             .database_pages()
             .or_else(committed)
@@ -128,10 +136,10 @@ impl State {
 
     /// Learns what became of commits. False if one of them never happened.
     fn settle(&mut self, queue: &Queue) -> bool {
-        while let Some((lsn, pages)) = self.undecided.front() {
-            match queue.fate(*lsn) {
+        while let Some(commit) = self.undecided.front() {
+            match queue.fate(commit.lsn) {
                 Fate::Pending => break,
-                Fate::Durable => self.decided = (*lsn, Some(*pages)),
+                Fate::Durable => self.decided = (commit.lsn, Some(commit.database_pages)),
                 Fate::Void => return false,
             }
             self.undecided.pop_front();
@@ -260,8 +268,8 @@ impl Database {
         // Those before are decided by now, or will be before long.
         state.settle(queue);
         let (after, overlay) = (state.newest(), &state.overlay);
-        let (images, pages) = overlay.committed();
-        let lsn = if record::most_bytes(images) > databases.largest_record {
+        let (changed, pages) = overlay.committed();
+        let lsn = if record::most_bytes(changed) > databases.largest_record {
             let beside = &databases.beside;
             let (pages_beside, file) = beside.write(overlay).map_err(unwritten)?;
             let pushed = queue.push(after, Some(file), |records, lsn| {
@@ -286,7 +294,11 @@ impl Database {
         }
         let decided = state.decided.0;
         state.overlay.number(lsn, decided);
-        state.undecided.push_back((lsn, pages));
+        state.undecided.push_back(Undecided {
+            lsn,
+            database_pages: pages,
+            changed,
+        });
         #[cfg(any(test, feature = "testing"))]
         if sabotaged!(queue, FileBeforeJournal) {
             drop(state);
@@ -302,7 +314,11 @@ impl Database {
             record::Writer::delete(records, lsn, self.id);
             Ok(())
         })?;
-        state.undecided.push_back((lsn, 0));
+        state.undecided.push_back(Undecided {
+            lsn,
+            database_pages: 0,
+            changed: 0,
+        });
         state.end = Some(lsn);
         Ok(lsn)
     }
@@ -363,6 +379,16 @@ impl Database {
         self.state().newest()
     }
 
+    /// How many pages the commits changed whose fate is not decided.
+    pub(super) fn undecided_pages(&self, queue: &Queue) -> u64 {
+        let mut state = self.state();
+        if !state.settle(queue) {
+            // Waiting does not help.
+            return 0;
+        }
+        state.undecided.iter().map(|commit| commit.changed).sum()
+    }
+
     /// Whether SQLite has committed what the journal was not given.
     pub fn has_uncaptured(&self) -> bool {
         self.state().overlay.has_committed()
@@ -393,12 +419,7 @@ impl Database {
     }
 
     /// Reads what SQLite has written; returns how many bytes there were before the end.
-    pub fn read(
-        &self,
-        databases: &Databases,
-        buffer: &mut [u8],
-        offset: u64,
-    ) -> io::Result<usize> {
+    pub fn read(&self, databases: &Databases, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
             let at = offset + done as u64;

@@ -256,6 +256,11 @@ impl Journal {
         self.0.queue.down().and(Some(down))
     }
 
+    /// How many pages of a database are in commits whose fate is not decided.
+    pub(crate) fn undecided_pages(&self, database: &Database) -> u64 {
+        database.undecided_pages(&self.0.queue)
+    }
+
     /// Whether every commit of a database so far is durable. `storage-failed` if one of them never
     /// happened.
     pub(crate) fn is_durable(&self, lsn: Lsn) -> Result<bool> {
@@ -271,7 +276,7 @@ impl Journal {
     /// How many commits there have been in the life of the data folder that are durable, or that the
     /// disk failed at.
     pub fn commits(&self) -> u64 {
-        self.0.queue.durable().0
+        self.0.queue.committed().0
     }
 
     /// How large the segments that count are, in bytes.

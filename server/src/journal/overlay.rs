@@ -232,7 +232,9 @@ impl Overlay {
     pub fn omit_one_of_many(&mut self) {
         if self.committed.images.len() > 8 {
             let omitted = self.committed.images.pop_last();
-            omitted.iter().for_each(|(_, image)| self.store.let_go(image));
+            omitted
+                .iter()
+                .for_each(|(_, image)| self.store.let_go(image));
         }
     }
 }
@@ -442,7 +444,9 @@ mod tests {
         case.overlay.commit();
         let mut next = 1;
         let each = |number, packed: Packed<'_>| {
-            assert_eq!((number, packed.before[0]), (next, 2));
+            let mut unpacked = [0; PAGE_BYTES];
+            packed.unpack(&mut unpacked);
+            assert_eq!((number, unpacked[0]), (next, 2));
             next += 1;
             Ok(())
         };

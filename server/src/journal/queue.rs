@@ -20,7 +20,10 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// Something is there to be written, or it is time to stop.
     work: Condvar,
-    durable: AtomicU64,
+    /// The newest position that is synced here.
+    written: AtomicU64,
+    /// The newest position that is durable: the one that gates, fates and files rely on.
+    committed: AtomicU64,
     /// Whether any position is void.
     voided: AtomicBool,
     progress: watch::Sender<Lsn>,
@@ -105,7 +108,8 @@ impl Queue {
                 ..State::default()
             }),
             work: Condvar::new(),
-            durable: AtomicU64::new(newest.0),
+            written: AtomicU64::new(newest.0),
+            committed: AtomicU64::new(newest.0),
             voided: AtomicBool::new(false),
             progress: watch::Sender::new(newest),
             most_bytes,
@@ -180,7 +184,9 @@ impl Queue {
 
     /// Whether no more than is good waits to be written.
     pub fn has_room(&self) -> bool {
-        self.state().batch.records.len() < self.most_bytes
+        let state = self.state();
+        let beside = state.batch.beside.iter().map(|beside| beside.bytes);
+        (state.batch.records.len() as u64 + beside.sum::<u64>()) < self.most_bytes as u64
     }
 
     /// The position of the newest record.
@@ -188,21 +194,28 @@ impl Queue {
         self.state().newest
     }
 
-    /// The newest position that is durable.
-    pub fn durable(&self) -> Lsn {
-        Lsn(self.durable.load(Ordering::Acquire))
+    /// The newest position that is synced here: what a torn end cannot reach, and what records say of
+    /// those before them.
+    pub fn written(&self) -> Lsn {
+        Lsn(self.written.load(Ordering::Acquire))
+    }
+
+    /// The newest position that is durable: what may leave an object, and be brought to files. Never
+    /// after [`Queue::written`].
+    pub fn committed(&self) -> Lsn {
+        Lsn(self.committed.load(Ordering::Acquire))
     }
 
     /// What became of the commit at `lsn`.
     pub fn fate(&self, lsn: Lsn) -> Fate {
-        if self.durable() >= lsn && !self.voided.load(Ordering::Acquire) {
+        if self.committed() >= lsn && !self.voided.load(Ordering::Acquire) {
             return Fate::Durable;
         }
         let state = self.state();
         if state.is_void(lsn) {
             return Fate::Void;
         }
-        if self.durable() >= lsn {
+        if self.committed() >= lsn {
             Fate::Durable
         } else {
             Fate::Pending
@@ -258,17 +271,22 @@ impl Queue {
         self.control.hold.released()
     }
 
-    /// Everything up to `lsn` is on disk.
+    /// Everything up to `lsn` is synced here.
+    pub fn set_written(&self, lsn: Lsn) {
+        self.written.store(lsn.0, Ordering::Release);
+    }
+
+    /// Everything up to `lsn` is durable.
     pub fn publish(&self, lsn: Lsn) {
-        self.durable.store(lsn.0, Ordering::Release);
+        self.committed.store(lsn.0, Ordering::Release);
         self.progress.send_replace(lsn);
     }
 
-    /// Nothing after the newest durable position can be made durable: those commits never happened.
+    /// Nothing after the newest position that is written can be: those commits never happened.
     /// Until [`Queue::revive`] no further ones are taken in. Returns what was still waiting.
     pub fn fail(&self, reason: &io::Error) -> Batch {
         let mut state = self.state();
-        let void = self.durable().next()..state.newest.next();
+        let void = self.written().next()..state.newest.next();
         self.voided.store(true, Ordering::Release);
         let waiting = mem::take(&mut state.batch);
         state.down = Some(reason.to_string());

@@ -7,7 +7,7 @@
 //! 12  kind             u8    1 pages, 2 pages beside, 3 delete
 //! 13  -                [3]
 //! 16  lsn              u64
-//! 24  durable          u64   the newest LSN that was durable when this was written
+//! 24  written          u64   the newest LSN that was synced here when this was written
 //! 32  interface id     u64   of the object's class; 0 for the catalog
 //! 40  object id        [32]
 //! 72  database pages   u32   how many the database has after the commit
@@ -19,8 +19,8 @@
 //! and the rest of its bytes: pages of small databases are mostly zeros. The pages of a large commit
 //! are in a file of their own, whose number (u64), length (u64) and CRC-32C (u32) follow instead.
 //!
-//! Numbers are little-endian. `durable` tells a torn tail from a damaged record: what some later
-//! record calls durable must be whole.
+//! Numbers are little-endian. `written` tells a torn tail from a damaged record: what some later
+//! record calls written must be whole.
 
 use vatwerk::ObjectId;
 
@@ -146,11 +146,11 @@ impl<'a> Writer<'a> {
 }
 
 /// Fills in what is known when the records of a batch are written, so that they can be read back.
-pub(super) fn seal(mut batch: &mut [u8], durable: Lsn, salt: u32) {
+pub(super) fn seal(mut batch: &mut [u8], written: Lsn, salt: u32) {
     while !batch.is_empty() {
         let length = u32_at(batch, 8) as usize;
         let (record, rest) = batch.split_at_mut(length);
-        record[24..32].copy_from_slice(&durable.0.to_le_bytes());
+        record[24..32].copy_from_slice(&written.0.to_le_bytes());
         let checksum = crc32c::crc32c_append(salt, &record[8..]);
         record[4..8].copy_from_slice(&checksum.to_le_bytes());
         batch = rest;
@@ -201,8 +201,8 @@ impl<'a> Record<'a> {
         Lsn(u64_at(self.0, 16))
     }
 
-    /// The newest position that was durable when it was written.
-    pub fn durable(&self) -> Lsn {
+    /// The newest position that was synced when it was written.
+    pub fn written(&self) -> Lsn {
         Lsn(u64_at(self.0, 24))
     }
 
@@ -331,7 +331,7 @@ mod tests {
             seal(&mut buffer, Lsn(8), SALT);
             let record = Record::read(&buffer, SALT).unwrap();
             prop_assert_eq!(record.length(), buffer.len());
-            prop_assert_eq!((record.lsn(), record.durable()), (Lsn(9), Lsn(8)));
+            prop_assert_eq!((record.lsn(), record.written()), (Lsn(9), Lsn(8)));
             prop_assert_eq!(record.database(), database());
             prop_assert_eq!(record.database_pages(), 5);
             let Some(Content::Pages(mut read)) = record.content() else { panic!() };

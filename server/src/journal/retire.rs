@@ -86,11 +86,11 @@ impl Retirer {
 
     /// Brings what a segment says to the files that lack it. Returns which files beside it it names.
     fn apply(&self, segment: &Live) -> Result<Vec<u64>, JournalError> {
-        let durable = self.queue.durable();
+        let committed = self.queue.committed();
         let mut bytes = Vec::new();
         segment.file.read(&mut bytes)?;
         let mut changes = Changes::default();
-        self.collect(segment, &bytes, durable, &mut changes)?;
+        self.collect(segment, &bytes, committed, &mut changes)?;
         for (id, change) in changes.iter() {
             if let Some(database) = self.databases.find(id) {
                 database.apply(&self.databases, change)?;
@@ -99,16 +99,16 @@ impl Retirer {
         Ok(changes.beside)
     }
 
-    /// Collects what a segment says that is not in the files. `durable`: what was durable before
-    /// `bytes` were read.
+    /// Collects what a segment says that is not in the files. `committed`: what was durable
+    /// before `bytes` were read.
     fn collect<'a>(
         &self,
         segment: &Live,
         bytes: &'a [u8],
-        durable: Lsn,
+        committed: Lsn,
         changes: &mut Changes<'a>,
     ) -> Result<(), JournalError> {
-        let end = segment.end.unwrap_or(durable.next());
+        let end = segment.end.unwrap_or(committed.next());
         let mut records = Records::new(bytes, segment.salt, segment.first);
         while records.next_lsn() < end {
             let (lsn, offset) = (records.next_lsn(), records.offset());

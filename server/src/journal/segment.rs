@@ -266,11 +266,11 @@ impl<'a> Records<'a> {
     /// Whether a record that is whole says that the next one was durable: then it is damaged, and
     /// not the torn end of what was never acknowledged.
     pub fn is_damaged(&self) -> bool {
-        // Others of the same batch may be whole, but what they call durable came before it. Only
+        // Others of the same batch may be whole, but what they call written came before it. Only
         // batches start where this looks.
         let rest = (self.position.next_multiple_of(BLOCK)..self.bytes.len()).step_by(BLOCK);
         rest.filter_map(|at| Record::read(&self.bytes[at..], self.salt))
-            .any(|record| record.lsn() > self.next && record.durable() >= self.next)
+            .any(|record| record.lsn() > self.next && record.written() >= self.next)
     }
 
     fn read_at(&self, at: usize) -> Option<Record<'a>> {

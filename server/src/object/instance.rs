@@ -206,9 +206,10 @@ impl Instance {
         }
     }
 
-    /// Whether the journal should get on before another turn: too much waits to be written.
+    /// Whether the journal should get on before another turn: too much waits to be written, of this
+    /// object or of all.
     pub fn is_behind(&self) -> bool {
-        !self.host.commits.has_room()
+        self.storage.is_ahead() || !self.host.commits.has_room()
     }
 
     fn hold_back(&self, waker: &Waker) {
@@ -223,7 +224,11 @@ impl Instance {
 
     /// Waits until the journal has got on, and lets the turns go on that wait for that.
     pub async fn caught_up(&self) {
-        self.host.commits.room().await;
+        if self.storage.is_ahead() {
+            self.gate.decided().await;
+        } else {
+            self.host.commits.room().await;
+        }
         self.held_back.take().into_iter().for_each(Waker::wake);
     }
 

@@ -79,7 +79,7 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
     }
     let why = life.ending().expect("an instance says why it ends");
     if why.lets_out() && !instance.is_unborn() {
-        // So that the log can be written back. If it cannot, it is kept.
+        // So that the next instance, if the disk allows, starts with nothing undecided.
         let newest = instance.storage.newest();
         let _ = timeout(COMMIT_LIMIT, host.commits.durable(newest)).await;
     }

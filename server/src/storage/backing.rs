@@ -63,6 +63,11 @@ impl Backing {
         self.vfs.journal.is_durable(self.newest())
     }
 
+    /// How many pages are in commits whose fate is not decided.
+    pub fn undecided_pages(&self) -> u64 {
+        self.vfs.journal.undecided_pages(&self.database)
+    }
+
     /// Whether SQLite has committed what the journal could not take.
     pub fn has_lost(&self) -> bool {
         self.database.has_uncaptured()

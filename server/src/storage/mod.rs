@@ -167,6 +167,14 @@ impl Storage {
         Ok(())
     }
 
+    /// Whether so much of the object is not durable that its next turn should wait until that is.
+    pub(crate) fn is_ahead(&self) -> bool {
+        /// The most pages of commits that are undecided, so that one object does not fill the queue.
+        const MOST_UNDECIDED: u64 = 1024;
+        let live = self.0.live();
+        live.is_ok_and(|connection| connection.backing.undecided_pages() > MOST_UNDECIDED)
+    }
+
     /// The newest commit, of an earlier instance too unless it is long durable.
     pub(crate) fn newest(&self) -> Lsn {
         self.0

@@ -343,10 +343,7 @@ unsafe extern "C" fn write(
 unsafe extern "C" fn truncate(raw: *mut ffi::sqlite3_file, bytes: ffi::sqlite3_int64) -> c_int {
     // SAFETY: SQLite passes an open file.
     let file = unsafe { file(raw) };
-    answer(
-        file.kind.truncate(bytes as u64),
-        ffi::SQLITE_IOERR_TRUNCATE,
-    )
+    answer(file.kind.truncate(bytes as u64), ffi::SQLITE_IOERR_TRUNCATE)
 }
 
 /// The journal is what is synced.
