@@ -2,6 +2,7 @@
 //!
 //! The modules, in the order a call meets them, are drawn in `ARCHITECTURE.md` beside this crate.
 
+mod account;
 pub mod alarm;
 pub mod call;
 pub mod catalog;

@@ -301,9 +301,10 @@ impl Server {
         let is_watched = self.hold.is_none();
         #[cfg(not(any(test, feature = "testing")))]
         let is_watched = true;
-        let watchdog = match is_watched {
-            true => Some(Watchdog::start(health.clone()).map_err(ServeError::Watchdog)?),
-            false => None,
+        let watchdog = if is_watched {
+            Some(Watchdog::start(health.clone()).map_err(ServeError::Watchdog)?)
+        } else {
+            None
         };
         services.push(thread.answer());
         host.schedule();

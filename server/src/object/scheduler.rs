@@ -125,12 +125,13 @@ pub(super) async fn schedule(host: Rc<Host>) {
     let mut due = VecDeque::new();
     loop {
         settle(&host);
-        let next = match are_on {
-            true => look(&host, &places, &mut due).unwrap_or_else(|error| {
+        let next = if are_on {
+            look(&host, &places, &mut due).unwrap_or_else(|error| {
                 tracing::warn!(%error, "reading which alarms are due");
                 Some(host.clock.now_ms() + TRY_AGAIN_MS)
-            }),
-            false => None,
+            })
+        } else {
+            None
         };
         let wake_ms = next.into_iter().chain(host.notes.due_ms()).min();
         scheduler.looks_at_ms.set(wake_ms.unwrap_or(i64::MAX));
