@@ -1,5 +1,6 @@
 //! The promises of Vatwerk, a module each.
 
+mod alarm_trouble;
 mod alarms;
 mod awkward;
 mod bad_input;

@@ -7,11 +7,11 @@ use capnp::{
     capability::{Promise, Response},
 };
 use futures::future::join_all;
-use vatwerk::Code;
+use vatwerk::{Code, Delivery};
 
 use crate::{
     probe_capnp::probe,
-    support::{Do, Hook, TestVat, code, run_paused, send, settle, tell},
+    support::{Do, Hook, TestVat, Wire, cap_of, cell::cell, code, run_paused, send, settle, tell},
 };
 
 /// More than can be listed before that is durable.
@@ -177,5 +177,57 @@ fn objects_wait_to_come_into_being_when_many_have_that_are_not_on_disk() {
         vat.hold.release();
         assert!(calls.await.unwrap().iter().all(Result::is_ok));
         assert_eq!(names.iter().filter(made).count(), names.len());
+    });
+}
+
+#[test]
+fn past_the_objects_that_a_connection_keeps_awake_its_calls_fail_and_others_do_not() {
+    run_paused(async {
+        let vat = TestVat::with(|config| config.limits.pins_per_connection = 2).await;
+        let (greedy, other) = (vat.wire().await, vat.wire().await);
+        let open = async |wire: &Wire, name| cap_of(&wire.probe(name), &[Do::Open]).await;
+        let first = open(&greedy, "a").await.unwrap();
+        // However many of its capabilities are held, an object counts once.
+        let again = open(&greedy, "a").await.unwrap();
+        let tx = cell(&greedy, "b").begun().await.unwrap();
+        let refused = open(&greedy, "c").await.err().expect("it is one too many");
+        assert!(
+            refused.extra.contains("limits.pins_per_connection"),
+            "{refused}"
+        );
+        assert_eq!(
+            Delivery::split(&refused.extra).1,
+            None,
+            "it has run: {refused}"
+        );
+        assert_eq!(code::<()>(Err(refused)), Code::LimitExceeded);
+        let refused = cell(&greedy, "c").begun().await.err();
+        assert_eq!(code::<()>(Err(refused.unwrap())), Code::LimitExceeded);
+        let refused = cell(&greedy, "d").cursor("SELECT 1", &[]).await.err();
+        assert_eq!(code::<()>(Err(refused.unwrap())), Code::LimitExceeded);
+        // Pipelined on, it is no capability either.
+        let early = send(
+            &greedy.probe("c"),
+            &[Do::Open, Do::Early, Do::Latch("open")],
+        );
+        let pipelined = send(&early.pipeline.get_cap(), &[]).promise;
+        vat.controls.release("open");
+        assert_eq!(code(pipelined.await.map(drop)), Code::LimitExceeded);
+        drop(early);
+        // Calls that hand out nothing, or only stubs, go on, and so do other connections.
+        tell(&greedy.probe("c"), &[]).await.unwrap();
+        cap_of(&greedy.probe("c"), &[Do::Own]).await.unwrap();
+        cell(&greedy, "c").put("k", b"v").await.unwrap();
+        let held = open(&other, "a").await.unwrap();
+        // What is let go of makes room.
+        drop(first);
+        settle().await;
+        assert!(open(&greedy, "c").await.is_err(), "`a` is still pinned");
+        drop(again);
+        settle().await;
+        let third = open(&greedy, "c").await.unwrap();
+        tx.commit().await.unwrap();
+        tell(&third, &[]).await.unwrap();
+        tell(&held, &[]).await.unwrap();
     });
 }

@@ -167,10 +167,13 @@ impl fmt::Display for Incompatible {
                 interface,
                 method,
                 was,
-            } => match was {
-                true => write!(f, "{interface}.{method} was streaming and is not"),
-                false => write!(f, "{interface}.{method} was not streaming and is"),
-            },
+            } => {
+                if *was {
+                    write!(f, "{interface}.{method} was streaming and is not")
+                } else {
+                    write!(f, "{interface}.{method} was not streaming and is")
+                }
+            }
             Self::TypeArguments { interface, method } => write!(
                 f,
                 "{interface}.{method}: its parameters or results have other type arguments"

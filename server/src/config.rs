@@ -146,6 +146,10 @@ pub struct Limits {
     pub connections: usize,
     /// How many calls one connection may have in flight. Default 4,096.
     pub calls_per_connection: usize,
+    /// The most objects that capabilities held by one connection may keep awake: capabilities of a class's
+    /// own, transactions and cursors; stubs and `Cell.sql()` keep nothing awake. A call whose results would
+    /// keep more awake fails with `limit-exceeded` after it has run. Default 1,024.
+    pub pins_per_connection: usize,
     /// How many bytes one connection may have in flight: in calls of its peer that are not answered, and
     /// the same again in calls of objects to its peer. Further calls fail with `overloaded`. Default
     /// 67,108,864.
@@ -224,6 +228,7 @@ impl Default for Limits {
             calls_per_vat: 65_536,
             connections: 4096,
             calls_per_connection: 4096,
+            pins_per_connection: connection.max_pins,
             bytes_per_connection: connection.max_bytes_in_flight,
             bytes_per_vat: connection.vat.max_bytes(),
             stall_ms: connection.stall.as_millis() as u64,
@@ -254,9 +259,10 @@ impl Config {
     pub fn objects(&self) -> object::Limits {
         let limits = self.limits.objects();
         object::Limits {
-            alarms_at_once: match self.alarms {
-                true => limits.alarms_at_once,
-                false => 0,
+            alarms_at_once: if self.alarms {
+                limits.alarms_at_once
+            } else {
+                0
             },
             ..limits
         }
@@ -361,6 +367,7 @@ impl Limits {
         network::Limits {
             max_message_bytes,
             max_calls_in_flight,
+            max_pins: self.pins_per_connection,
             max_bytes_in_flight: self.bytes_per_connection,
             vat: network::Budget::new(self.bytes_per_vat),
             stall: self.stall(),

@@ -2,6 +2,7 @@
 //!
 //! The modules, in the order a call meets them, are drawn in `ARCHITECTURE.md` beside this crate.
 
+mod account;
 pub mod alarm;
 pub mod call;
 pub mod catalog;
@@ -20,6 +21,7 @@ pub mod id;
 pub mod journal;
 pub mod metrics;
 pub mod object;
+mod panics;
 pub mod server;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]

@@ -4,12 +4,20 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
+    time::Duration,
 };
 
 use futures::future::LocalBoxFuture;
-use vatwerk_server::{AlarmInfo, Context, testing::TestVat};
+use vatwerk_server::{Alarm, AlarmInfo, Config, Context, Server, testing::TestVat};
 
-use super::puppet::{self, Client, Own, Program};
+use super::{
+    on_this_thread,
+    puppet::{self, Client, Own, Program, Puppet},
+};
+
+pub const SECOND: i64 = 1000;
+pub const MINUTE: i64 = 60 * SECOND;
+pub const HOUR: i64 = 60 * MINUTE;
 
 type OnAlarm = Rc<dyn Fn(Context, AlarmInfo) -> LocalBoxFuture<'static, capnp::Result<()>>>;
 
@@ -172,4 +180,99 @@ impl Program for SerialClockwork {
     async fn alarm(own: Rc<Own>, alarm: AlarmInfo) -> capnp::Result<()> {
         Clockwork::alarm(own, alarm).await
     }
+}
+
+/// A vat of `Clockwork` puppets, and what they share with the test.
+pub async fn vat() -> (TestVat, Spring) {
+    vat_with(|_| {}).await
+}
+
+/// The same vat with other settings.
+pub async fn vat_with(settings: fn(&mut Config)) -> (TestVat, Spring) {
+    let spring = Spring::default();
+    let vat = TestVat::start(program::<Clockwork>(&spring, settings)).await;
+    (vat, spring)
+}
+
+/// The program of a vat that serves puppets of `P`.
+pub fn program<P: Program>(
+    spring: &Spring,
+    settings: fn(&mut Config),
+) -> impl Fn(Server) -> Server + 'static {
+    let bound = on_this_thread(spring.clone());
+    move |server| {
+        let mut config = Config::default();
+        settings(&mut config);
+        server
+            .config(config)
+            .class::<Puppet<P>>()
+            .binding_with(bound.clone())
+    }
+}
+
+/// A duration in milliseconds.
+pub fn ms(ms: i64) -> Duration {
+    Duration::from_millis(ms.unsigned_abs())
+}
+
+/// Sets the own alarm of an object, so many milliseconds from now, and returns when that is.
+pub async fn set(vat: &TestVat, spring: &Spring, object: &str, after_ms: i64) -> i64 {
+    let at_ms = vat.now_ms() + after_ms;
+    let set = spring.act(vat, object, move |ctx| async move {
+        Ok(ctx.alarms()?.set(at_ms)?)
+    });
+    set.await.unwrap();
+    at_ms
+}
+
+/// When the own alarm of an object is set for.
+pub async fn get(vat: &TestVat, spring: &Spring, object: &str) -> Option<i64> {
+    let get = spring.act(vat, object, |ctx| async move { Ok(ctx.alarms()?.get()?) });
+    get.await.unwrap()
+}
+
+/// Sets alarms of an object with these names, each so many milliseconds from now.
+pub async fn set_named(
+    vat: &TestVat,
+    spring: &Spring,
+    object: &str,
+    alarms: &[(&str, i64)],
+) -> i64 {
+    let now_ms = vat.now_ms();
+    let alarms: Vec<_> = alarms
+        .iter()
+        .map(|(name, after_ms)| ((*name).to_owned(), now_ms + after_ms))
+        .collect();
+    let set = spring.act(vat, object, move |ctx| async move {
+        for (name, at_ms) in alarms {
+            ctx.alarms()?.set_named(&name, &Alarm::at(at_ms))?;
+        }
+        Ok(())
+    });
+    set.await.unwrap();
+    now_ms
+}
+
+/// The names of the alarms that ran, and how long after a time.
+pub fn named(ran: &[Ran], since_ms: i64) -> Vec<(&str, i64)> {
+    ran.iter()
+        .map(|ran| (&ran.alarm.name[..], ran.at_ms - since_ms))
+        .collect()
+}
+
+/// A number of a vat's metrics.
+pub fn number(vat: &TestVat, name: &str) -> f64 {
+    let text = vat.metrics();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("{name}\n{text}"))
+}
+
+/// When the runs began, and how often they had failed.
+pub fn times(ran: &[Ran]) -> Vec<(i64, u32)> {
+    ran.iter()
+        .map(|ran| (ran.at_ms, ran.alarm.retry_count))
+        .collect()
 }

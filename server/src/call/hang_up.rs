@@ -1,4 +1,4 @@
-//! How a callee learns that the caller of a call is gone.
+//! How a callee learns that the caller of a call is gone, and which connection the call came by.
 //!
 //! `capnp-rpc` would drop a call when the caller's `Finish` arrives, and then never return it, so that
 //! neither side could forget it. So a connection holds the `Finish` back, and tells by a [`HangUp`]. A
@@ -11,6 +11,8 @@ use std::{
 };
 
 use capnp::private::capability::ParamsHook;
+
+use super::Pins;
 
 thread_local! {
     /// The signal of the call whose parameters were last looked at. `capnp`'s hooks have no room for it.
@@ -25,9 +27,24 @@ pub struct HangUp(Rc<State>);
 struct State {
     has_hung_up: Cell<bool>,
     waker: Cell<Option<Waker>>,
+    /// The pins of the connection that the call came by.
+    pins: Option<Rc<Pins>>,
 }
 
 impl HangUp {
+    /// The signal of a call that came by the connection with these pins.
+    pub fn of_connection(pins: &Rc<Pins>) -> HangUp {
+        HangUp(Rc::new(State {
+            pins: Some(pins.clone()),
+            ..State::default()
+        }))
+    }
+
+    /// The pins of the connection that the call came by; `None` for a caller in this process.
+    pub fn pins(&self) -> Option<&Rc<Pins>> {
+        self.0.pins.as_ref()
+    }
+
     /// Records that the caller has hung up, and wakes the callee.
     pub fn tell(&self) {
         self.0.has_hung_up.set(true);

@@ -10,27 +10,99 @@ use capnp::{
 
 use super::{Call, HangUp, Message, Reply, settled};
 
+/// A capability as the vat implements it: [`Hook`] makes it one of `capnp`. What takes calls whole
+/// implements [`Target`] instead.
+pub trait Capability: 'static {
+    /// A new call, whose parameters the caller fills in before it sends it.
+    fn request(
+        self: &Rc<Self>,
+        interface_id: u64,
+        method_id: u16,
+        size_hint: Option<MessageSize>,
+    ) -> Request<any_pointer::Owned, any_pointer::Owned>;
+
+    /// Answers a call that is already made, by a connection mostly.
+    fn answer(
+        self: &Rc<Self>,
+        interface_id: u64,
+        method_id: u16,
+        params: Box<dyn ParamsHook>,
+        results: Box<dyn ResultsHook>,
+    ) -> Promise<(), Error>;
+
+    /// What a promised capability has resolved to. `None` for all others: nothing may go round them.
+    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
+        None
+    }
+
+    /// Tells when a promised capability resolves, and to what.
+    fn more_resolved(self: &Rc<Self>) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        None
+    }
+}
+
 /// Something that takes calls.
 pub trait Target: 'static {
     /// Takes one call. Everything that decides the order of calls happens before this returns.
     fn deliver(&self, call: Call);
 
-    /// For a target that is only a promise: what it has resolved to. Others are settled: nothing may
-    /// go round them.
+    /// See [`Capability::resolved`].
     fn resolved(&self) -> Option<Box<dyn ClientHook>> {
         None
     }
 
-    /// For a target that is only a promise: tells when it resolves, and to what.
+    /// See [`Capability::more_resolved`].
     fn more_resolved(self: Rc<Self>) -> Option<Promise<Box<dyn ClientHook>, Error>> {
         None
     }
 }
 
-/// A capability for a [`Target`].
+impl<T: Target> Capability for T {
+    fn request(
+        self: &Rc<Self>,
+        interface_id: u64,
+        method_id: u16,
+        size_hint: Option<MessageSize>,
+    ) -> Request<any_pointer::Owned, any_pointer::Owned> {
+        if let Some(target) = Target::resolved(&**self) {
+            return target.new_call(interface_id, method_id, size_hint);
+        }
+        let message = Message::new(size_hint.map(|size| size.word_count));
+        let target = self.clone();
+        Request::new(Box::new(LocalRequest {
+            target,
+            interface_id,
+            method_id,
+            message,
+        }))
+    }
+
+    fn answer(
+        self: &Rc<Self>,
+        interface_id: u64,
+        method_id: u16,
+        params: Box<dyn ParamsHook>,
+        results: Box<dyn ResultsHook>,
+    ) -> Promise<(), Error> {
+        let (mut reply, done) = Reply::to_results(results);
+        reply.listen_for(HangUp::of(params.as_ref()));
+        self.deliver(Call::sending(interface_id, method_id, params, reply));
+        done
+    }
+
+    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
+        Target::resolved(self)
+    }
+
+    fn more_resolved(self: &Rc<Self>) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        Target::more_resolved(self.clone())
+    }
+}
+
+/// The vat's one implementation of `capnp`'s hook for capabilities.
 pub struct Hook<T>(pub Rc<T>);
 
-impl<T: Target> ClientHook for Hook<T> {
+impl<T: Capability> ClientHook for Hook<T> {
     fn add_ref(&self) -> Box<dyn ClientHook> {
         Box::new(Hook(self.0.clone()))
     }
@@ -41,17 +113,7 @@ impl<T: Target> ClientHook for Hook<T> {
         method_id: u16,
         size_hint: Option<MessageSize>,
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
-        if let Some(target) = self.0.resolved() {
-            return target.new_call(interface_id, method_id, size_hint);
-        }
-        let message = Message::new(size_hint.map(|size| size.word_count));
-        let target = self.0.clone();
-        Request::new(Box::new(LocalRequest {
-            target,
-            interface_id,
-            method_id,
-            message,
-        }))
+        self.0.request(interface_id, method_id, size_hint)
     }
 
     fn call(
@@ -61,11 +123,7 @@ impl<T: Target> ClientHook for Hook<T> {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (mut reply, done) = Reply::to_results(results);
-        reply.listen_for(HangUp::of(params.as_ref()));
-        self.0
-            .deliver(Call::sending(interface_id, method_id, params, reply));
-        done
+        self.0.answer(interface_id, method_id, params, results)
     }
 
     fn get_brand(&self) -> usize {
@@ -81,7 +139,7 @@ impl<T: Target> ClientHook for Hook<T> {
     }
 
     fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
-        self.0.clone().more_resolved()
+        self.0.more_resolved()
     }
 
     fn when_resolved(&self) -> Promise<(), Error> {

@@ -14,7 +14,7 @@ use capnp::{
 use futures::channel::oneshot;
 use vatwerk::Code;
 
-use super::{Chain, HangUp, Message, PipelineResolver, deferred, message::SharedResponse};
+use super::{Chain, HangUp, Message, Pins, PipelineResolver, deferred, message::SharedResponse};
 
 /// A call on its way to its target.
 pub struct Call {
@@ -152,6 +152,14 @@ impl Reply {
     pub fn listen_for(&mut self, told: Option<HangUp>) {
         if let To::Results { hang_up, .. } = &mut self.0 {
             *hang_up = told;
+        }
+    }
+
+    /// The pins of the connection that the call came by; `None` for a caller in this process.
+    pub fn pins(&self) -> Option<&Rc<Pins>> {
+        match &self.0 {
+            To::Results { hang_up, .. } => hang_up.as_ref()?.pins(),
+            To::Local { .. } => None,
         }
     }
 

@@ -280,9 +280,10 @@ fn read_range(range: range::Reader<'_>) -> capnp::Result<Range> {
 
 /// Makes `range` what is left of it after `read` entries, the last of them with the key `last`.
 fn resume(range: &mut Range, last: &str, read: u32) {
-    match range.reverse {
-        false => range.from = Lower::StartAfter(last.to_owned()),
-        true => range.end = Some(last.to_owned()),
+    if range.reverse {
+        range.end = Some(last.to_owned())
+    } else {
+        range.from = Lower::StartAfter(last.to_owned())
     }
     range.limit = range.limit.map(|limit| limit - read);
 }

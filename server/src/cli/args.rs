@@ -376,9 +376,10 @@ pub enum SchemaVerb {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     let time = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
-    match time.is_zero() {
-        true => Err("it must be above 0".to_owned()),
-        false => Ok(time),
+    if time.is_zero() {
+        Err("it must be above 0".to_owned())
+    } else {
+        Ok(time)
     }
 }
 

@@ -176,9 +176,10 @@ impl Query<'_> {
     fn write(&self, mut range: range::Builder<'_>, last: Option<&str>, left: Option<u32>) {
         range.set_prefix(self.prefix);
         range.set_reverse(self.reverse);
-        let (after, before) = match self.reverse {
-            false => (last, None),
-            true => (None, last),
+        let (after, before) = if self.reverse {
+            (None, last)
+        } else {
+            (last, None)
         };
         match (after, self.start) {
             (Some(after), _) => range.reborrow().init_from().set_start_after(after),

@@ -104,17 +104,17 @@ impl Body {
         while let Some(piece) = self.piece().await.transpose()? {
             let length = first.len() + whole.len() + piece.len();
             Error::check_limit("the body (bytes)", limit as u64, length as u64)?;
-            match first.is_empty() && whole.is_empty() {
-                true => first = piece,
-                false => {
-                    whole.extend_from_slice(&std::mem::take(&mut first));
-                    whole.extend_from_slice(&piece);
-                }
+            if first.is_empty() && whole.is_empty() {
+                first = piece
+            } else {
+                whole.extend_from_slice(&std::mem::take(&mut first));
+                whole.extend_from_slice(&piece);
             }
         }
-        Ok(match whole.is_empty() {
-            true => first,
-            false => whole.freeze(),
+        Ok(if whole.is_empty() {
+            first
+        } else {
+            whole.freeze()
         })
     }
 
@@ -219,9 +219,10 @@ impl http_body::Body for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Body {
-        match bytes.is_empty() {
-            true => Body::empty(),
-            false => Body(Inner::Whole(bytes)),
+        if bytes.is_empty() {
+            Body::empty()
+        } else {
+            Body(Inner::Whole(bytes))
         }
     }
 }

@@ -21,6 +21,7 @@ use vatwerk::{
 use super::message_size;
 use crate::{
     Error,
+    account::{Account, Counted},
     call::{Call, Hook, Reply, Target},
 };
 
@@ -175,8 +176,8 @@ pub fn frames() -> (socket::Client, Frames) {
 
 #[derive(Default)]
 struct Shared {
-    frames: VecDeque<(Frame, Reply)>,
-    bytes: usize,
+    frames: VecDeque<(Frame, Reply, Counted)>,
+    bytes: Account,
     has_ended: bool,
     is_given_up: bool,
     reader: Option<Waker>,
@@ -185,8 +186,8 @@ struct Shared {
 impl Shared {
     fn push(&mut self, frame: Frame, reply: Reply) {
         self.has_ended |= frame.is_last();
-        self.bytes += frame.weight();
-        self.frames.push_back((frame, reply));
+        let counted = self.bytes.count(frame.weight());
+        self.frames.push_back((frame, reply, counted));
         self.wake();
     }
 
@@ -200,7 +201,7 @@ impl Shared {
         if self.has_ended || self.is_given_up {
             return Err(Error::Closed("the WebSocket is closed"));
         }
-        if self.bytes > MOST {
+        if self.bytes.sum() > MOST {
             return Err(Error::Overloaded {
                 what: "a WebSocket whose messages nobody takes (bytes)",
                 limit: MOST as u64,
@@ -270,18 +271,6 @@ impl Drop for Received {
     }
 }
 
-/// Bytes that have not been dealt with yet.
-struct Counted {
-    shared: Rc<RefCell<Shared>>,
-    bytes: usize,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.shared.borrow_mut().bytes -= self.bytes;
-    }
-}
-
 impl Frames {
     /// What is said next. `None` after the end, and if the connection is lost before it.
     pub async fn next(&mut self) -> Option<Received> {
@@ -291,19 +280,15 @@ impl Frames {
     /// Likewise.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Received>> {
         let mut shared = self.0.borrow_mut();
-        if let Some((frame, reply)) = shared.frames.pop_front() {
+        if let Some((frame, reply, counted)) = shared.frames.pop_front() {
             if shared.frames.is_empty() {
                 // A burst leaves nothing behind.
                 shared.frames.shrink_to(FEW);
             }
-            let bytes = frame.weight();
             return Poll::Ready(Some(Received {
                 frame,
                 reply: Some(reply),
-                _counted: Counted {
-                    shared: self.0.clone(),
-                    bytes,
-                },
+                _counted: counted,
             }));
         }
         if shared.has_ended {
@@ -330,7 +315,7 @@ impl Drop for Frames {
         shared.is_given_up = true;
         let frames = std::mem::take(&mut shared.frames);
         drop(shared);
-        for (_, reply) in frames {
+        for (_, reply, _) in frames {
             reply.finish(Err(Error::Closed("the WebSocket is closed").into()));
         }
     }

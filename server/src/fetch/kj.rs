@@ -30,7 +30,7 @@ use super::{
 
 use crate::{
     Error,
-    call::{self, Call, Message, settled},
+    call::{self, Call, Capability, Hook, Message, settled},
 };
 
 /// The ordinal of `HttpService.request`.
@@ -277,16 +277,15 @@ fn settle<T: FromClientHook>(cap: T) -> T {
 
 /// A capability of kj as one of ours, or the other way round. Their first methods are the same.
 fn alias<From: FromClientHook + HasTypeId, To: FromClientHook + HasTypeId>(cap: From) -> To {
-    To::new(Box::new(Alias(Rc::new(Aliased {
+    To::new(Box::new(Hook(Rc::new(Alias {
         cap: settled(cap.into_client_hook()),
         known_as: To::TYPE_ID,
         is: From::TYPE_ID,
     }))))
 }
 
-struct Alias(Rc<Aliased>);
-
-struct Aliased {
+/// A capability under the id of another interface.
+struct Alias {
     cap: Box<dyn ClientHook>,
     /// The id of the interface that callers ask for ...
     known_as: u64,
@@ -296,57 +295,30 @@ struct Aliased {
 
 impl Alias {
     fn interface(&self, id: u64) -> u64 {
-        match id == self.0.known_as {
-            true => self.0.is,
-            false => id,
-        }
+        if id == self.known_as { self.is } else { id }
     }
 }
 
-impl ClientHook for Alias {
-    fn add_ref(&self) -> Box<dyn ClientHook> {
-        Box::new(Alias(self.0.clone()))
-    }
-
-    fn new_call(
-        &self,
+impl Capability for Alias {
+    fn request(
+        self: &Rc<Self>,
         interface_id: u64,
         method_id: u16,
         size_hint: Option<MessageSize>,
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
         let interface_id = self.interface(interface_id);
-        self.0.cap.new_call(interface_id, method_id, size_hint)
+        self.cap.new_call(interface_id, method_id, size_hint)
     }
 
-    fn call(
-        &self,
+    fn answer(
+        self: &Rc<Self>,
         interface_id: u64,
         method_id: u16,
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Exception> {
         let interface_id = self.interface(interface_id);
-        self.0.cap.call(interface_id, method_id, params, results)
-    }
-
-    fn get_brand(&self) -> usize {
-        0
-    }
-
-    fn get_ptr(&self) -> usize {
-        Rc::as_ptr(&self.0) as usize
-    }
-
-    fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
-        None
-    }
-
-    fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Exception>> {
-        None
-    }
-
-    fn when_resolved(&self) -> Promise<(), Exception> {
-        Promise::ok(())
+        self.cap.call(interface_id, method_id, params, results)
     }
 }
 

@@ -24,6 +24,7 @@ use vatwerk::{
 use super::{Body, message_size};
 use crate::{
     Error,
+    account::{Account, Counted},
     call::{Call, Hook, Reply, Target},
 };
 
@@ -52,9 +53,9 @@ pub fn sink() -> (byte_sink::Client, Incoming) {
 
 #[derive(Default)]
 struct Shared {
-    pieces: VecDeque<Bytes>,
-    /// What the pieces cost.
-    bytes: usize,
+    /// The chunks that wait, and what they cost.
+    pieces: VecDeque<(Bytes, Counted)>,
+    bytes: Account,
     /// Whether the reader has begun, and whether writers have been shown.
     is_asked_for: bool,
     is_begun: bool,
@@ -72,11 +73,12 @@ type Outlet = Box<dyn Fn(Box<dyn FnOnce()>)>;
 
 impl Shared {
     fn has_room(&self) -> bool {
-        let window = match self.is_begun {
-            true => WINDOW,
-            false => WINDOW_AT_FIRST,
+        let window = if self.is_begun {
+            WINDOW
+        } else {
+            WINDOW_AT_FIRST
         };
-        self.bytes <= window
+        self.bytes.sum() <= window
     }
 
     /// There will be no more.
@@ -105,18 +107,12 @@ fn begun(shared: &RefCell<Shared>) {
     answer_waiting(shared);
 }
 
-/// A chunk has been read: there may be room for others.
-fn taken(shared: &RefCell<Shared>, bytes: usize) {
-    shared.borrow_mut().bytes -= COST + bytes;
-    answer_waiting(shared);
-}
-
 fn answer_waiting(shared: &RefCell<Shared>) {
     let mut this = shared.borrow_mut();
-    let waiting = match this.has_room() {
-        true => std::mem::take(&mut this.waiting),
-        false => Vec::new(),
-    };
+    if !this.has_room() {
+        return;
+    }
+    let waiting = std::mem::take(&mut this.waiting);
     drop(this);
     for reply in waiting {
         reply.finish(Ok(None));
@@ -149,7 +145,7 @@ impl Sink {
         if shared.end.is_some() {
             return Err(Error::Closed("the body has ended").into());
         }
-        if shared.bytes > MOST {
+        if shared.bytes.sum() > MOST {
             let error = capnp::Error::from(Error::Overloaded {
                 what: "a body that is written without waiting (bytes)",
                 limit: MOST as u64,
@@ -161,8 +157,9 @@ impl Sink {
             // Nothing is kept of it, so it does not wait either.
             return Ok(true);
         }
-        shared.bytes += COST + bytes.len();
-        shared.pieces.push_back(Bytes::copy_from_slice(bytes));
+        let counted = shared.bytes.count(COST + bytes.len());
+        let piece = Bytes::copy_from_slice(bytes);
+        shared.pieces.push_back((piece, counted));
         if let Some(reader) = shared.reader.take() {
             reader.wake();
         }
@@ -228,7 +225,7 @@ impl Stream for Incoming {
             show_writers(&self.0, begun);
             shared = self.0.borrow_mut();
         }
-        let Some(piece) = shared.pieces.pop_front() else {
+        let Some((piece, counted)) = shared.pieces.pop_front() else {
             return match &shared.end {
                 Some(Ok(())) => Poll::Ready(None),
                 Some(Err(error)) => Poll::Ready(Some(Err(error.clone()))),
@@ -239,8 +236,10 @@ impl Stream for Incoming {
             };
         };
         drop(shared);
-        let bytes = piece.len();
-        show_writers(&self.0, move |shared| taken(shared, bytes));
+        show_writers(&self.0, move |shared| {
+            drop(counted);
+            answer_waiting(shared);
+        });
         Poll::Ready(Some(Ok(piece)))
     }
 }

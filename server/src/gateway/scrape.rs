@@ -207,12 +207,11 @@ impl Scrape {
     /// Whether the vat works, or every reason why not, a line each.
     fn health(&self) -> (StatusCode, String) {
         let problems = self.health.problems();
-        match problems.is_empty() {
-            true => (StatusCode::OK, "ok\n".into()),
-            false => {
-                let lines = problems.iter().map(|problem| format!("{problem}\n"));
-                (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
-            }
+        if problems.is_empty() {
+            (StatusCode::OK, "ok\n".into())
+        } else {
+            let lines = problems.iter().map(|problem| format!("{problem}\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
         }
     }
 }

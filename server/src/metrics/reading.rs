@@ -42,6 +42,8 @@ pub enum Reading {
     Commits,
     /// How much of the journal counts, in bytes.
     JournalBytes,
+    /// How many records the log has lost since the start.
+    LogRecordsLost,
 }
 
 impl Reading {
@@ -49,7 +51,10 @@ impl Reading {
     pub(super) fn register(self, registry: &mut Registry) -> Box<dyn Fn(u64)> {
         let (name, help) = self.described();
         match self {
-            Reading::ConnectionsTaken | Reading::ConnectionsStalled | Reading::Commits => {
+            Reading::ConnectionsTaken
+            | Reading::ConnectionsStalled
+            | Reading::Commits
+            | Reading::LogRecordsLost => {
                 let counter = Counter::<u64, AtomicU64>::default();
                 registry.register(name, help, counter.clone());
                 // Not counted here, but elsewhere.
@@ -99,6 +104,10 @@ impl Reading {
             ),
             Reading::HttpSockets => ("http_web_sockets", "WebSockets that are open over HTTP"),
             Reading::Commits => ("commits", "Commits that the journal has made durable"),
+            Reading::LogRecordsLost => (
+                "log_records_lost",
+                "Records of the log that were not written: stderr did not take them, or not fast enough",
+            ),
             Reading::JournalBytes => (
                 "journal_bytes",
                 "The size of the journal's segments that count: what a recovery reads at most",

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error,
-    call::{Call, Chain},
+    call::{Call, Chain, Pins},
     fault,
     health::Runs,
     metrics::ClassMetrics,
@@ -64,6 +64,15 @@ impl What {
             What::Fetch(_) => Runs::Fetch,
             What::Alarms(_) => Runs::Alarms,
             What::Socket(_) => Runs::Socket,
+        }
+    }
+
+    /// The pins of the connection that the event came by, if it came by one.
+    pub fn pins(&self) -> Option<&Rc<Pins>> {
+        match self {
+            What::Call(_, call) => call.reply.pins(),
+            What::Fetch(fetch) => fetch.call.reply.pins(),
+            What::Alarms(_) | What::Socket(_) => None,
         }
     }
 

@@ -13,8 +13,13 @@ use futures::FutureExt;
 use tokio::time::sleep;
 use vatwerk::Code;
 
-use super::{instance::Instance, results::Returning, sections::SectionId};
-use crate::{Error, Result, call::Chain, health::Runs, metrics::Cut};
+use super::{event::What, instance::Instance, results::Returning, sections::SectionId};
+use crate::{
+    Error, Result,
+    call::{Chain, Pins},
+    health::Runs,
+    metrics::Cut,
+};
 
 /// The context of one event, which is set for each of its turns.
 pub(super) struct Flow {
@@ -24,6 +29,8 @@ pub(super) struct Flow {
     pub chain: Chain,
     /// What the turns of the event run, for those who watch the thread.
     pub runs: Runs,
+    /// The pins of the connection that the event came by, on which what it hands out counts.
+    pub pins: Option<Rc<Pins>>,
     /// Whether the event has had a turn.
     pub has_begun: Cell<bool>,
     /// Whether the caller has hung up.
@@ -34,21 +41,26 @@ pub(super) struct Flow {
 
 impl Flow {
     /// The context of an event that is taken from the queue, and begins at once.
-    pub fn new(section: Option<SectionId>, chain: Chain, runs: Runs) -> Rc<Flow> {
-        Flow::at(section, chain, runs, false)
+    pub fn new(section: Option<SectionId>, chain: Chain, what: &What) -> Rc<Flow> {
+        Rc::new(Flow {
+            section: RefCell::new(section),
+            chain,
+            runs: what.runs(),
+            pins: what.pins().cloned(),
+            has_begun: Cell::new(false),
+            is_caller_gone: Cell::default(),
+            waiting: RefCell::default(),
+        })
     }
 
     /// The context of code that waits its turn from the start: background work, `create`, `activate`.
     pub fn begun(section: Option<SectionId>, chain: Chain, runs: Runs) -> Rc<Flow> {
-        Flow::at(section, chain, runs, true)
-    }
-
-    fn at(section: Option<SectionId>, chain: Chain, runs: Runs, has_begun: bool) -> Rc<Flow> {
         Rc::new(Flow {
             section: RefCell::new(section),
             chain,
             runs,
-            has_begun: Cell::new(has_begun),
+            pins: None,
+            has_begun: Cell::new(true),
             is_caller_gone: Cell::default(),
             waiting: RefCell::default(),
         })

@@ -33,21 +33,26 @@ use super::{
 use crate::{
     Error as VatError,
     call::{
-        Call, Chain, Hook, Message, Reply, SharedResponse, Target, deferred, has_caps, settled,
+        Call, Capability, Chain, Hook, Message, Pin, Reply, SharedResponse, Target, deferred,
+        has_caps, settled,
     },
     fault,
 };
 
 /// The capabilities that have crossed one instance's edge and are still held. Wrapping the same one
-/// twice gives the same wrapper.
+/// twice for the same connection gives the same wrapper.
 #[derive(Default)]
 pub(super) struct Membrane {
     inside: RefCell<Crossed<Inside>>,
     outside: RefCell<Crossed<Outside>>,
 }
 
+/// A capability by its pointer, and whose wrapper for it that is: the pins of a connection, by their
+/// pointer. Zero for a wrapper that anybody may hold.
+type Key = (usize, usize);
+
 struct Crossed<T> {
-    by_raw: HashMap<usize, Weak<T>>,
+    by_raw: HashMap<Key, Weak<T>>,
     by_wrapper: HashMap<usize, Weak<T>>,
 }
 
@@ -61,14 +66,14 @@ impl<T> Default for Crossed<T> {
 }
 
 impl<T> Crossed<T> {
-    fn insert(&mut self, raw: usize, wrapper: &Rc<T>) {
+    fn insert(&mut self, raw: Key, wrapper: &Rc<T>) {
         self.by_raw.insert(raw, Rc::downgrade(wrapper));
         self.by_wrapper
             .insert(Rc::as_ptr(wrapper) as usize, Rc::downgrade(wrapper));
     }
 
     /// Forgets a wrapper that is being dropped.
-    fn remove(&mut self, raw: usize, wrapper: usize) {
+    fn remove(&mut self, raw: Key, wrapper: usize) {
         self.by_wrapper.remove(&wrapper);
         // A new wrapper may have taken the place already.
         if self
@@ -80,7 +85,7 @@ impl<T> Crossed<T> {
         }
     }
 
-    fn wrapper_of(&self, raw: usize) -> Option<Rc<T>> {
+    fn wrapper_of(&self, raw: Key) -> Option<Rc<T>> {
         self.by_raw.get(&raw)?.upgrade()
     }
 
@@ -100,52 +105,66 @@ impl Membrane {
         {
             shielded(slot, || drop(inside.raw.take()));
             inside.keeps_awake.take();
+            inside.pin.take();
         }
     }
 }
 
 impl Instance {
-    /// What the object's capability becomes outside.
+    /// What the object's capability becomes outside. It counts on the pins of the connection that the
+    /// event whose turn this is came by.
     pub(super) fn outward(self: &Rc<Self>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
         let cap = settled(cap);
         let raw = cap.get_ptr();
         if let Some(outside) = self.membrane.outside.borrow().wrapped_by(raw) {
             return outside.raw.add_ref();
         }
-        if let Some(inside) = self.membrane.inside.borrow().wrapper_of(raw) {
+        let pins = self.current().and_then(|flow| flow.pins.clone());
+        let key = (
+            raw,
+            pins.as_ref().map_or(0, |pins| Rc::as_ptr(pins) as usize),
+        );
+        if let Some(inside) = self.membrane.inside.borrow().wrapper_of(key) {
             inside.chain.set(self.current_chain());
             return Box::new(Hook(inside));
         }
-        if self.membrane.inside.borrow().wrapped_by(raw).is_some() {
-            // It was lent.
+        let pin = pins.map(|pins| pins.pin(self.slot.id));
+        if let Some(lent) = self.membrane.inside.borrow().wrapped_by(raw) {
+            if let Some(pin) = pin {
+                lent.pin.borrow_mut().get_or_insert(pin);
+            }
             return cap;
         }
-        self.hand_out(cap, Some(KeepAwake::new(self)))
+        self.hand_out(cap, key, Some(KeepAwake::new(self)), pin)
     }
 
     /// A capability of the object's own as others hold it, which does not keep the instance awake. It may
     /// pass [`Instance::outward`] as it is.
     pub(super) fn lend(self: &Rc<Self>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-        self.hand_out(settled(cap), None)
+        let cap = settled(cap);
+        let key = (cap.get_ptr(), 0);
+        self.hand_out(cap, key, None, None)
     }
 
     fn hand_out(
         self: &Rc<Self>,
         cap: Box<dyn ClientHook>,
+        key: Key,
         keeps_awake: Option<KeepAwake>,
+        pin: Option<Pin>,
     ) -> Box<dyn ClientHook> {
-        let raw = cap.get_ptr();
         let inside = Rc::new(Inside {
             instance: Rc::downgrade(self),
             life: self.life.clone(),
-            raw_ptr: raw,
+            key,
             raw: RefCell::new(Some(cap)),
             section: self.current_section(),
             chain: Cell::new(self.current_chain()),
             is_lent: keeps_awake.is_none(),
             keeps_awake: RefCell::new(keeps_awake),
+            pin: RefCell::new(pin),
         });
-        self.membrane.inside.borrow_mut().insert(raw, &inside);
+        self.membrane.inside.borrow_mut().insert(key, &inside);
         Box::new(Hook(inside))
     }
 
@@ -158,15 +177,18 @@ impl Instance {
         {
             return own.add_ref();
         }
-        if let Some(outside) = self.membrane.outside.borrow().wrapper_of(raw) {
-            return Box::new(OutsideHook(outside));
+        if let Some(outside) = self.membrane.outside.borrow().wrapper_of((raw, 0)) {
+            return Box::new(Hook(outside));
         }
         let outside = Rc::new(Outside {
-            raw_ptr: raw,
+            key: (raw, 0),
             raw: Held::new(self.clone(), cap),
         });
-        self.membrane.outside.borrow_mut().insert(raw, &outside);
-        Box::new(OutsideHook(outside))
+        self.membrane
+            .outside
+            .borrow_mut()
+            .insert(outside.key, &outside);
+        Box::new(Hook(outside))
     }
 
     /// Parameters as the object sees them.
@@ -213,7 +235,7 @@ pub(super) struct Inside {
     instance: Weak<Instance>,
     life: Rc<Life>,
     raw: RefCell<Option<Box<dyn ClientHook>>>,
-    raw_ptr: usize,
+    key: Key,
     section: Option<SectionId>,
     /// The chain of the event that last handed the capability out.
     chain: Cell<Option<Chain>>,
@@ -221,6 +243,8 @@ pub(super) struct Inside {
     is_lent: bool,
     /// Until the instance is gone.
     keeps_awake: RefCell<Option<KeepAwake>>,
+    /// Until the instance is gone, if a connection got it.
+    pin: RefCell<Option<Pin>>,
 }
 
 impl Inside {
@@ -274,39 +298,33 @@ impl Drop for Inside {
         membrane
             .inside
             .borrow_mut()
-            .remove(self.raw_ptr, self as *const Inside as usize);
+            .remove(self.key, self as *const Inside as usize);
     }
 }
 
 /// Somebody else's capability, as the object holds it.
 pub(super) struct Outside {
     raw: Held<Box<dyn ClientHook>>,
-    raw_ptr: usize,
+    key: Key,
 }
 
 impl Drop for Outside {
     fn drop(&mut self) {
         let membrane = &self.raw.instance().membrane;
         let mut outside = membrane.outside.borrow_mut();
-        outside.remove(self.raw_ptr, self as *const Outside as usize);
+        outside.remove(self.key, self as *const Outside as usize);
     }
 }
 
-struct OutsideHook(Rc<Outside>);
-
-impl ClientHook for OutsideHook {
-    fn add_ref(&self) -> Box<dyn ClientHook> {
-        Box::new(OutsideHook(self.0.clone()))
-    }
-
-    fn new_call(
-        &self,
+impl Capability for Outside {
+    fn request(
+        self: &Rc<Self>,
         interface_id: u64,
         method_id: u16,
         size_hint: Option<MessageSize>,
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
         let params = Message::new(size_hint.map(|size| size.word_count));
-        let outside = self.0.clone();
+        let outside = self.clone();
         Request::new(Box::new(OutsideRequest {
             outside,
             interface_id,
@@ -315,36 +333,16 @@ impl ClientHook for OutsideHook {
         }))
     }
 
-    fn call(
-        &self,
+    fn answer(
+        self: &Rc<Self>,
         interface_id: u64,
         method_id: u16,
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (reply, done) = Reply::to_results(results);
-        Call::sending(interface_id, method_id, params, reply).forward_to(self);
+        Call::sending(interface_id, method_id, params, reply).forward_to(&Hook(self.clone()));
         done
-    }
-
-    fn get_brand(&self) -> usize {
-        0
-    }
-
-    fn get_ptr(&self) -> usize {
-        Rc::as_ptr(&self.0) as usize
-    }
-
-    fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
-        None
-    }
-
-    fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
-        None
-    }
-
-    fn when_resolved(&self) -> Promise<(), Error> {
-        Promise::ok(())
     }
 }
 

@@ -297,15 +297,16 @@ impl Look<'_> {
             }
             polled
         }));
-        let ended = match alone.is_some() {
-            true => match timeout(ALONE_LIMIT, &mut ran).await {
+        let ended = if alone.is_some() {
+            match timeout(ALONE_LIMIT, &mut ran).await {
                 Ok(ended) => ended,
                 Err(_) => {
                     alone.take();
                     ran.await
                 }
-            },
-            false => ran.await,
+            }
+        } else {
+            ran.await
         };
         let (outcome, after) = ended??;
         let runs = &self.ringing.runs;

@@ -1,6 +1,6 @@
 //! What an instance does while it is awake: it lets events in, and lets what they say out.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
 use capnp::{
     capability::{Params, Results},
@@ -25,7 +25,7 @@ use super::{
     sockets,
 };
 use crate::{
-    call::{self, Call},
+    call::{self, Call, Message},
     fault,
     health::Runs,
     metrics::{Eviction, Reset},
@@ -177,11 +177,10 @@ fn handle<'a>(
         since,
     } = event;
     ticket.deliver(&instance.life);
-    let flow = if sabotaged!(instance.host, BeginOutOfOrder) {
-        Flow::begun(section, chain, what.runs())
-    } else {
-        Flow::new(section, chain, what.runs())
-    };
+    let flow = Flow::new(section, chain, &what);
+    if sabotaged!(instance.host, BeginOutOfOrder) {
+        flow.has_begun.set(true);
+    }
     let (class, id) = (instance.slot.class.name, instance.slot.id);
     match what {
         What::Call(target, call) => {
@@ -272,17 +271,20 @@ async fn answer(
     });
     let code = pin!(poll_fn(|cx| {
         let polled = method.as_mut().poll(cx);
-        if let Some(mut early) = back.early.take() {
-            early.map_caps(|cap| instance.outward(cap));
+        // Early results over the limit are left out: the call fails when it ends.
+        if let Some(Ok(early)) = back
+            .early
+            .take()
+            .map(|early| hand_out(instance, flow, early))
+        {
             instance.say(Early(returning.clone(), early));
         }
         polled.map(|outcome| {
             outcome.and_then(|()| {
-                let mut message = back.take()?;
-                if let Some(message) = &mut message {
-                    message.map_caps(|cap| instance.outward(cap));
-                }
-                Ok(message)
+                let message = back.take()?;
+                message
+                    .map(|message| hand_out(instance, flow, message))
+                    .transpose()
             })
         })
     }));
@@ -295,6 +297,21 @@ async fn answer(
             Outcome(returning, Err(fault::outcome_unknown(error))),
         ),
     }
+}
+
+/// Results as the caller gets them. `limit-exceeded` if the caller's connection would keep too many objects
+/// awake by them.
+fn hand_out(instance: &Rc<Instance>, flow: &Flow, mut results: Message) -> capnp::Result<Message> {
+    let has_caps = Cell::new(false);
+    results.map_caps(|cap| {
+        has_caps.set(true);
+        instance.outward(cap)
+    });
+    match &flow.pins {
+        Some(pins) if has_caps.get() => pins.check()?,
+        _ => {}
+    }
+    Ok(results)
 }
 
 /// Work that no caller waits for.

@@ -245,9 +245,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
     }
 
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        let watches = match self.is_flushing {
-            true => Watch::Stall,
-            false => Watch::Silence,
+        let watches = if self.is_flushing {
+            Watch::Stall
+        } else {
+            Watch::Silence
         };
         if self.watches != watches {
             self.watches = watches;

@@ -44,9 +44,10 @@ where
 {
     let Http { settings, .. } = &*connection.http;
     let object = object(&connection.http, class, name)?;
-    let handshake = match is_web_socket(&head.headers) {
-        true => Some(socket::Handshake::read(&head)?),
-        false => None,
+    let handshake = if is_web_socket(&head.headers) {
+        Some(socket::Handshake::read(&head)?)
+    } else {
+        None
     };
     let (body, broken) = arriving(body, settings.limits.body_bytes, settings.limits.stall)?;
     let request = inward(&mut head, prefix, connection.ends, body)?;

@@ -114,9 +114,10 @@ pub(super) fn check_host(
     };
     let name = without_port(host);
     let is_known = || known.iter().any(|known| known.eq_ignore_ascii_case(name));
-    match on_loopback && !is_loopback(name) && !is_known() {
-        true => Err(Problem::WrongHost),
-        false => Ok(()),
+    if on_loopback && !is_loopback(name) && !is_known() {
+        Err(Problem::WrongHost)
+    } else {
+        Ok(())
     }
 }
 

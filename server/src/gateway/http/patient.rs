@@ -184,9 +184,10 @@ mod tests {
                         return;
                     }
                 }
-                match closes {
-                    true => drop(theirs),
-                    false => std::future::pending().await,
+                if closes {
+                    drop(theirs)
+                } else {
+                    std::future::pending().await
                 }
             };
             tokio::select! {

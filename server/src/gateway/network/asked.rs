@@ -185,9 +185,10 @@ impl Ledger {
         if question.returned {
             self.questions.remove(&id);
         }
-        match refused {
-            true => Outcome::Keep(Vec::new()),
-            false => Outcome::SEND,
+        if refused {
+            Outcome::Keep(Vec::new())
+        } else {
+            Outcome::SEND
         }
     }
 

@@ -1,7 +1,8 @@
 //! The bytes that connections hold, counted for the whole vat.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::RefCell;
+
+use crate::account::{Account, Counted};
 
 /// Up to this many bytes, in all, a connection holds whatever others do: peers that hold much do not
 /// lock out those that hold little.
@@ -9,27 +10,24 @@ const SMALL_BYTES: usize = 64 << 10;
 
 /// The bytes that all connections of a vat may hold together. Clones are the same budget.
 #[derive(Clone, Debug)]
-pub struct Budget(Rc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
+pub struct Budget {
     max_bytes: usize,
-    used_bytes: Cell<usize>,
+    used: Account,
 }
 
 impl Budget {
     /// A budget of `max_bytes`, unused.
     pub fn new(max_bytes: usize) -> Self {
-        Budget(Rc::new(Inner {
+        Budget {
             max_bytes,
-            used_bytes: Cell::new(0),
-        }))
+            used: Account::default(),
+        }
     }
 
     /// The bytes that connections hold now. May be above [`Budget::max_bytes`]: answers always go out,
     /// and each connection may hold 64 KiB whatever the others hold.
     pub fn used_bytes(&self) -> usize {
-        self.0.used_bytes.get()
+        self.used.sum()
     }
 
     /// Whether connections hold more than fits.
@@ -39,47 +37,46 @@ impl Budget {
 
     /// The limit that it was made with.
     pub fn max_bytes(&self) -> usize {
-        self.0.max_bytes
+        self.max_bytes
     }
 }
 
 /// One connection's part of a budget. Dropping it gives back everything.
 pub(super) struct Share {
     budget: Budget,
-    held_bytes: Cell<usize>,
-    closed: Cell<bool>,
+    /// The bytes that the connection holds, until it has ended.
+    held: RefCell<Option<Counted>>,
 }
 
 impl Share {
     pub(super) fn of(budget: &Budget) -> Self {
         Share {
             budget: budget.clone(),
-            held_bytes: Cell::new(0),
-            closed: Cell::new(false),
+            held: RefCell::new(Some(budget.used.count(0))),
         }
     }
 
     /// Gives back everything, for good: the connection has ended.
     pub(super) fn close(&self) {
-        self.set(0);
-        self.closed.set(true);
+        self.held.take();
     }
 
     /// Sets what the connection holds.
     pub(super) fn set(&self, bytes: usize) {
-        if self.closed.get() {
-            return;
+        if let Some(held) = &mut *self.held.borrow_mut() {
+            held.set(bytes);
         }
-        let before = self.held_bytes.replace(bytes);
-        let used = &self.budget.0.used_bytes;
-        used.set(used.get() + bytes - before);
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.borrow().as_ref().map_or(0, Counted::bytes)
     }
 
     /// Why the connection may not hold `more` bytes for the sake of the others, if it may not.
     pub(super) fn full_for(&self, more: usize) -> Option<String> {
         let limit = self.budget.max_bytes();
         let fits =
-            self.budget.used_bytes() + more <= limit || self.held_bytes.get() + more <= SMALL_BYTES;
+            self.budget.used_bytes() + more <= limit || self.held_bytes() + more <= SMALL_BYTES;
         (!fits).then(|| {
             format!(
                 "the connections of this vat hold {} bytes of messages in flight, and {more} more do \
@@ -87,12 +84,6 @@ impl Share {
                 self.budget.used_bytes()
             )
         })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.set(0);
     }
 }
 

@@ -213,7 +213,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             return Ok(None);
         };
         let call = call?;
-        let hang_up = HangUp::default();
+        let hang_up = HangUp::of_connection(&self.shared.pins);
         let mut hang_ups = self.shared.hang_ups.borrow_mut();
         hang_ups.insert(call.get_question_id(), hang_up.clone());
         Ok(Some(hang_up))

@@ -187,16 +187,19 @@ impl Ledger {
             }
             Ok(message::Abort(_) | message::Disembargo(_)) => Ok(Verdict::Deliver),
             // capnp-rpc sends these back whole; what points to the same thing twice grows then.
-            _ => match message.total_size()?.word_count <= MAX_UNIMPLEMENTED_WORDS {
-                true => Ok(Verdict::Deliver),
-                false => Err(Refusal::new(
-                    Code::Unimplemented,
-                    format!(
-                        "this vat does not know this kind of message, and sends back at most \
+            _ => {
+                if message.total_size()?.word_count <= MAX_UNIMPLEMENTED_WORDS {
+                    Ok(Verdict::Deliver)
+                } else {
+                    Err(Refusal::new(
+                        Code::Unimplemented,
+                        format!(
+                            "this vat does not know this kind of message, and sends back at most \
                          {MAX_UNIMPLEMENTED_WORDS} words of it"
-                    ),
-                )),
-            },
+                        ),
+                    ))
+                }
+            }
         }
     }
 
@@ -214,12 +217,11 @@ impl Ledger {
         let capabilities = params.get_cap_table()?;
         // The object gets a copy of what has capabilities in it, in which a thing that is pointed to
         // twice is there twice.
-        let bytes = match capabilities.is_empty() {
-            true => bytes,
-            false => {
-                let whole = params.get_content().target_size();
-                whole.map_or(bytes, |size| bytes.max(size.word_count as usize * 8))
-            }
+        let bytes = if capabilities.is_empty() {
+            bytes
+        } else {
+            let whole = params.get_content().target_size();
+            whole.map_or(bytes, |size| bytes.max(size.word_count as usize * 8))
         };
         match call.get_send_results_to().which()? {
             call::send_results_to::Caller(()) => (),
@@ -246,13 +248,12 @@ impl Ledger {
             message_target::ImportedCap(_) => false,
         };
         self.calls += 1;
-        let why = match on_refused {
-            true => Some("the call whose result this one is for was not started".to_owned()),
-            false => {
-                let given = capabilities.into_iter();
-                let imports = given.filter(|one| imported(*one).is_some()).count();
-                self.overload(limits, share, bytes, imports)
-            }
+        let why = if on_refused {
+            Some("the call whose result this one is for was not started".to_owned())
+        } else {
+            let given = capabilities.into_iter();
+            let imports = given.filter(|one| imported(*one).is_some()).count();
+            self.overload(limits, share, bytes, imports)
         };
         if let Some(why) = why {
             release_imports(capabilities, replies);
@@ -413,9 +414,10 @@ impl Ledger {
     }
 
     fn check_unused(&self, id: u32) -> Read<()> {
-        match self.answers.contains_key(&id) || self.refused.contains(&id) {
-            false => Ok(()),
-            true => Err(invalid(&format!("question {id} is already in use"))),
+        if self.answers.contains_key(&id) || self.refused.contains(&id) {
+            Err(invalid(&format!("question {id} is already in use")))
+        } else {
+            Ok(())
         }
     }
 
@@ -461,9 +463,10 @@ impl Ledger {
 
     /// The answer to a question that there is no room for.
     fn overloaded(&self, id: u32, why: &str) -> Builder<HeapAllocator> {
-        match self.closed_for_calls {
-            true => reply::exception(id, Code::ShuttingDown, "the vat is shutting down"),
-            false => reply::exception(id, Code::Overloaded, why),
+        if self.closed_for_calls {
+            reply::exception(id, Code::ShuttingDown, "the vat is shutting down")
+        } else {
+            reply::exception(id, Code::Overloaded, why)
         }
     }
 

@@ -55,6 +55,9 @@ pub struct Limits {
     /// The most distinct capabilities the peer may hold of this side. Default 65 536. While it holds
     /// that many its calls are answered `overloaded`.
     pub max_exports: usize,
+    /// The most objects that capabilities held by the peer may keep awake. Default 1024. A call whose
+    /// results would keep more awake fails with `limit-exceeded` after it has run.
+    pub max_pins: usize,
     /// The most distinct capabilities of the peer that this side holds. Default 65 536. A call that
     /// would bring more is answered `overloaded`; a return that would is answered with an abort,
     /// `limit-exceeded`.
@@ -85,6 +88,7 @@ impl Default for Limits {
             vat: Budget::new(512 << 20),
             max_open_questions: 65_536,
             max_exports: 65_536,
+            max_pins: 1024,
             max_imports: 65_536,
             max_unwritten_bytes: 4 << 20,
             stall: Duration::from_secs(30),

@@ -109,9 +109,10 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
         }
         let message = Rc::new(self.message);
         shared.send(message.clone());
-        let seen = match unreachable {
-            true => Rc::new(reply::empty_results()),
-            false => message,
+        let seen = if unreachable {
+            Rc::new(reply::empty_results())
+        } else {
+            message
         };
         (Promise::ok(()), seen)
     }

@@ -8,7 +8,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::call::HangUp;
+use crate::call::{HangUp, Pins};
 
 use super::budget::Share;
 use super::ledger::Ledger;
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) ledger: RefCell<Ledger>,
     /// What this connection holds of what all may hold.
     pub(super) share: Share,
+    /// The objects that the peer keeps awake.
+    pub(super) pins: Rc<Pins>,
     /// The size of the message that is arriving, as far as it is here.
     pub(super) arriving_bytes: Cell<usize>,
     pub(super) outbox: RefCell<Outbox>,
@@ -73,6 +75,7 @@ impl Shared {
     pub(super) fn new(limits: Limits) -> Rc<Self> {
         Rc::new(Shared {
             share: Share::of(&limits.vat),
+            pins: Pins::new(limits.max_pins),
             arriving_bytes: Cell::new(0),
             limits,
             ledger: RefCell::new(Ledger::new()),

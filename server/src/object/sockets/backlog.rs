@@ -1,77 +1,55 @@
-//! What was said to peers and they have not taken: counted, so that there is an end to it.
+//! The bytes of WebSocket frames that peers have not taken, and their limits.
 
-use std::{cell::Cell, rc::Rc};
+use crate::{
+    account::{Account, Counted},
+    fetch::Frame,
+};
 
-use crate::fetch::Frame;
-
-/// How many bytes may be on their way to a peer, or wait for it, before it is taken to be too slow. A
-/// message more may be.
+/// The most bytes of frames that may wait for one peer before it counts as too slow. A frame more may wait.
 const MOST: usize = 16 << 20;
 
-/// Likewise, when more than [`CROWDED`] wait in the whole vat.
+/// The most bytes of frames that may wait for one peer while more than [`CROWDED`] wait in the vat.
 const MOST_IN_CROWD: usize = 256 << 10;
 
-/// How many bytes may wait in the vat before peers that are behind have to go.
+/// The bytes of frames that may wait in the vat before peers that are behind have to go.
 const CROWDED: usize = 256 << 20;
 
-/// The account of one peer.
+/// The frames that wait for one peer.
 pub(super) struct Backlog {
-    bytes: Cell<usize>,
-    /// Of all peers of the vat.
-    vat: Rc<Cell<usize>>,
+    bytes: Account,
+    /// The frames that wait for all peers of the vat.
+    vat: Account,
 }
 
 impl Backlog {
-    pub fn new(vat: Rc<Cell<usize>>) -> Rc<Backlog> {
-        Rc::new(Backlog {
-            bytes: Cell::default(),
+    pub fn new(vat: Account) -> Backlog {
+        Backlog {
+            bytes: Account::within(&vat),
             vat,
-        })
+        }
     }
 
-    /// Whether the peer is too slow for anything else to be said to it.
+    /// Whether the peer is too slow to be sent another frame.
     pub fn is_full(&self) -> bool {
-        let limit = if self.vat.get() > CROWDED {
+        let limit = if self.vat.sum() > CROWDED {
             MOST_IN_CROWD
         } else {
             MOST
         };
-        self.bytes.get() > limit
+        self.bytes.sum() > limit
     }
 
-    /// This is to be told to the peer, too.
-    pub fn add(self: &Rc<Self>, frame: Frame) -> Untaken {
-        let bytes = frame.weight();
-        self.change(|sum| sum + bytes);
+    /// Adds a frame that is to be sent to the peer.
+    pub fn add(&self, frame: Frame) -> Untaken {
         Untaken {
+            counted: self.bytes.count(frame.weight()),
             frame,
-            counted: Counted {
-                bytes,
-                backlog: self.clone(),
-            },
         }
-    }
-
-    fn change(&self, change: impl Fn(usize) -> usize) {
-        self.bytes.set(change(self.bytes.get()));
-        self.vat.set(change(self.vat.get()));
     }
 }
 
-/// Something that the peer has not taken. It counts until it is dropped, whatever becomes of it.
+/// A frame that the peer has not taken. It counts until it is dropped.
 pub(super) struct Untaken {
     pub frame: Frame,
     pub counted: Counted,
-}
-
-/// The bytes of a frame.
-pub(super) struct Counted {
-    bytes: usize,
-    backlog: Rc<Backlog>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.backlog.change(|sum| sum - self.bytes);
-    }
 }

@@ -26,7 +26,7 @@ use super::{
     gate::{Output, Way},
     host::Host,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, account::Account};
 
 pub(super) use event::{SocketEvent, run};
 pub use handle::{SocketClose, SocketMessage, WebSocket};
@@ -41,7 +41,7 @@ const GOING_AWAY: u16 = 1001;
 #[derive(Default)]
 pub(super) struct Sockets {
     /// Bytes that were said and have not been taken yet, of all of them.
-    unsent: Rc<Cell<usize>>,
+    unsent: Account,
     objects: RefCell<HashMap<ObjectId, Rc<ObjectSockets>>>,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct ObjectSockets {
     set_response: RefCell<Option<Rc<AutoResponse>>>,
     event_timeout: Cell<Option<Duration>>,
     /// Of the vat.
-    unsent: Rc<Cell<usize>>,
+    unsent: Account,
 }
 
 /// A text that is answered without the object.

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     Error,
+    account::{Account, Counted},
     call::{Call, Hook, Reply, Target},
     fetch::{Frame, send_frame, write_headers},
     object::gate::{Output, Way},
@@ -50,14 +51,14 @@ pub(in crate::object) struct Socket {
     sockets: Rc<ObjectSockets>,
     phase: RefCell<Phase>,
     /// What is on its way to the peer, what is at the gate included.
-    backlog: Rc<Backlog>,
+    backlog: Backlog,
     /// How many frames have been said, and how many of them have left the gate.
     said: Cell<u64>,
     left: Cell<u64>,
     /// What the vat answers by itself, each after so many frames of the object.
     answers: RefCell<VecDeque<(u64, Untaken)>>,
-    inbox: RefCell<VecDeque<(Heard, Option<Reply>)>>,
-    inbox_bytes: Cell<usize>,
+    inbox: RefCell<VecDeque<(Heard, Option<Reply>, Counted)>>,
+    inbox_bytes: Account,
     /// Whether the object is dealing with something it heard: the next waits.
     is_busy: Cell<bool>,
     /// Whether the object has said its last.
@@ -83,7 +84,7 @@ impl Socket {
         sockets: &Rc<ObjectSockets>,
         number: u64,
         tags: Box<[Rc<str>]>,
-        vat: Rc<Cell<usize>>,
+        vat: Account,
     ) -> Rc<Socket> {
         Rc::new(Socket {
             number,
@@ -97,7 +98,7 @@ impl Socket {
             left: Cell::default(),
             answers: RefCell::default(),
             inbox: RefCell::default(),
-            inbox_bytes: Cell::default(),
+            inbox_bytes: Account::default(),
             is_busy: Cell::default(),
             has_closed: Cell::default(),
             is_too_slow: Cell::default(),
@@ -240,9 +241,8 @@ impl Socket {
         let phase = self.phase.replace(Phase::Ended);
         drop(self.answers.take());
         let inbox = self.inbox.take();
-        self.inbox_bytes.set(0);
         self.sockets.remove(self);
-        for reply in inbox.into_iter().filter_map(|(_, reply)| reply) {
+        for reply in inbox.into_iter().filter_map(|(_, reply, _)| reply) {
             reply.finish(Err(CLOSED.into()));
         }
         if let Some(asked) = self.asked.take() {
@@ -253,8 +253,8 @@ impl Socket {
 
     /// The peer says something, or is gone.
     fn hear(self: &Rc<Self>, heard: Heard, reply: Option<Reply>) {
-        self.inbox_bytes.set(self.inbox_bytes.get() + heard.len());
-        self.inbox.borrow_mut().push_back((heard, reply));
+        let counted = self.inbox_bytes.count(heard.len());
+        self.inbox.borrow_mut().push_back((heard, reply, counted));
         self.pass_on();
     }
 
@@ -263,10 +263,9 @@ impl Socket {
         if self.is_busy.get() {
             return;
         }
-        let Some((heard, reply)) = self.inbox.borrow_mut().pop_front() else {
+        let Some((heard, reply, _)) = self.inbox.borrow_mut().pop_front() else {
             return;
         };
-        self.inbox_bytes.set(self.inbox_bytes.get() - heard.len());
         self.is_busy.set(true);
         let sockets = &self.sockets;
         if heard.is_last() {
@@ -290,11 +289,9 @@ impl Socket {
         self.has_failed.set(true);
         let inbox = self.inbox.take().into_iter();
         let (last, unheard): (VecDeque<_>, VecDeque<_>) =
-            inbox.partition(|(heard, _)| heard.is_last());
-        self.inbox_bytes
-            .set(last.iter().map(|(heard, _)| heard.len()).sum());
+            inbox.partition(|(heard, ..)| heard.is_last());
         self.inbox.replace(last);
-        for reply in unheard.into_iter().filter_map(|(_, reply)| reply) {
+        for reply in unheard.into_iter().filter_map(|(_, reply, _)| reply) {
             reply.finish(Err(CLOSED.into()));
         }
     }
@@ -338,7 +335,7 @@ impl Up {
         if self.is_over.get() || socket.has_ended() {
             return Err(CLOSED);
         }
-        if socket.inbox.borrow().len() >= INBOX || socket.inbox_bytes.get() > INBOX_BYTES {
+        if socket.inbox.borrow().len() >= INBOX || socket.inbox_bytes.sum() > INBOX_BYTES {
             return Err(Error::Overloaded {
                 what: "the messages of a WebSocket that nobody waits for (messages)",
                 limit: INBOX as u64,

@@ -48,17 +48,19 @@ struct Talker {
 
 impl Talker {
     fn question(&mut self) -> u32 {
-        match self.open.is_empty() || self.random.chance(2) {
-            true => self.random.below(12),
-            false => self.open[self.random.below(self.open.len() as u32) as usize],
+        if self.open.is_empty() || self.random.chance(2) {
+            self.random.below(12)
+        } else {
+            self.open[self.random.below(self.open.len() as u32) as usize]
         }
     }
 
     /// One of `ids`, and now and then any other.
     fn one_of(random: &mut Random, ids: &[u32]) -> u32 {
-        match ids.is_empty() || random.chance(1) {
-            true => random.below(6),
-            false => ids[random.below(ids.len() as u32) as usize],
+        if ids.is_empty() || random.chance(1) {
+            random.below(6)
+        } else {
+            ids[random.below(ids.len() as u32) as usize]
         }
     }
 
