@@ -135,7 +135,7 @@ impl Instance {
 
     /// Notes for the catalog when the object was last written, and how large it is.
     fn note_activity(&self) {
-        if let Ok(bytes) = self.storage.database_size() {
+        if let Ok(bytes) = self.storage.committed_bytes() {
             self.is_noted.set(true);
             let written_ms = self.written_ms.get();
             let activity = Activity { written_ms, bytes };

@@ -569,11 +569,7 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {
-    cached(
-        connection,
-        ours!("SELECT 1 FROM sqlite_schema WHERE name = '_vw_alarms'"),
-    )?
-    .exists([])
+    connection.table_exists(None, c"_vw_alarms")
 }
 
 fn create(connection: &Connection) -> rusqlite::Result<()> {

@@ -1,6 +1,6 @@
 //! One database as its owner has it: taken from the journal's, and a connection of SQLite's to it.
 
-use std::{mem, ops::Deref, rc::Rc, sync::Arc};
+use std::{io, mem, ops::Deref, rc::Rc, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -8,7 +8,7 @@ use super::{Vfs, vfs::follow_rollbacks};
 use crate::{
     Result,
     folder::DatabaseId,
-    journal::{Database, Lsn},
+    journal::{Database, Lsn, PAGE_BYTES},
 };
 
 /// A database that nobody else has open, until this is dropped.
@@ -61,6 +61,20 @@ impl Backing {
     /// Whether every commit is durable. `storage-failed` if one of them never happened.
     pub fn is_durable(&self) -> Result<bool> {
         self.vfs.journal.is_durable(self.newest())
+    }
+
+    /// How large it is after the newest commit, in bytes, free pages not counted: as its header says.
+    /// See <https://www.sqlite.org/fileformat2.html#the_database_header>.
+    pub fn bytes(&self) -> io::Result<u64> {
+        const PAGES: u64 = 28;
+        const FREE_PAGES: u64 = 36;
+        let number = |offset| {
+            let mut bytes = [0; 4];
+            let databases = self.vfs.journal.databases();
+            self.database.read(databases, &mut bytes, offset)?;
+            Ok::<_, io::Error>(u64::from(u32::from_be_bytes(bytes)))
+        };
+        Ok(number(PAGES)?.saturating_sub(number(FREE_PAGES)?) * PAGE_BYTES as u64)
     }
 
     /// How many pages are in commits whose fate is not decided.

@@ -162,11 +162,7 @@ impl Remembered {
 }
 
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {
-    cached(
-        connection,
-        ours!("SELECT 1 FROM sqlite_schema WHERE name = '_vw_meta'"),
-    )?
-    .exists([])
+    connection.table_exists(None, c"_vw_meta")
 }
 
 fn write(

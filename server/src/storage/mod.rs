@@ -300,6 +300,13 @@ impl Storage {
         })
     }
 
+    /// The size of the database after its newest commit, like [`Storage::database_size`], and without
+    /// asking SQLite.
+    pub(crate) fn committed_bytes(&self) -> Result<u64> {
+        let bytes = self.0.live()?.backing.bytes();
+        bytes.map_err(|error| Error::StorageFailed(format!("reading a database: {error}")))
+    }
+
     /// Runs an operation that may write; outside any turn it is a turn of its own.
     fn operate<T>(
         &self,

@@ -12,6 +12,7 @@ use super::authorizer::Gate;
 use super::backing::{Attached, Backing};
 use super::functions;
 use super::watch::Watch;
+use crate::journal::PAGE_BYTES;
 
 /// Above this SQLite's caches stop growing, all databases of the process together. What objects that
 /// are awake need besides caches, 10,000 times some 60 KiB, fits below.
@@ -79,22 +80,22 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
     leave_to_journal(connection)?;
+    let (cache, pages) = (
+        settings.cache_bytes / 1024,
+        (settings.max_database_bytes / PAGE_BYTES as u64).max(1),
+    );
     connection.execute_batch(&format!(
-        "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{};",
-        settings.cache_bytes / 1024
-    ))?;
-    let page_bytes: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-    let pages = (settings.max_database_bytes / u64::from(page_bytes.max(1))).max(1);
-    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+        "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{cache}; PRAGMA max_page_count = {pages}"
+    ))
 }
 
 /// Leaves durability to the journal. SQLite has the database for itself, and keeps what it needs to undo
 /// a transaction in a file without a name, which is in memory while it is small.
 pub(crate) fn leave_to_journal(connection: &Connection) -> rusqlite::Result<()> {
-    let answer = |sql: &str| connection.query_row(sql, [], |_| Ok(()));
-    answer("PRAGMA locking_mode = EXCLUSIVE")?;
-    connection.execute_batch("PRAGMA synchronous = OFF")?;
-    answer("PRAGMA journal_mode = TRUNCATE")
+    // In exclusive mode first: else SQLite looks at the file for each.
+    connection.execute_batch(
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA journal_mode = TRUNCATE",
+    )
 }
 
 fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
