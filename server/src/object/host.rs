@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::channel::oneshot;
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Instant};
 use vatwerk::ObjectId;
 
 use super::{
@@ -84,6 +84,8 @@ pub struct Host {
     /// What time it is.
     pub clock: Clock,
     pub(super) chains: Chains,
+    /// When serial objects that wait for each other were last looked for.
+    pub(super) deadlocks_looked_for: Cell<Option<Instant>>,
     pub(super) scheduler: Scheduler,
     pub(super) notes: Notes,
     pub(super) sockets: Sockets,
@@ -137,6 +139,7 @@ impl Host {
             metrics,
             thread,
             chains: Chains::default(),
+            deadlocks_looked_for: Cell::default(),
             scheduler: Scheduler::default(),
             notes: Notes::default(),
             sockets: Sockets::default(),

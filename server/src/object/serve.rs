@@ -15,7 +15,7 @@ use super::{
     life::{Life, Why},
     slot::{Next, Slot, shielded},
     wake::{forget, wake},
-    work::work,
+    work::{finish, work},
 };
 use crate::{
     Error, Result,
@@ -74,8 +74,9 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
         .await
         .is_err()
     {
-        life.end(Why::Reset(Reset::Other, fault(host, slot)));
-        host.sockets.reset(slot.id);
+        let why = Why::Reset(Reset::Other, fault(host, slot));
+        life.end(why.clone());
+        finish(&instance, &why).await;
     }
     let why = life.ending().expect("an instance says why it ends");
     if why.lets_out() && !instance.is_unborn() {
@@ -116,6 +117,7 @@ async fn awake(instance: &Rc<Instance>) {
             metrics.activated(began.elapsed());
             work(instance, &object).await;
             shielded(&instance.slot, || drop(object));
+            return;
         }
         Some(Err(error)) => {
             metrics.activation_failed();
@@ -133,6 +135,9 @@ async fn awake(instance: &Rc<Instance>) {
                 tracing::warn!(id = %instance.slot.id, %error, "undoing a `create` that was broken off");
             }
         }
+    }
+    if let Some(why) = instance.life.ending() {
+        finish(instance, &why).await;
     }
 }
 
