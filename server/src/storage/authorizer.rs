@@ -49,6 +49,9 @@ struct Shared {
     writes: AtomicBool,
     pragma: AtomicBool,
     analyzes: AtomicBool,
+    compiled: AtomicBool,
+    like: Mutex<Option<bool>>,
+    reading: AtomicBool,
 }
 
 /// While it lives, SQL is ours and may do anything, except for what triggers and views do in it:
@@ -79,6 +82,10 @@ pub(super) struct Seen {
     /// It may not be run again without being prepared again: what is seen is seen only then, and
     /// some pragmas do their work then.
     pub(super) once: bool,
+    /// It was compiled, and not found among those that were.
+    pub(super) compiled: bool,
+    /// It says whether `LIKE` is to tell upper from lower case.
+    pub(super) like: Option<bool>,
 }
 
 impl Gate {
@@ -108,8 +115,11 @@ impl Gate {
         Statistics(self.clone())
     }
 
-    /// Forgets what was seen, before a statement is prepared.
-    pub(super) fn begin(&self) {
+    /// Forgets what was seen, before a statement is prepared. `reading`: a cursor is open.
+    pub(super) fn begin(&self, reading: bool) {
+        self.0.compiled.store(false, Ordering::Relaxed);
+        self.0.reading.store(reading, Ordering::Relaxed);
+        *self.like() = None;
         self.0.alters.store(false, Ordering::Relaxed);
         self.0.writes.store(false, Ordering::Relaxed);
         self.0.pragma.store(false, Ordering::Relaxed);
@@ -122,12 +132,18 @@ impl Gate {
             alters,
             writes: self.0.writes.load(Ordering::Relaxed),
             once: alters || self.0.pragma.load(Ordering::Relaxed),
+            compiled: self.0.compiled.load(Ordering::Relaxed),
+            like: *self.like(),
         }
     }
 
     /// Why the last refusal, if there is more to say than SQLite does.
     pub(super) fn take_hint(&self) -> Option<&'static str> {
         self.hint().take()
+    }
+
+    fn like(&self) -> std::sync::MutexGuard<'_, Option<bool>> {
+        self.0.like.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hint(&self) -> std::sync::MutexGuard<'_, Option<&'static str>> {
@@ -139,10 +155,23 @@ impl Gate {
         if self.is_trusted() && context.accessor.is_none() {
             return Authorization::Allow;
         }
+        self.0.compiled.store(true, Ordering::Relaxed);
         match context.action {
             AuthAction::AlterTable { .. } => self.0.alters.store(true, Ordering::Relaxed),
-            AuthAction::Pragma { pragma_name, .. } => {
+            AuthAction::Pragma {
+                pragma_name,
+                pragma_value,
+            } => {
                 self.0.pragma.store(true, Ordering::Relaxed);
+                if pragma_name.eq_ignore_ascii_case("case_sensitive_like")
+                    && let Some(value) = pragma_value
+                {
+                    if self.0.reading.load(Ordering::Relaxed) {
+                        *self.hint() = Some("it cannot change while a cursor is open");
+                        return Authorization::Deny;
+                    }
+                    *self.like() = Some(listed(&["true", "yes", "on", "1"], value));
+                }
                 if pragma_name.eq_ignore_ascii_case("optimize") {
                     self.0.writes.store(true, Ordering::Relaxed);
                 }
