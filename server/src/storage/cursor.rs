@@ -30,6 +30,8 @@ pub(super) struct Running<'c> {
     pub(super) writes: bool,
     /// Whether it may change the schema in a way that must be looked at afterwards.
     pub(super) guarded: bool,
+    /// Whether it changes the schema.
+    pub(super) schema: bool,
     /// Whether it may go back to the cache.
     pub(super) keep: bool,
     /// The largest value it may handle, in bytes, if that is less than others may.
@@ -76,6 +78,7 @@ impl<'c> Running<'c> {
             statement,
             writes: false,
             guarded: false,
+            schema: false,
             keep: true,
             most_bytes: None,
             held,

@@ -183,7 +183,7 @@ unsafe fn bytes<'a>(start: *const c_char, length: c_int) -> Option<&'a [u8]> {
 /// Counts work now and then. The error: the deadline has passed.
 fn report(at: usize) -> Result<(), Code> {
     // A token takes about as long as comparing so many bytes.
-    const BYTES: usize = 64;
+    const BYTES: usize = 16;
     if at % REPORT == REPORT - 1 && !meter::spend(REPORT * BYTES) {
         return Err(ffi::SQLITE_INTERRUPT);
     }
@@ -462,7 +462,7 @@ fn best_of_column(
 ) -> Result<(), Code> {
     let sentences = sentences(row, column)?;
     let size = row.tokens(column)?;
-    let mut tries = 0;
+    let (mut tries, mut steps) = (0, 0);
     let mut score = |from: i64| -> Result<(i64, i64), Code> {
         let start = instances.partition_point(|found| found.tokens.start < from);
         let inside = instances[start..]
@@ -470,8 +470,9 @@ fn best_of_column(
             .take_while(|found| found.tokens.start < from + wanted.tokens);
         tries += 1;
         let (mut score, mut first, mut last) = (0, -1, 0);
-        for (at, found) in inside.enumerate() {
-            report(at)?;
+        for found in inside {
+            steps += 1;
+            report(steps)?;
             // Which of the tries has seen the phrase before.
             let before = seen.get_mut(found.phrase).ok_or(ffi::SQLITE_CORRUPT_VTAB)?;
             score += if *before == tries { 1 } else { 1000 };
@@ -484,8 +485,7 @@ fn best_of_column(
         let centred = first - (wanted.tokens - (last - first)) / 2;
         Ok((score, centred.min(size - wanted.tokens).max(0)))
     };
-    for (at, found) in instances.iter().enumerate() {
-        report(at)?;
+    for found in instances {
         let token = found.tokens.start;
         if token > size {
             return Err(ffi::SQLITE_CORRUPT_VTAB);

@@ -62,6 +62,9 @@ struct Meter {
     /// Looks until the deadline has passed, whatever the clock says.
     #[cfg(test)]
     looks: Cell<Option<u64>>,
+    /// The work of functions of ours, ever.
+    #[cfg(test)]
+    spent: Cell<u64>,
 }
 
 thread_local! {
@@ -74,6 +77,8 @@ thread_local! {
             refusal: Cell::new(None),
             #[cfg(test)]
             looks: Cell::new(None),
+            #[cfg(test)]
+            spent: Cell::new(0),
         }
     };
 }
@@ -124,6 +129,8 @@ pub(super) fn is_over() -> bool {
 #[must_use]
 pub(super) fn spend(bytes: usize) -> bool {
     METER.with(|meter| {
+        #[cfg(test)]
+        meter.spent.set(meter.spent.get() + bytes as u64);
         if !meter.on.get() || !meter.work(bytes as u64) {
             return true;
         }
@@ -145,6 +152,12 @@ pub(super) fn refuse(what: &'static str, limit: u64, actual: u64) {
 #[cfg(test)]
 pub(super) fn expire_after(looks: Option<u64>) {
     METER.with(|meter| meter.looks.set(looks));
+}
+
+/// The work that functions of ours have counted on this thread, in bytes.
+#[cfg(test)]
+pub(super) fn spent() -> u64 {
+    METER.with(|meter| meter.spent.get())
 }
 
 impl Meter {

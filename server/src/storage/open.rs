@@ -29,8 +29,7 @@ pub(super) const MAX_INSTRUCTIONS: u32 = 25_000;
 pub struct Settings {
     /// How long SQL may run in one call: all statements of [`Sql::exec`](super::Sql::exec), the
     /// last up to its first row; or from one row of a cursor to the next, unless [`Cursor::deadline`]
-    /// spans several. A single function is not stopped before it returns. 500 ms unless told
-    /// otherwise.
+    /// spans several. 500 ms unless told otherwise.
     ///
     /// [`Cursor::deadline`]: super::Cursor::deadline
     pub statement_time_limit: Duration,

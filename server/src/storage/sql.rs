@@ -19,8 +19,8 @@ const MAX_CACHED_BYTES: usize = 4096;
 
 /// SQL on the database of an object, in SQLite's dialect.
 ///
-/// The functions `instr`, `replace` and `trim` are ours, with SQLite's results; `unhex` and
-/// `json_patch` refuse large arguments. Refused are names that start with `_vw_`, transaction statements, attached and temporary
+/// `unhex` and `json_patch` refuse large arguments, and a statement whose program has more than some 250
+/// instructions handles smaller values the longer it is: `limit-exceeded`. Refused are names that start with `_vw_`, transaction statements, attached and temporary
 /// databases, and functions, pragmas and virtual tables that are not on a list.
 pub struct Sql {
     storage: Storage,
@@ -40,7 +40,8 @@ impl Sql {
     ///
     /// `invalid-argument` for no statement at all or a wrong number of bindings; `limit-exceeded`
     /// for text over [`limit::MAX_SQL_BYTES`], more than [`limit::MAX_SQL_BINDINGS`] bindings, a
-    /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or statements that run too long together;
+    /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or statements that run too long together or take too
+    /// much memory;
     /// `sql-refused` and `sql-failed` where the authorizer or SQLite refuses.
     pub fn exec(&self, query: &str, bindings: impl Bindings) -> Result<Cursor> {
         let bindings = bindings.into_values();
@@ -172,6 +173,7 @@ impl Inner {
             // A foreign key onto a table of ours has its name in the text.
             running.guarded = seen.alters
                 || starts_with_word(sql, "create") && sql.to_ascii_lowercase().contains(RESERVED);
+            running.schema = seen.schema;
             running.writes = seen.writes || !running.statement().readonly();
             running.keep = !seen.once;
             if seen.compiled {
@@ -254,6 +256,7 @@ impl Inner {
         if writes {
             self.wrote(true);
         }
+        self.forget_compiled(connection, &prepared);
         let written = connection.total_changes() - before;
         Ok(Cursor::new(storage, scope, prepared, rows, more, written))
     }
@@ -273,7 +276,16 @@ impl Inner {
         if writes {
             self.wrote(true);
         }
+        self.forget_compiled(connection, &prepared);
         Ok(())
+    }
+
+    /// After a change of the schema: SQLite compiles statements that it has compiled before anew when
+    /// they run next, which nobody would measure.
+    fn forget_compiled(&self, connection: &Connection, prepared: &Prepared) {
+        if prepared.borrow_dependent().schema {
+            connection.flush_prepared_statement_cache();
+        }
     }
 
     fn step(
