@@ -71,6 +71,7 @@ macro_rules! call {
         // there, and takes what it says it takes.
         let function = unsafe { (*$row.api).$function };
         match function {
+            // SAFETY: as above.
             Some(function) => unsafe { function($row.context $(, $argument)*) },
             None => return Err(ffi::SQLITE_INTERNAL),
         }
