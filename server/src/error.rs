@@ -29,6 +29,16 @@ pub enum Error {
         /// What was asked for.
         actual: u64,
     },
+    /// SQL needs more of something than it may take.
+    #[error("{what} is limited to {limit} ({key}), and this needs more")]
+    SqlLimit {
+        /// What is limited, with its unit.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What sets the limit: the key of a setting, or a constant.
+        key: &'static str,
+    },
     /// The SQL of one call ran for longer than it may.
     #[error("the SQL of {} may run for {limit_ms} ms ({}), and this was stopped after that", .set_by.what(), .set_by.key())]
     StatementTimeout {
@@ -133,6 +143,7 @@ impl Error {
             Error::InvalidArgument(_) => Code::InvalidArgument,
             Error::NotFound(_) => Code::NotFound,
             Error::LimitExceeded { .. }
+            | Error::SqlLimit { .. }
             | Error::StatementTimeout { .. }
             | Error::CallTimeout { .. } => Code::LimitExceeded,
             Error::Deadlock(_) => Code::Deadlock,

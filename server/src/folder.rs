@@ -312,6 +312,7 @@ mod tests {
         let objects = folder.path().join("objects/0000000000000001/ab");
         fs::create_dir_all(&objects).unwrap();
         let (live, database) = (objects.join("live"), objects.join("ab.sqlite"));
+        crate::storage::configure_process();
         let connection = rusqlite::Connection::open(&live).unwrap();
         connection
             .execute_batch(

@@ -229,6 +229,7 @@ mod tests {
     fn an_older_catalog_is_brought_up_to_date() {
         let folder = tempfile::tempdir().unwrap();
         let path = Layout::new(folder.path()).database(DatabaseId::CATALOG);
+        crate::storage::configure_process();
         let old = Connection::open(path).unwrap();
         old.execute_batch(OLD).unwrap();
         old.close().unwrap();

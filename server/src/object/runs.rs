@@ -372,7 +372,10 @@ impl Look<'_> {
 pub(super) fn is_own_doing(error: &Error) -> bool {
     matches!(
         error,
-        Error::ObjectReset(_) | Error::LimitExceeded { .. } | Error::StatementTimeout { .. }
+        Error::ObjectReset(_)
+            | Error::LimitExceeded { .. }
+            | Error::SqlLimit { .. }
+            | Error::StatementTimeout { .. }
     )
 }
 

@@ -7,12 +7,16 @@
 mod alarms;
 mod authorizer;
 mod backing;
+mod costs;
 mod cursor;
 mod fault;
+mod fulltext;
 mod functions;
 mod kv;
 mod meta;
+mod meter;
 mod open;
+mod pattern;
 mod row;
 mod sql;
 mod text;
@@ -25,7 +29,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 pub(crate) use self::alarms::Alarms;
 pub(crate) use self::backing::{Attached, Backing};
@@ -82,6 +86,8 @@ struct Inner {
     /// Explicit transactions, outermost first.
     levels: RefCell<Vec<Level>>,
     next_level: Cell<u64>,
+    /// Whether our functions are in place of SQLite's.
+    functions_ready: Cell<bool>,
     /// Whether `_vw_kv` is known to be there.
     kv_ready: Cell<bool>,
     alarms: alarms::State,
@@ -118,6 +124,7 @@ impl Storage {
             unconfirmed: Cell::default(),
             levels: RefCell::default(),
             next_level: Cell::default(),
+            functions_ready: Cell::default(),
             kv_ready: Cell::default(),
             alarms: alarms::State::default(),
             checkpoint_pages: settings.checkpoint_pages,
@@ -192,7 +199,7 @@ impl Storage {
             connection
                 .checkpoint()
                 .map_err(|error| match error.sqlite_error_code() {
-                    Some(rusqlite::ErrorCode::DatabaseLocked) => {
+                    Some(ErrorCode::DatabaseLocked) => {
                         Error::InvalidArgument("a cursor is open".into())
                     }
                     // The log is still there.
@@ -227,7 +234,7 @@ impl Storage {
             _ => 2 * pages,
         });
         if let Err(error) = done
-            && error.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseLocked)
+            && error.sqlite_error_code() != Some(ErrorCode::DatabaseLocked)
         {
             tracing::warn!(
                 error = fault::text(&error),
@@ -526,23 +533,58 @@ impl Inner {
         self.broken.borrow_mut().get_or_insert(error).clone()
     }
 
+    /// The error of a statement that does not compile: nothing has been done yet.
+    fn judge_compile(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
+        let is_out_of_memory = error.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
+        if let Some(refused) = self.watch.take_refusal() {
+            return refused;
+        }
+        if is_out_of_memory && !open::is_memory_scarce() {
+            // What SQLite says of a program that is too long.
+            return Error::SqlLimit {
+                what: "the program of a statement (instructions)",
+                limit: open::MAX_INSTRUCTIONS.into(),
+                key: "a constant",
+            };
+        }
+        self.judge(connection, error)
+    }
+
+    /// The error of a statement that failed while it ran, and could handle values up to `most_bytes`.
+    fn judge_step(
+        &self,
+        connection: &Connection,
+        error: &rusqlite::Error,
+        most_bytes: Option<i32>,
+    ) -> Error {
+        let answer = self.judge(connection, error);
+        match (error.sqlite_error_code(), most_bytes) {
+            (Some(ErrorCode::TooBig), Some(most)) => Error::SqlLimit {
+                what: "a value in a statement as long as this (bytes)",
+                limit: u64::try_from(most).unwrap_or(0),
+                key: "4 MiB, and less for more than some 250 instructions",
+            },
+            _ => answer,
+        }
+    }
+
     /// The error of a failed statement, once its effect on the open transaction is known.
     fn judge(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
-        let interrupted =
-            error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
-        let answer = if interrupted {
-            // Nothing else interrupts.
-            self.watch.error()
-        } else {
-            match (fault::convert(error), self.gate.take_hint()) {
-                // A function that is refused is a plain error to SQLite.
-                (Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
-                    Error::SqlRefused(format!("{text}: {hint}"))
-                }
-                (other, _) => other,
+        let refused = self.watch.take_refusal();
+        let is_refused = refused.is_some()
+            && matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::OutOfMemory | ErrorCode::SystemIoFailure)
+            );
+        let answer = match (refused, fault::convert(error), self.gate.take_hint()) {
+            (Some(refused), ..) => refused,
+            // A function that is refused is a plain error to SQLite.
+            (None, Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
+                Error::SqlRefused(format!("{text}: {hint}"))
             }
+            (None, other, _) => other,
         };
-        if fault::is_critical(error) {
+        if fault::is_critical(error) && !is_refused {
             return self.latch(connection, answer);
         }
         if self.open.get() && connection.is_autocommit() {
@@ -651,7 +693,7 @@ impl Inner {
 /// The error of a commit that did not happen.
 fn commit_error(what: &str, error: &rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::ConstraintViolation) => Error::ObjectReset(format!(
+        Some(ErrorCode::ConstraintViolation) => Error::ObjectReset(format!(
             "{what} and rolled back to its last good state because constraints were violated: {}",
             fault::text(error)
         )),
