@@ -9,6 +9,7 @@ mod chat_room;
 mod classes;
 mod cursors;
 mod deletion;
+mod depend;
 mod ends;
 mod errors;
 mod faults;

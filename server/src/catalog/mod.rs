@@ -34,7 +34,7 @@ use crate::{
     Error, Result,
     env::Clock,
     folder::DatabaseId,
-    journal::Lsn,
+    journal::{Failures, Lsn},
     storage::{self, Attached, Backing, Vfs},
 };
 
@@ -106,9 +106,24 @@ impl Catalog {
         work(db).map_err(failed)
     }
 
+    /// How often the journal has failed, for what is to be written because of objects' commits: to be
+    /// asked before these are looked at.
+    pub fn failures(&self) -> Failures {
+        self.0.vfs.journal().failures()
+    }
+
     /// One commit, of all that `work` writes or nothing, and the writing back of the log if it has
     /// become long. If nothing is written there is no commit.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.write_since(self.failures(), work)
+    }
+
+    /// A write, like [`Catalog::write`], that is refused if the journal has failed since `failures`.
+    fn write_since<T>(
+        &self,
+        failures: Failures,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         self.reopen_if_lost()?;
         let db = self.0.db.borrow();
         let db = db.as_ref().ok_or(Error::ShuttingDown)?;
@@ -119,7 +134,7 @@ impl Catalog {
             tracing::warn!(%error, "writing back the log of the catalog");
         }
         let done = whole(db, work).map_err(failed)?;
-        db.backing.commit()?;
+        db.backing.commit(failures)?;
         Ok(done)
     }
 
@@ -143,6 +158,7 @@ impl Catalog {
 
 /// Takes the catalog's database, and sees that all tables are there.
 fn attach(vfs: &Rc<Vfs>) -> Result<Attached> {
+    let failures = vfs.journal().failures();
     let backing = Backing::open(vfs, DatabaseId::CATALOG)?;
     let connection = backing.connect().map_err(failed)?;
     storage::prepare_log(&connection).map_err(failed)?;
@@ -159,7 +175,7 @@ fn attach(vfs: &Rc<Vfs>) -> Result<Attached> {
         alarms::prepare(db)
     })
     .map_err(failed)?;
-    db.backing.commit()?;
+    db.backing.commit(failures)?;
     Ok(db)
 }
 
@@ -278,17 +294,18 @@ mod tests {
         let writes: [fn(&Catalog) -> Result<()>; 6] = [
             |catalog| catalog.record(7, object(2).object, Some("lost")),
             |catalog| catalog.expect_alarm(object(1), 40),
-            |catalog| catalog.remove(object(1)).map(drop),
+            |catalog| catalog.remove(object(1), catalog.failures()).map(drop),
             |catalog| {
                 let activity = Activity {
                     written_ms: 1,
                     bytes: 2,
                 };
-                catalog.note(&[Note {
+                let note = Note {
                     object: object(1),
                     alarm: Some(None),
                     activity: Some(activity),
-                }])
+                };
+                catalog.note(&[note], catalog.failures())
             },
             |catalog| catalog.enter_class(7, "Hall", b"new"),
             |catalog| catalog.retire_class(7),

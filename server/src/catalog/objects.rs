@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
 use vatwerk::ObjectId;
 
 use super::{Catalog, database_id, object_id, unsigned};
-use crate::{Result, folder::DatabaseId};
+use crate::{Result, folder::DatabaseId, journal::Failures};
 
 /// One object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,11 +113,12 @@ impl Catalog {
     }
 
     /// The object is no more: it is not listed, and has no alarm. References that were saved stay,
-    /// for it may come into being again. False if it was not listed.
-    pub fn remove(&self, object: DatabaseId) -> Result<bool> {
+    /// for it may come into being again. False if it was not listed. Refused if the journal has failed
+    /// since `failures`: the end of the object's database may not have happened.
+    pub fn remove(&self, object: DatabaseId, failures: Failures) -> Result<bool> {
         let DatabaseId { class, object } = object;
         let key = params![class.cast_signed(), object.as_bytes()];
-        self.write(|db| {
+        self.write_since(failures, |db| {
             db.prepare_cached("DELETE FROM alarms WHERE class = ?1 AND id = ?2")?
                 .execute(key)?;
             let mut delete =
@@ -353,8 +354,8 @@ mod tests {
             name: None,
         };
         let reference = first.save(&saved, "").unwrap();
-        assert!(first.remove(object(1)).unwrap());
-        assert!(!first.remove(object(1)).unwrap());
+        assert!(first.remove(object(1), first.failures()).unwrap());
+        assert!(!first.remove(object(1), first.failures()).unwrap());
         let again = reopen(first);
         assert_eq!(again.find(7, id(1)).unwrap(), None);
         assert_eq!(again.alarm_of(object(1)).unwrap(), None);

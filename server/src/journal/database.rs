@@ -17,7 +17,7 @@ use super::{
     log::Log,
     lsn::Lsn,
     page::PAGE_BYTES,
-    queue::{Fate, Queue},
+    queue::{Failures, Fate, Queue},
     record,
     replay::Change,
 };
@@ -237,7 +237,7 @@ impl Database {
     /// Gives the journal what SQLite has committed since it was last asked; `None` if that is nothing.
     /// `storage-failed` if it cannot be made durable: then the database must be closed, and the commit
     /// has not happened.
-    pub(super) fn commit(&self, databases: &Databases) -> Result<Option<Lsn>> {
+    pub(super) fn commit(&self, databases: &Databases, failures: Failures) -> Result<Option<Lsn>> {
         let queue = &databases.queue;
         let mut state = self.state();
         let frames = state.log.uncaptured();
@@ -252,13 +252,13 @@ impl Database {
         let lsn = if record::most_bytes(frames.end - frames.start) > databases.largest_record {
             let beside = &databases.beside;
             let (pages_beside, file) = beside.write(log, frames).map_err(unwritten)?;
-            let pushed = queue.push(after, Some(file), |records, lsn| {
+            let pushed = queue.push(after, failures, Some(file), |records, lsn| {
                 record::Writer::beside(records, lsn, self.id, pages, pages_beside);
                 Ok(())
             });
             pushed.inspect_err(|_| beside.remove(pages_beside.number))?
         } else {
-            queue.push(after, None, |records, lsn| {
+            queue.push(after, failures, None, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, self.id, pages);
                 log.for_each(frames, |number, page| {
                     record.page(number, page);
@@ -281,7 +281,7 @@ impl Database {
     /// Gives the journal the end of the database.
     pub(super) fn delete(&self, queue: &Queue) -> Result<Lsn> {
         let mut state = self.state();
-        let lsn = queue.push(state.newest(), None, |records, lsn| {
+        let lsn = queue.push(state.newest(), queue.failures(), None, |records, lsn| {
             record::Writer::delete(records, lsn, self.id);
             Ok(())
         })?;

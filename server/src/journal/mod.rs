@@ -51,6 +51,7 @@ pub use commits::Commits;
 pub(crate) use database::Database;
 pub(crate) use databases::Databases;
 pub use lsn::Lsn;
+pub use queue::Failures;
 pub use recover::Progress;
 pub(crate) use scratch::Scratch;
 pub use segment::{Damage, JournalError};
@@ -216,9 +217,10 @@ impl Journal {
 
     /// Queues what SQLite has committed to a database since this was last asked; `None` if that is
     /// nothing. `storage-failed` while the journal cannot be written: then the commit has not
-    /// happened, and the database must be opened anew.
-    pub(crate) fn commit(&self, database: &Database) -> Result<Option<Lsn>> {
-        let lsn = database.commit(&self.0.databases);
+    /// happened, and the database must be opened anew. Likewise if the journal has failed since
+    /// `failures`: what the commit was built on may not have happened.
+    pub(crate) fn commit(&self, database: &Database, failures: Failures) -> Result<Option<Lsn>> {
+        let lsn = database.commit(&self.0.databases, failures);
         self.work();
         lsn
     }
@@ -235,6 +237,11 @@ impl Journal {
         database.forget(&self.0.databases, lsn).map_err(|error| {
             Error::StorageFailed(format!("removing the database of an object: {error}"))
         })
+    }
+
+    /// How often the journal has failed: for [`Journal::commit`].
+    pub(crate) fn failures(&self) -> Failures {
+        self.0.queue.failures()
     }
 
     /// Does what is queued, where no thread does.

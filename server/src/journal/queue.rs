@@ -23,6 +23,8 @@ pub(super) struct Queue {
     durable: AtomicU64,
     /// Whether any position is void.
     voided: AtomicBool,
+    /// How often [`Queue::fail`] was called. Changes while the state is locked.
+    failures: AtomicU64,
     progress: watch::Sender<Lsn>,
     /// The most bytes that may wait before turns are held back.
     most_bytes: usize,
@@ -47,6 +49,12 @@ impl State {
         self.void.iter().any(|void| void.contains(&lsn))
     }
 }
+
+/// How often the journal had failed at some moment. A commit that is built on what others have
+/// committed names the moment before it looked at that: it is refused if the journal has failed since,
+/// so that it never outlives what it was built on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures(u64);
 
 /// Records that are written and become durable together.
 #[derive(Default)]
@@ -107,6 +115,7 @@ impl Queue {
             work: Condvar::new(),
             durable: AtomicU64::new(newest.0),
             voided: AtomicBool::new(false),
+            failures: AtomicU64::default(),
             progress: watch::Sender::new(newest),
             most_bytes,
             #[cfg(any(test, feature = "testing"))]
@@ -142,11 +151,12 @@ impl Queue {
     }
 
     /// Takes in the record that `write` appends for the position it is given. `storage-failed` while
-    /// the journal cannot be written, or if the commit at `after`, which this one builds on, has not
-    /// happened.
+    /// the journal cannot be written, if the commit at `after`, the one before it in the same database,
+    /// has not happened, or if the journal has failed since `failures`.
     pub fn push(
         &self,
         after: Lsn,
+        failures: Failures,
         beside: Option<BesideFile>,
         write: impl FnOnce(&mut Vec<u8>, Lsn) -> io::Result<()>,
     ) -> Result<Lsn> {
@@ -156,6 +166,9 @@ impl Queue {
         }
         if state.is_void(after) {
             return Err(failed("an earlier write did not happen"));
+        }
+        if failures != self.failures() && !sabotaged!(self, OutliveVoid) {
+            return Err(failed("it failed while this was being written"));
         }
         let lsn = state.newest.next();
         let batch = &mut state.batch;
@@ -171,6 +184,11 @@ impl Queue {
         drop(state);
         self.work.notify_one();
         Ok(lsn)
+    }
+
+    /// How often the journal has failed.
+    pub fn failures(&self) -> Failures {
+        Failures(self.failures.load(Ordering::Acquire))
     }
 
     /// Why records are not taken in at the moment, if so.
@@ -272,6 +290,7 @@ impl Queue {
         self.voided.store(true, Ordering::Release);
         let waiting = mem::take(&mut state.batch);
         state.down = Some(reason.to_string());
+        self.failures.fetch_add(1, Ordering::AcqRel);
         match state.void.last_mut() {
             Some(last) if last.end == void.start => last.end = void.end,
             _ if void.is_empty() => {}

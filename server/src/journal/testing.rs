@@ -87,6 +87,8 @@ pub enum Sabotage {
     KeepRolledBack,
     /// Of a transaction that does not fit into SQLite's cache a page is missing.
     OmitSpilledPage,
+    /// A commit is taken in although the journal has failed since its turn began.
+    OutliveVoid,
     /// A recovery brings nothing to the files of one object in two.
     SkipObject,
 }

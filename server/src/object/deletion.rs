@@ -39,10 +39,11 @@ async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
     let object = slot.database();
     let listed = host.catalog.find(object.class, object.object)?.is_some();
     let backing = Backing::open(&host.vfs, object)?;
+    let failures = host.catalog.failures();
     let existed = backing.exists();
     let end = existed.then(|| backing.delete()).transpose()?;
     host.notes.forget(object);
-    host.catalog.remove(object)?;
+    host.catalog.remove(object, failures)?;
     host.catalog_is_durable().await?;
     if let Some(end) = end {
         host.commits.durable(end).await?;

@@ -394,10 +394,12 @@ impl Host {
 
     /// Tells the catalog what has been noted of objects.
     pub fn write_notes(&self) -> Result<()> {
+        let failures = self.catalog.failures();
         if !sabotaged!(self, NoteVoidCommits) {
             self.notes.drop_void(&self.commits);
         }
-        self.notes.write(&self.catalog, self.clock.now_ms())
+        self.notes
+            .write(&self.catalog, failures, self.clock.now_ms())
     }
 
     /// Waits until everything that the catalog says is durable: before that nobody may be told.

@@ -46,7 +46,11 @@ use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
 use self::transaction::Level;
 use self::watch::Watch;
-use crate::{Error, Result, folder::DatabaseId, journal::Lsn};
+use crate::{
+    Error, Result,
+    folder::DatabaseId,
+    journal::{Failures, Lsn},
+};
 
 /// The database of one object. Clones are handles to the same one.
 ///
@@ -82,6 +86,9 @@ struct Inner {
     /// Explicit transactions, outermost first.
     levels: RefCell<Vec<Level>>,
     next_level: Cell<u64>,
+    /// How often the journal had failed before anything was looked at that the next commit is built on:
+    /// when the turn began, or what is written outside of one.
+    failures: Cell<Failures>,
     /// Whether `_vw_kv` is known to be there.
     kv_ready: Cell<bool>,
     alarms: alarms::State,
@@ -118,6 +125,7 @@ impl Storage {
             unconfirmed: Cell::default(),
             levels: RefCell::default(),
             next_level: Cell::default(),
+            failures: Cell::default(),
             kv_ready: Cell::default(),
             alarms: alarms::State::default(),
             checkpoint_pages: settings.checkpoint_pages,
@@ -248,6 +256,7 @@ impl Storage {
     /// are one commit.
     pub(crate) fn enter_turn(&self) {
         self.0.in_turn.set(true);
+        self.0.note_failures();
     }
 
     /// Ends a turn and commits its writes; the position of the commit if there were any. While a held
@@ -417,9 +426,19 @@ impl Inner {
         }
     }
 
+    /// What is looked at from now on, the next commit may be built on.
+    fn note_failures(&self) {
+        if let Ok(connection) = self.live() {
+            self.failures.set(connection.backing.failures());
+        }
+    }
+
     /// Opens the implicit transaction if none is open.
     fn begin(&self, connection: &Connection) -> Result<()> {
         if !self.open.get() {
+            if !self.in_turn.get() {
+                self.note_failures();
+            }
             self.run(connection, ours!("BEGIN"))?;
             self.open.set(true);
             self.dirty.set(false);
@@ -501,7 +520,7 @@ impl Inner {
     fn give_to_journal(&self, connection: &Attached) -> Result<Option<Lsn>> {
         connection
             .backing
-            .commit()
+            .commit(self.failures.get())
             .map_err(|error| self.latch(connection, error))
     }
 
