@@ -122,7 +122,7 @@ impl State {
             match queue.fate(*lsn) {
                 Fate::Pending => break,
                 Fate::Durable => self.decided = (*lsn, *frames),
-                Fate::Void => return false,
+                Fate::Void | Fate::Doubtful => return false,
             }
             self.undecided.pop_front();
         }

@@ -264,13 +264,16 @@ impl Journal {
     }
 
     /// Whether every commit of a database so far is durable. `storage-failed` if one of them never
-    /// happened.
+    /// happened; `outcome-unknown` if it has not, and the next life of the vat may find it all the same.
     pub(crate) fn is_durable(&self, lsn: Lsn) -> Result<bool> {
         match self.0.queue.fate(lsn) {
             Fate::Pending => Ok(false),
             Fate::Durable => Ok(true),
             Fate::Void => Err(Error::StorageFailed(
                 "the disk failed, and the write did not happen".into(),
+            )),
+            Fate::Doubtful => Err(Error::OutcomeUnknown(
+                "the disk failed, and it cannot be told that the write is not to count".into(),
             )),
         }
     }

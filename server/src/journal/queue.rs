@@ -41,6 +41,8 @@ struct State {
     down: Option<String>,
     /// Positions that will never be durable, oldest first.
     void: Vec<Range<Lsn>>,
+    /// Those of `void` that a recovery may find all the same, until the journal says otherwise.
+    doubtful: Range<Lsn>,
     stopping: bool,
 }
 
@@ -102,6 +104,8 @@ pub(super) enum Fate {
     Durable,
     /// It never happened.
     Void,
+    /// It never happens in this life of the vat; the next may find it.
+    Doubtful,
 }
 
 impl Queue {
@@ -217,6 +221,9 @@ impl Queue {
             return Fate::Durable;
         }
         let state = self.state();
+        if state.doubtful.contains(&lsn) {
+            return Fate::Doubtful;
+        }
         if state.is_void(lsn) {
             return Fate::Void;
         }
@@ -282,12 +289,14 @@ impl Queue {
         self.progress.send_replace(lsn);
     }
 
-    /// Nothing after the newest durable position can be made durable: those commits never happened.
-    /// Until [`Queue::revive`] no further ones are taken in. Returns what was still waiting.
-    pub fn fail(&self, reason: &io::Error) -> Batch {
+    /// Nothing after the newest durable position can be made durable: those commits never happened. Of
+    /// those before `tried` any part may be on the disk. Until [`Queue::revive`] no further ones are
+    /// taken in. Returns what was still waiting. Nobody is told before [`Queue::tell_of_failure`].
+    pub fn fail(&self, reason: &io::Error, tried: Lsn) -> Batch {
         let mut state = self.state();
         let void = self.durable().next()..state.newest.next();
         self.voided.store(true, Ordering::Release);
+        state.doubtful = void.start..tried.max(void.start);
         let waiting = mem::take(&mut state.batch);
         state.down = Some(reason.to_string());
         self.failures.fetch_add(1, Ordering::AcqRel);
@@ -296,10 +305,12 @@ impl Queue {
             _ if void.is_empty() => {}
             _ => state.void.push(void),
         }
-        let newest = state.newest;
-        drop(state);
-        self.progress.send_replace(newest);
         waiting
+    }
+
+    /// Wakes whoever waits for what [`Queue::fail`] has decided.
+    pub fn tell_of_failure(&self) {
+        self.progress.send_replace(self.newest());
     }
 
     /// Whether [`Queue::fail`] was last.
@@ -309,7 +320,8 @@ impl Queue {
 
     /// Records are taken in again. What is void stays so: the journal says it now.
     pub fn revive(&self) {
-        self.state().down = None;
+        let mut state = self.state();
+        (state.down, state.doubtful) = (None, Range::default());
     }
 
     fn is_held(&self) -> bool {

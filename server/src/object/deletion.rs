@@ -20,8 +20,8 @@ pub(super) async fn delete(host: &Rc<Host>, slot: &Rc<Slot>, tell: Vec<Deleted>)
     let deleted = timeout(COMMIT_LIMIT, delete_database(host, slot))
         .await
         .unwrap_or_else(|_| {
-            Err(Error::StorageFailed(
-                "the end of the object is not on disk yet".into(),
+            Err(Error::OutcomeUnknown(
+                "the end of the object is not on disk yet, and may get there".into(),
             ))
         });
     if deleted.is_ok() {
