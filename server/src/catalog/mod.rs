@@ -8,6 +8,7 @@ mod ledger;
 mod notes;
 mod objects;
 mod rebuild;
+mod salvage;
 mod saved;
 #[cfg(test)]
 mod testing;
@@ -28,6 +29,7 @@ pub use rebuild::Rebuilt;
 pub use saved::{SAVED_BYTES, Saved};
 
 pub(crate) use objects::{for_each, len, lists};
+pub(crate) use salvage::{Found, salvage};
 pub(crate) use {alarms::alarm, rebuild::has_every_alarm};
 
 use crate::{
@@ -65,8 +67,9 @@ const STATEMENTS: usize = 64;
 
 impl Catalog {
     /// Opens the catalog, making an empty one if there is none, and bringing one that an earlier
-    /// version has left up to date.
+    /// version has left up to date. `storage-failed` if there is none, and there are objects.
     pub fn open(vfs: &Rc<Vfs>, clock: Clock) -> Result<Catalog> {
+        refuse_if_gone(vfs)?;
         Ok(Catalog(Rc::new(Inner {
             clock,
             db: RefCell::new(Some(attach(vfs)?)),
@@ -154,6 +157,23 @@ impl Catalog {
         self.0.db.replace(Some(attach(&self.0.vfs)?));
         Ok(())
     }
+}
+
+/// Refuses to begin an empty catalog where there are objects: it would list none of them, and run none of
+/// their alarms.
+fn refuse_if_gone(vfs: &Rc<Vfs>) -> Result<()> {
+    if Backing::open(vfs, DatabaseId::CATALOG)?.exists() {
+        return Ok(());
+    }
+    let has_objects = vfs.journal().databases().has_objects();
+    let told = match has_objects {
+        Ok(false) => return Ok(()),
+        Ok(true) => "the file `catalog.sqlite` of the data folder is gone or empty, and there are objects: \
+                     put it back, or make it anew from the objects with `vatwerk check --rebuild-catalog`"
+            .into(),
+        Err(error) => format!("the folder of objects cannot be read: {error}"),
+    };
+    Err(Error::StorageFailed(told))
 }
 
 /// Takes the catalog's database, and sees that all tables are there.

@@ -127,6 +127,31 @@ impl Catalog {
         })
     }
 
+    /// Whether it was noted that something of the object has been written: then its database is there.
+    pub fn is_written(&self, object: DatabaseId) -> Result<bool> {
+        let DatabaseId { class, object } = object;
+        self.read(|db| {
+            db.prepare_cached(
+                "SELECT 1 FROM objects WHERE class = ?1 AND id = ?2 AND written_ms IS NOT NULL",
+            )?
+            .exists(params![class.cast_signed(), object.as_bytes()])
+        })
+    }
+
+    /// Takes back that something of the object has been written: from now on its database may be missing.
+    /// To be called before the database is ended.
+    pub fn forget_written(&self, object: DatabaseId) -> Result<()> {
+        let DatabaseId { class, object } = object;
+        self.write(|db| {
+            db.prepare_cached(
+                "UPDATE objects SET written_ms = NULL, bytes = NULL
+                 WHERE class = ?1 AND id = ?2 AND written_ms IS NOT NULL",
+            )?
+            .execute(params![class.cast_signed(), object.as_bytes()])
+            .map(drop)
+        })
+    }
+
     /// The object's entry, if it has come into being.
     pub fn find(&self, class: u64, id: ObjectId) -> Result<Option<Listed>> {
         self.read(|db| {
@@ -214,15 +239,23 @@ pub(crate) fn len(db: &Connection) -> rusqlite::Result<u64> {
     db.query_row("SELECT count(*) FROM objects", [], |row| unsigned(row, 0))
 }
 
-/// Every object that a catalog lists that nobody has open, with its name. `each` may end it.
+/// Every object that a catalog lists that nobody has open, with its name, and whether it was
+/// noted that something of it has been written. `each` may end it.
 pub(crate) fn for_each<E: From<rusqlite::Error>>(
     db: &Connection,
-    mut each: impl FnMut(DatabaseId, Option<String>) -> Result<(), E>,
+    mut each: impl FnMut(DatabaseId, Option<String>, bool) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut query = db.prepare("SELECT class, id, name FROM objects ORDER BY class, id")?;
+    // The catalogs of earlier versions lack it.
+    let written = match db.column_exists(None, c"objects", c"written_ms")? {
+        true => "written_ms IS NOT NULL",
+        false => "FALSE",
+    };
+    let mut query = db.prepare(&format!(
+        "SELECT class, id, name, {written} FROM objects ORDER BY class, id"
+    ))?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        each(database_id(row)?, row.get(2)?)?;
+        each(database_id(row)?, row.get(2)?, row.get(3)?)?;
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ mod commits;
 mod database;
 mod databases;
 mod empty;
+mod held;
 mod log;
 mod lsn;
 mod open_files;
@@ -37,6 +38,7 @@ mod record;
 mod recover;
 mod replay;
 mod retire;
+mod roster;
 mod scratch;
 mod segment;
 mod segments;
@@ -56,7 +58,11 @@ pub use recover::Progress;
 pub(crate) use scratch::Scratch;
 pub use segment::{Damage, JournalError};
 
-use crate::{Error, Result, env::Disk, folder::Layout};
+use crate::{
+    Error, Result,
+    env::Disk,
+    folder::{DatabaseId, Layout},
+};
 use queue::{Fate, Queue};
 use retire::Retirer;
 use segments::Segments;
@@ -66,7 +72,7 @@ use writer::Writer;
 /// How the journal is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The most disk space it takes, in bytes; at least 8 MiB. The pages of large commits may take
+    /// The most disk space it takes, in bytes; at least 8 MiB, and at most 8 GiB, whatever this says. The pages of large commits may take
     /// about as much again.
     pub bytes: u64,
     /// The most files of databases that are open at a time, or one more for each thread.
@@ -127,6 +133,15 @@ impl Journal {
     /// The least that a segment takes. In tests of this crate it may be full after a few commits.
     const LEAST_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 1 << 20 };
 
+    /// The most that a segment takes: one is read as a whole, and the length of a record, which is at most a
+    /// quarter of it, has 32 bits.
+    const MOST_SEGMENT_BYTES: u64 = 1 << 30;
+
+    fn segment_bytes(settings: &Settings) -> u64 {
+        let bytes = settings.bytes / Journal::SEGMENTS;
+        bytes.clamp(Journal::LEAST_SEGMENT_BYTES, Journal::MOST_SEGMENT_BYTES)
+    }
+
     /// Recovers what the last journal in the folder has left, and starts an empty one. `progress` is
     /// told how far it is.
     pub fn open(
@@ -160,8 +175,8 @@ impl Journal {
     ) -> Result<(Journal, Recovery), JournalError> {
         // Nothing is queued there.
         let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0)));
-        let recovered = recover::recover(&disk, layout, nobody, progress)?;
-        let segment_bytes = (settings.bytes / Journal::SEGMENTS).max(Journal::LEAST_SEGMENT_BYTES);
+        let recovered = recover::recover(&disk, layout, nobody, settings.bytes, progress)?;
+        let segment_bytes = Journal::segment_bytes(settings);
         // A batch is at most this and one record, and so fits into a segment.
         let quarter = segment_bytes / 4;
         let queue = Queue::new(
@@ -169,21 +184,30 @@ impl Journal {
             usize::try_from(quarter).unwrap_or(usize::MAX),
         );
         let queue = Arc::new(prepare(queue));
+        let recovery = Recovery {
+            commits: recovered.commits,
+            bytes: recovered.bytes,
+        };
         let databases = Arc::new(Databases::new(
             disk.clone(),
             layout.clone(),
             queue.clone(),
             quarter,
             settings.open_files,
+            settings.bytes,
         ));
+        databases.held.load()?;
+        for (id, error) in &recovered.quarantined {
+            let database = databases.recover(*id);
+            databases.suspect(&database);
+            databases.quarantine(&database, error);
+        }
         let segments = Arc::new(Segments::new(
             disk,
             layout.journal(),
             segment_bytes,
             Journal::SEGMENTS as usize,
-            recovered.free,
-            recovered.next_number,
-            recovered.sequence,
+            recovered,
         ));
         let retirer = Retirer::new(queue.clone(), segments.clone(), databases.clone());
         let writer =
@@ -196,10 +220,6 @@ impl Journal {
                 retirer,
             )?),
             Driver::Caller => Work::Caller(Mutex::new(writer(Some(retirer)))),
-        };
-        let recovery = Recovery {
-            commits: recovered.commits,
-            bytes: recovered.bytes,
         };
         let journal = Journal(Arc::new(Inner {
             queue,
@@ -220,21 +240,29 @@ impl Journal {
     /// happened, and the database must be opened anew. Likewise if the journal has failed since
     /// `failures`: what the commit was built on may not have happened.
     pub(crate) fn commit(&self, database: &Database, failures: Failures) -> Result<Option<Lsn>> {
+        if self.0.databases.is_troubled() {
+            self.work();
+        }
         let lsn = database.commit(&self.0.databases, failures);
         self.work();
         lsn
     }
 
-    /// Queues the end of a database. When that is durable, [`Journal::forget`] makes it so.
-    pub(crate) fn delete(&self, database: &Database) -> Result<Lsn> {
-        let lsn = database.delete(&self.0.queue);
+    /// Queues the end of a database, unless the journal has failed since `failures`. When that is durable,
+    /// [`Journal::forget`] makes it so.
+    pub(crate) fn delete(&self, database: &Database, failures: Failures) -> Result<Lsn> {
+        let lsn = database.delete(&self.0.queue, failures);
         self.work();
         lsn
     }
 
     /// Takes a database out of the world whose end is durable.
     pub(crate) fn forget(&self, database: &Database, lsn: Lsn) -> Result<()> {
-        database.forget(&self.0.databases, lsn).map_err(|error| {
+        let forgotten = database.forget(&self.0.databases, lsn);
+        if let Work::Caller(_) = self.0.work {
+            self.0.databases.close_removed();
+        }
+        forgotten.map_err(|error| {
             Error::StorageFailed(format!("removing the database of an object: {error}"))
         })
     }
@@ -252,6 +280,9 @@ impl Journal {
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             while writer.step() {}
+            if self.0.databases.is_troubled() {
+                writer.mend();
+            }
         }
     }
 
@@ -284,6 +315,11 @@ impl Journal {
         self.0.queue.durable().0
     }
 
+    /// The databases that cannot be written, and why: commits of theirs are refused.
+    pub fn quarantined(&self) -> Vec<(DatabaseId, String)> {
+        self.0.databases.quarantined()
+    }
+
     /// How large the segments that count are, in bytes.
     pub fn bytes(&self) -> u64 {
         self.0.segments.live().len() as u64 * self.0.segments.bytes
@@ -302,6 +338,25 @@ impl Journal {
             databases,
             ..
         } = &*self.0;
-        Retirer::new(queue.clone(), segments.clone(), databases.clone()).retire_all()
+        Retirer::new(queue.clone(), segments.clone(), databases.clone()).retire_all()?;
+        Ok(segments.forget_all()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_record_of_any_journal_has_a_length_of_32_bits() {
+        for bytes in [0, 8 << 20, 256 << 20, 1 << 40, u64::MAX] {
+            let settings = Settings {
+                bytes,
+                ..Settings::default()
+            };
+            let segment = Journal::segment_bytes(&settings);
+            assert!(segment >= Journal::LEAST_SEGMENT_BYTES);
+            assert!(segment / 4 + (1 << 20) < u64::from(u32::MAX), "{bytes}");
+        }
     }
 }

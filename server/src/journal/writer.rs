@@ -92,6 +92,15 @@ impl Writer {
         true
     }
 
+    /// Mends the files that need it, where no thread does.
+    pub fn mend(&self) {
+        if let Some(retirer) = &self.retirer
+            && let Err(error) = retirer.mend()
+        {
+            tracing::error!(%error, "objects' files cannot be mended");
+        }
+    }
+
     /// Tries whether the journal can be written again.
     fn revive(&mut self) {
         if self.rotate(self.queue.newest().next()).is_ok() {

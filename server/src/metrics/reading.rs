@@ -42,6 +42,8 @@ pub enum Reading {
     Commits,
     /// How much of the journal counts, in bytes.
     JournalBytes,
+    /// How many databases have files that cannot be written.
+    Quarantined,
 }
 
 impl Reading {
@@ -102,6 +104,10 @@ impl Reading {
             Reading::JournalBytes => (
                 "journal_bytes",
                 "The size of the journal's segments that count: what a recovery reads at most",
+            ),
+            Reading::Quarantined => (
+                "databases_quarantined",
+                "Databases whose files cannot be written: they take no commits until they can",
             ),
         }
     }

@@ -41,8 +41,13 @@ async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
     let backing = Backing::open(&host.vfs, object)?;
     let failures = host.catalog.failures();
     let existed = backing.exists();
-    let end = existed.then(|| backing.delete()).transpose()?;
     host.notes.forget(object);
+    let is_there = existed || listed;
+    if is_there {
+        // Else, after a crash between these, it would be missed.
+        host.catalog.forget_written(object)?;
+    }
+    let end = is_there.then(|| backing.delete(failures)).transpose()?;
     host.catalog.remove(object, failures)?;
     host.catalog_is_durable().await?;
     if let Some(end) = end {
@@ -62,7 +67,7 @@ pub(super) async fn discard(host: &Host, slot: &Slot) {
         if !backing.exists() {
             return Ok(());
         }
-        let end = backing.delete()?;
+        let end = backing.delete(host.catalog.failures())?;
         host.commits.durable(end).await?;
         backing.forget(end)
     };

@@ -31,6 +31,7 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
             return Err(error);
         }
         instance.set_unborn(false);
+        instance.note_activity();
     }
     learn_name(instance)?;
     if let Some(due_ms) = instance.storage.alarms().next_due()? {

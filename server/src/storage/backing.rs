@@ -75,10 +75,10 @@ impl Backing {
         self.database.exists()
     }
 
-    /// Ends the database. When that is durable, [`Backing::forget`] makes it so. There must be no
+    /// Ends the database, unless the journal has failed since `failures`. When that is durable, [`Backing::forget`] makes it so. There must be no
     /// connection.
-    pub fn delete(&self) -> Result<Lsn> {
-        self.vfs.journal.delete(&self.database)
+    pub fn delete(&self, failures: Failures) -> Result<Lsn> {
+        self.vfs.journal.delete(&self.database, failures)
     }
 
     /// Removes what [`Backing::delete`] ended.

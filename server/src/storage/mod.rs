@@ -245,6 +245,13 @@ impl Storage {
         true
     }
 
+    /// Whether anything was ever written to it, as far as it can be seen without reading it.
+    pub(crate) fn exists(&self) -> bool {
+        self.0
+            .live()
+            .is_ok_and(|connection| connection.backing.exists())
+    }
+
     /// The newest commit, of an earlier instance too unless it is long durable.
     pub(crate) fn newest(&self) -> Lsn {
         self.0
