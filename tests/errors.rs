@@ -354,6 +354,7 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
             Code::Overloaded,
         ),
         (Error::StorageFailed("w".into()), Code::StorageFailed),
+        (Error::OutcomeUnknown("w".into()), Code::OutcomeUnknown),
         (
             Error::Raised {
                 code: Code::Internal,

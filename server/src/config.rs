@@ -167,7 +167,7 @@ pub struct Limits {
     pub stall_ms: u64,
     /// The largest message, at most and by default 33,554,432.
     pub message_bytes: u64,
-    /// The most disk space that the journal takes; at least 8,388,608. The pages of commits of more
+    /// The most disk space that the journal takes; at least 8,388,608, and at most 8,589,934,592. The pages of commits of more
     /// than a 32nd of it may take about as much again. The longer it is, the less often objects' files
     /// are synced, and the longer takes a start after a crash. Default 268,435,456.
     pub journal_bytes: u64,

@@ -103,9 +103,12 @@ pub enum Error {
         /// How much it holds.
         limit: u64,
     },
-    /// The disk failed.
+    /// The disk failed, and what was to be written is undone for good.
     #[error("{0}")]
     StorageFailed(String),
+    /// The disk failed or is slow, and nobody knows whether what was written will be found on it.
+    #[error("{0}")]
+    OutcomeUnknown(String),
 }
 
 /// Where the time limit of SQL comes from.
@@ -159,6 +162,7 @@ impl Error {
             Error::ShuttingDown => Code::ShuttingDown,
             Error::Overloaded { .. } => Code::Overloaded,
             Error::StorageFailed(_) => Code::StorageFailed,
+            Error::OutcomeUnknown(_) => Code::OutcomeUnknown,
         }
     }
 

@@ -375,6 +375,8 @@ fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Htt
     let connections = |gateway: &Gateway| gateway.connections() as u64;
     metrics.show(Reading::Commits, of(host, commits));
     metrics.show(Reading::JournalBytes, of(host, bytes));
+    let quarantined = |host: &Host| host.commits.journal().quarantined().len() as u64;
+    metrics.show(Reading::Quarantined, of(host, quarantined));
     metrics.show(Reading::ObjectsAwake, of(host, awake));
     let sockets = |host: &Host| host.web_sockets() as u64;
     metrics.show(Reading::WebSockets, of(host, sockets));

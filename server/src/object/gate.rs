@@ -208,7 +208,7 @@ impl OutputGate {
     }
 
     /// Waits until every commit so far is durable. `storage-failed` if one of them has not happened,
-    /// or takes too long.
+    /// `outcome-unknown` if that is not known or takes too long.
     pub async fn synced(&self) -> Result<()> {
         let durable = timeout(COMMIT_LIMIT, self.commits.durable(self.newest())).await;
         durable.unwrap_or_else(|_| Err(stuck()))
@@ -304,7 +304,8 @@ impl OutputGate {
     }
 
     /// Lets out whatever may leave by now. `storage-failed` if a commit that something waits for has
-    /// not happened, or takes too long: whoever was to be told of it is told that instead.
+    /// not happened, `outcome-unknown` if that is not known or takes too long: whoever was to be told of
+    /// it is told that instead.
     pub fn release(&self) -> Result<()> {
         let mut failed = Ok(());
         loop {
@@ -354,8 +355,8 @@ impl OutputGate {
 }
 
 fn stuck() -> Error {
-    Error::StorageFailed(format!(
-        "a commit was not on disk after {} s",
+    Error::OutcomeUnknown(format!(
+        "a commit was not on disk after {} s, and may get there",
         COMMIT_LIMIT.as_secs()
     ))
 }

@@ -133,8 +133,12 @@ impl Instance {
         }
     }
 
-    /// Notes for the catalog when the object was last written, and how large it is.
-    fn note_activity(&self) {
+    /// Notes for the catalog when the object was last written, and how large it is: an object of which that
+    /// is noted is missed when its file is gone, so nothing is noted of one that has not come into being.
+    pub fn note_activity(&self) {
+        if self.unborn.get() {
+            return;
+        }
         if let Ok(bytes) = self.storage.database_size() {
             self.is_noted.set(true);
             let written_ms = self.written_ms.get();

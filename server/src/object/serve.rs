@@ -106,6 +106,9 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
 /// Opens the object's database.
 fn open(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) -> Result<Rc<Instance>> {
     let storage = Storage::open(&host.vfs, slot.database(), &host.limits.storage)?;
+    if !storage.exists() {
+        host.refuse_if_written(slot.database())?;
+    }
     Ok(Instance::new(host.clone(), slot.clone(), life, storage))
 }
 

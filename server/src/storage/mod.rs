@@ -50,7 +50,11 @@ use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
 use self::transaction::Level;
 use self::watch::Watch;
-use crate::{Error, Result, folder::DatabaseId, journal::Lsn};
+use crate::{
+    Error, Result,
+    folder::DatabaseId,
+    journal::{Failures, Lsn},
+};
 
 /// The database of one object. Clones are handles to the same one.
 ///
@@ -88,6 +92,9 @@ struct Inner {
     next_level: Cell<u64>,
     /// Whether our functions are in place of SQLite's.
     functions_ready: Cell<bool>,
+    /// How often the journal had failed before anything was looked at that the next commit is built on:
+    /// when the turn began, or what is written outside of one.
+    failures: Cell<Failures>,
     /// Whether `_vw_kv` is known to be there.
     kv_ready: Cell<bool>,
     alarms: alarms::State,
@@ -125,6 +132,7 @@ impl Storage {
             levels: RefCell::default(),
             next_level: Cell::default(),
             functions_ready: Cell::default(),
+            failures: Cell::default(),
             kv_ready: Cell::default(),
             alarms: alarms::State::default(),
             checkpoint_pages: settings.checkpoint_pages,
@@ -244,6 +252,13 @@ impl Storage {
         true
     }
 
+    /// Whether anything was ever written to it, as far as it can be seen without reading it.
+    pub(crate) fn exists(&self) -> bool {
+        self.0
+            .live()
+            .is_ok_and(|connection| connection.backing.exists())
+    }
+
     /// The newest commit, of an earlier instance too unless it is long durable.
     pub(crate) fn newest(&self) -> Lsn {
         self.0
@@ -255,6 +270,7 @@ impl Storage {
     /// are one commit.
     pub(crate) fn enter_turn(&self) {
         self.0.in_turn.set(true);
+        self.0.note_failures();
     }
 
     /// Ends a turn and commits its writes; the position of the commit if there were any. While a held
@@ -424,9 +440,19 @@ impl Inner {
         }
     }
 
+    /// What is looked at from now on, the next commit may be built on.
+    fn note_failures(&self) {
+        if let Ok(connection) = self.live() {
+            self.failures.set(connection.backing.failures());
+        }
+    }
+
     /// Opens the implicit transaction if none is open.
     fn begin(&self, connection: &Connection) -> Result<()> {
         if !self.open.get() {
+            if !self.in_turn.get() {
+                self.note_failures();
+            }
             self.run(connection, ours!("BEGIN"))?;
             self.open.set(true);
             self.dirty.set(false);
@@ -508,7 +534,7 @@ impl Inner {
     fn give_to_journal(&self, connection: &Attached) -> Result<Option<Lsn>> {
         connection
             .backing
-            .commit()
+            .commit(self.failures.get())
             .map_err(|error| self.latch(connection, error))
     }
 
