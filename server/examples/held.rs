@@ -1,4 +1,4 @@
-//! A class that does what none should: it holds the thread of its vat. See what operators are told.
+//! A class that does what none should: it holds the thread of its vat, or panics. See what operators are told.
 //!
 //! ```text
 //! cargo run -p vatwerk-server --example held -- serve --metrics 127.0.0.1:9464
@@ -26,14 +26,16 @@ impl Class for Held {
 }
 
 impl counter::Server for Held {
-    /// Holds the thread for `amount` milliseconds, in one turn, and counts them.
+    /// Holds the thread for `amount` milliseconds, in one turn, and counts them. Panics if `amount` is
+    /// negative.
     async fn increment(
         self: Rc<Self>,
         params: counter::IncrementParams,
         mut results: counter::IncrementResults,
     ) -> capnp::Result<()> {
         let amount = params.get()?.get_amount();
-        thread::sleep(Duration::from_millis(amount.unsigned_abs()));
+        let ms = amount.try_into().expect("nobody waits for a negative time");
+        thread::sleep(Duration::from_millis(ms));
         let kv = self.0.storage().kv();
         let count = kv.get("count")?.unwrap_or(0) + amount;
         kv.put("count", &count)?;

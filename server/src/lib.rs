@@ -21,6 +21,7 @@ pub mod id;
 pub mod journal;
 pub mod metrics;
 pub mod object;
+mod panics;
 pub mod server;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]

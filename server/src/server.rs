@@ -56,6 +56,7 @@ pub struct Server {
     bindings: HashMap<TypeId, Binding>,
     config: Config,
     retire: Vec<String>,
+    log_records_lost: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
     clock: Clock,
     #[cfg(any(test, feature = "testing"))]
     hold: Option<journal::testing::Hold>,
@@ -139,6 +140,13 @@ impl Server {
     /// (`0x...`). Without this, a vat that misses a class with objects does not start.
     pub fn retire(mut self, class: impl Into<String>) -> Server {
         self.retire.push(class.into());
+        self
+    }
+
+    /// Shows how many records the program's log has lost, in the metric `vatwerk_log_records_lost_total`:
+    /// `lost` is asked for that, on any thread. Programs with a log of their own use it.
+    pub fn log_records_lost(mut self, lost: impl Fn() -> u64 + Send + Sync + 'static) -> Server {
+        self.log_records_lost = Some(Box::new(lost));
         self
     }
 
@@ -278,6 +286,9 @@ impl Server {
             );
         }
         show(&metrics, &host, &gateway, &http);
+        if let Some(lost) = self.log_records_lost {
+            metrics.show(Reading::LogRecordsLost, lost);
+        }
         let thread = &host.thread;
         let mut services = Vec::new();
         let scrape = Scrape::new(health.clone(), metrics.exposition());

@@ -46,12 +46,12 @@ impl Check {
             Err(CheckError::Watcher(error)) => {
                 let failure = Failure::Stdout(error);
                 if let Some(message) = failure.message() {
-                    eprintln!("{message}");
+                    super::complain(&message);
                 }
                 failure.exit_code()
             }
             Err(error) => {
-                eprintln!("error: {}", one_line(&error.to_string()));
+                super::complain(&format!("error: {}", one_line(&error.to_string())));
                 ExitCode::FAILURE
             }
         }
@@ -130,8 +130,12 @@ impl Watcher for Printer {
         }
         self.said = Instant::now();
         match progress {
-            Progress::Journal(percent) => eprintln!("recovering from the journal: {percent} %"),
-            Progress::Objects(objects) => eprintln!("looking at objects: {objects}"),
+            Progress::Journal(percent) => {
+                super::complain(&format!("recovering from the journal: {percent} %"));
+            }
+            Progress::Objects(objects) => {
+                super::complain(&format!("looking at objects: {objects}"));
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod check;
 mod classes;
 mod json;
 mod kv;
+mod log;
 mod objects;
 mod output;
 mod schema;
@@ -113,12 +114,17 @@ pub fn run(server: Server) -> ExitCode {
     }
 }
 
+/// Writes a line to stderr, if anything reads that.
+fn complain(line: &str) {
+    _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Does what a verb asks of a vat, with data on stdout and talk on stderr.
 fn client_verb(verb: &ClientVerb) -> ExitCode {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
+            complain(&format!("error: cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -131,7 +137,7 @@ fn client_verb(verb: &ClientVerb) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
-                eprintln!("{message}");
+                complain(&message);
             }
             failure.exit_code()
         }

@@ -1,7 +1,7 @@
 //! `vatwerk serve`.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -9,10 +9,13 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use tokio::task::LocalSet;
-use tracing_subscriber::EnvFilter;
 use vatwerk::{Address, InvalidAddress};
 
-use super::signals::Signals;
+use super::{
+    complain,
+    log::{Log, LogFormat},
+    signals::Signals,
+};
 use crate::{Config, Server};
 
 /// What `serve` may be told.
@@ -78,29 +81,6 @@ fn http_address(text: &str) -> Result<HttpAddress, InvalidAddress> {
     }
 }
 
-/// How to write the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    /// For people
-    Text,
-    /// For programs: each line is a JSON object
-    Json,
-}
-
-impl LogFormat {
-    /// Writes what this process logs to stderr from now on, as RUST_LOG says.
-    fn start(self) {
-        let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter.from_env_lossy())
-            .with_writer(io::stderr);
-        match self {
-            LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
-            LogFormat::Json => log.json().init(),
-        }
-    }
-}
-
 impl Serve {
     fn config(&self) -> Result<Config, String> {
         let mut config = match &self.config {
@@ -136,14 +116,20 @@ impl Serve {
 
     /// Serves until a signal says stop.
     pub fn run(&self, server: Server) -> ExitCode {
-        self.log_format.start();
         let config = match self.config() {
             Ok(config) => config,
             Err(problem) => {
-                eprintln!("error: {problem}");
+                complain(&format!("error: {problem}"));
                 return ExitCode::from(super::USAGE);
             }
         };
+        let log = Log::start(self.log_format);
+        let code = self.serve(server, config, &log);
+        log.close();
+        code
+    }
+
+    fn serve(&self, server: Server, config: Config, log: &Log) -> ExitCode {
         let drain = config.drain();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -151,24 +137,26 @@ impl Serve {
         let retire = self.retire.iter().cloned();
         let served = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
             let tasks = LocalSet::new();
-            tasks.block_on(
-                &runtime,
-                serve(retire.fold(server.config(config), Server::retire), drain),
-            )
+            let lost = log.clone();
+            let server = server.config(config).log_records_lost(move || lost.lost());
+            let server = retire.fold(server, Server::retire);
+            tasks.block_on(&runtime, serve(server, drain, log))
         });
         match served {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => {
-                eprintln!("error: {problem}");
+                // After the records that lead to it.
+                log.close();
+                complain(&format!("error: {problem}"));
                 ExitCode::FAILURE
             }
         }
     }
 }
 
-async fn serve(server: Server, drain: Duration) -> Result<(), String> {
+async fn serve(server: Server, drain: Duration, log: &Log) -> Result<(), String> {
     // Before anything else, so that a signal is never the end of a vat that has begun.
-    let mut signals = Signals::take().map_err(|e| e.to_string())?;
+    let mut signals = Signals::take(log.clone()).map_err(|e| e.to_string())?;
     let running = server.start().await.map_err(|e| e.to_string())?;
     signals.supervise(running.health().clone(), drain);
     for address in running.addresses() {

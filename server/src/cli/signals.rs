@@ -13,6 +13,7 @@ use tokio::{
     time::interval,
 };
 
+use super::log::Log;
 use crate::health::{Health, thread_or_abort};
 
 /// How often it is looked whether a vat that is to stop is held.
@@ -43,8 +44,8 @@ struct Stopping {
 }
 
 impl Signals {
-    /// Takes the signals from now on.
-    pub fn take() -> io::Result<Signals> {
+    /// Takes the signals from now on. When the process is ended because of them, `log` is written before.
+    pub fn take(log: Log) -> io::Result<Signals> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -61,7 +62,7 @@ impl Signals {
             seen: 0,
             supervised: supervised.clone(),
         };
-        let work = move || runtime.block_on(listen(terminate, interrupt, came, &supervised));
+        let work = move || runtime.block_on(listen(terminate, interrupt, came, &supervised, &log));
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || thread_or_abort("signals", work))?;
@@ -90,6 +91,7 @@ async fn listen(
     mut interrupt: Signal,
     came: watch::Sender<u32>,
     supervised: &OnceLock<Supervised>,
+    log: &Log,
 ) {
     let mut look = interval(LOOK);
     let mut stopping: Option<Stopping> = None;
@@ -99,7 +101,7 @@ async fn listen(
             _ = interrupt.recv() => {}
             _ = look.tick(), if stopping.is_some() => {
                 if let (Some(stopping), Some(vat)) = (&mut stopping, supervised.get()) {
-                    stopping.look(vat);
+                    stopping.look(vat, log);
                 }
                 continue;
             }
@@ -120,7 +122,7 @@ async fn listen(
 
 impl Stopping {
     /// Ends the process if the vat's thread has been held for too long since the last signal.
-    fn look(&mut self, vat: &Supervised) {
+    fn look(&mut self, vat: &Supervised, log: &Log) {
         let Some(hold) = vat.health.hold() else {
             return;
         };
@@ -149,6 +151,7 @@ impl Stopping {
                 "stopped without draining: the vat's thread is held. All that was acknowledged is on \
                  disk, and the next start recovers it"
             );
+            log.close();
             process::exit(1);
         }
     }

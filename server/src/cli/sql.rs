@@ -73,7 +73,10 @@ async fn table(
         return Ok(());
     }
     let counts = cursor.counts_request().send().promise.await?;
-    eprintln!("{} rows written", counts.get()?.get_rows_written());
+    super::complain(&format!(
+        "{} rows written",
+        counts.get()?.get_rows_written()
+    ));
     Ok(())
 }
 

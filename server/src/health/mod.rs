@@ -33,7 +33,7 @@ use cell::{Running, TurnCell};
 
 pub use cell::Runs;
 pub use names::Names;
-pub use service::{Services, message, run_or_abort, thread_or_abort};
+pub use service::{Services, run_or_abort, thread_or_abort};
 pub use thread::{Thread, Turn};
 pub use watchdog::Watchdog;
 

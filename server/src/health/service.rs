@@ -2,10 +2,9 @@
 //! ends the process ([`run_or_abort`], [`thread_or_abort`]): none is ever missing without a word.
 
 use std::{
-    any::Any,
     future::Future,
     panic::{self, AssertUnwindSafe},
-    process,
+    process, thread,
     time::Duration,
 };
 
@@ -16,7 +15,7 @@ use tokio::{
 };
 
 use super::Health;
-use crate::metrics::Restarts;
+use crate::{metrics::Restarts, panics::message};
 
 /// How long after its first failure a service is restarted. The pause doubles with each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -26,6 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A service that has run for so long begins again with the first pause.
 const STEADY: Duration = Duration::from_secs(60);
+
+/// How long the thread of the log has to write why the process ends.
+const LOG_TIME: Duration = Duration::from_millis(100);
 
 /// Runs the services of a thread that are restarted when they panic, or end: all that they work on is
 /// still there. Cheap to clone.
@@ -56,7 +58,10 @@ impl Services {
                 let began = Instant::now();
                 let run = AssertUnwindSafe(async { begin().await });
                 let ended = run.catch_unwind().await;
-                let why = ended.map_or_else(|panic| message(&*panic), |()| "it ended".to_owned());
+                let why = ended.map_or_else(
+                    |panic| message(&*panic).to_owned(),
+                    |()| "it ended".to_owned(),
+                );
                 if began.elapsed() >= STEADY {
                     pause = FIRST_PAUSE;
                 }
@@ -107,14 +112,14 @@ impl Drop for Down<'_> {
 /// ends. It may end by itself, when nobody needs it any more.
 pub async fn run_or_abort(service: &'static str, work: impl Future<Output = ()>) {
     if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-        abort(service, &message(&*panic));
+        abort(service, message(&*panic));
     }
 }
 
 /// The same for a thread: to be called in it.
 pub fn thread_or_abort(service: &'static str, work: impl FnOnce()) {
     if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(work)) {
-        abort(service, &message(&*panic));
+        abort(service, message(&*panic));
     }
 }
 
@@ -125,12 +130,7 @@ fn abort(service: &str, why: &str) -> ! {
         why,
         "a fault of the vat itself: a service failed that it cannot do without, and the process ends"
     );
+    // The log may be written by another thread.
+    thread::sleep(LOG_TIME);
     process::abort();
-}
-
-/// The words of a panic that was caught.
-pub fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a message").to_owned()
 }

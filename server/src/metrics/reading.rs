@@ -47,6 +47,8 @@ pub enum Reading {
     Commits,
     /// How much of the journal counts, in bytes.
     JournalBytes,
+    /// How many records the log has lost since the start.
+    LogRecordsLost,
 }
 
 impl Reading {
@@ -58,7 +60,8 @@ impl Reading {
             | Reading::ConnectionsStalled
             | Reading::ConnectionCallsRefused
             | Reading::ConnectionCallsNotSent
-            | Reading::Commits => {
+            | Reading::Commits
+            | Reading::LogRecordsLost => {
                 let counter = Counter::<u64, AtomicU64>::default();
                 registry.register(name, help, counter.clone());
                 // Not counted here, but elsewhere.
@@ -118,6 +121,10 @@ impl Reading {
             ),
             Reading::HttpSockets => ("http_web_sockets", "WebSockets that are open over HTTP"),
             Reading::Commits => ("commits", "Commits that the journal has made durable"),
+            Reading::LogRecordsLost => (
+                "log_records_lost",
+                "Records of the log that were not written: stderr did not take them, or not fast enough",
+            ),
             Reading::JournalBytes => (
                 "journal_bytes",
                 "The size of the journal's segments that count: what a recovery reads at most",

@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -22,7 +21,13 @@ use super::{
     slot::{Slot, shielded},
 };
 use crate::{
-    Error, Result, call::Chain, catalog::Activity, journal::Lsn, metrics::Reset, storage::Storage,
+    Error, Result,
+    call::Chain,
+    catalog::Activity,
+    journal::Lsn,
+    metrics::Reset,
+    panics::{self, Panic},
+    storage::Storage,
 };
 
 /// How often the catalog is told that an object has been written.
@@ -179,7 +184,7 @@ impl Instance {
         let class = slot.class.interface_id;
         let _turn = thread.turn(class, slot.id, flow.runs, &slot.metrics);
         self.storage.enter_turn();
-        let polled = catch_unwind(AssertUnwindSafe(|| poll(cx)));
+        let polled = panics::caught(|| poll(cx));
         self.current.take();
         let ended = match (polled, self.broken()) {
             // The object aborted: the turn is undone.
@@ -193,7 +198,7 @@ impl Instance {
             },
             (Err(panic), _) => {
                 self.undo_turn();
-                Err((self.panicked(panic.as_ref()), Reset::Panic))
+                Err((self.panicked(&panic), Reset::Panic))
             }
         };
         match ended {
@@ -259,15 +264,10 @@ impl Instance {
         self.gate.undone();
     }
 
-    fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Error {
-        let message = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("a panic without a message");
-        tracing::error!(
-            class = self.slot.class.name, id = %self.slot.id, message, "an object panicked"
-        );
+    fn panicked(&self, panic: &Panic) -> Error {
+        let (class, id) = (self.slot.class.name, self.slot.id);
+        let Panic { message, place } = panic;
+        tracing::error!(class, %id, message, place, "an object panicked");
         Error::ObjectReset("the object panicked; the vat's log says why".into())
     }
 

@@ -28,7 +28,7 @@ use super::{
     runs::is_own_doing,
     suspects::Suspects,
 };
-use crate::{Error, Result, alarm, env, folder::DatabaseId, health::message};
+use crate::{Error, Result, alarm, env, folder::DatabaseId, panics};
 
 /// How many due objects are read from the catalog at once.
 const READ_AHEAD: usize = 1024;
@@ -202,9 +202,9 @@ fn look(
 /// Has one object look. If the vat itself fails meanwhile, it is looked at again later, and not forgotten.
 async fn ring_or_again(host: Rc<Host>, object: DatabaseId, rung: impl Future<Output = ()>) {
     if let Err(panic) = AssertUnwindSafe(rung).catch_unwind().await {
-        let why = message(&*panic);
+        let why = panics::message(&*panic);
         let services = host.thread.services();
-        services.pause("alarms_of_object", &why, FAULT_PAUSE).await;
+        services.pause("alarms_of_object", why, FAULT_PAUSE).await;
         host.scheduler.finished.borrow_mut().push(object);
         host.scheduler.stir();
     }

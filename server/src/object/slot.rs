@@ -4,7 +4,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     task::{Poll, Waker},
 };
@@ -27,6 +26,7 @@ use crate::{
     call::Chain,
     folder::DatabaseId,
     metrics::{ClassMetrics, Eviction},
+    panics::{self, Panic},
 };
 
 /// One object that is awake, waking, ending or being deleted.
@@ -439,10 +439,10 @@ impl Slot {
 
 /// Runs something that may run the destructors of a class's values: their panics end here.
 pub(super) fn shielded<T>(slot: &Slot, what: impl FnOnce() -> T) -> Option<T> {
-    let outcome = catch_unwind(AssertUnwindSafe(what));
-    if outcome.is_err() {
+    let outcome = panics::caught(what);
+    if let Err(Panic { message, place }) = &outcome {
         let (class, id) = (slot.class.name, slot.id);
-        tracing::error!(class, %id, "a panic in a destructor of the class's");
+        tracing::error!(class, %id, message, place, "a destructor of an object panicked");
     }
     outcome.ok()
 }

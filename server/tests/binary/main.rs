@@ -7,6 +7,7 @@ mod held;
 mod help;
 mod kills;
 mod locks;
+mod log;
 mod metrics;
 mod readme;
 mod serve;

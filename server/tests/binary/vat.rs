@@ -109,18 +109,31 @@ impl Vat {
             .into_iter()
             .map(|arg| arg.as_ref().to_owned())
             .collect();
-        // Unless a test asks for HTTP: others may run at the same time.
-        let quiet = match args.iter().any(|arg| arg == "--http") {
-            true => &[][..],
-            false => &["--http", "none"],
-        };
         let errors = File::create(folder.join("stderr")).unwrap();
+        Vat::spawn_logging(program, folder, args, "info", errors)
+    }
+
+    /// The same, which logs what `filter` says to `log`.
+    pub fn spawn_logging(
+        program: &Path,
+        folder: &Path,
+        args: Vec<OsString>,
+        filter: &str,
+        log: impl Into<Stdio>,
+    ) -> Vat {
+        // Unless a test asks for HTTP: others may run at the same time.
+        let quiet = if args.iter().any(|arg| arg == "--http") {
+            &[][..]
+        } else {
+            &["--http", "none"]
+        };
         let child = self::program(program, folder)
+            .env("RUST_LOG", filter)
             .args(["serve", "--data", "data"])
             .args(args)
             .args(quiet)
             .stdout(Stdio::piped())
-            .stderr(errors)
+            .stderr(log)
             .spawn()
             .unwrap();
         Vat {

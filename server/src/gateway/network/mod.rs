@@ -80,6 +80,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::Instrument;
 use vatwerk::Code;
 
+use crate::panics;
+
 use connection::{Connection, WeakConnection};
 use outbox::WriteError;
 use shared::Shared;
@@ -138,7 +140,7 @@ where
     let serving = async move {
         let mut system = Box::pin(AssertUnwindSafe(system).catch_unwind());
         if let Err(panic) = system.as_mut().await {
-            shared.ending(End::Panicked(panic_text(panic.as_ref())));
+            shared.ending(End::Panicked(panics::message(&*panic).to_owned()));
             drop(system);
             // Its tables point at each other, and would be kept for ever.
             let cleaned = AssertUnwindSafe(disconnector).catch_unwind().await;
@@ -147,12 +149,6 @@ where
     };
     tokio::task::spawn_local(serving.in_current_span());
     handle
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a text").to_owned()
 }
 
 /// The server's side of one stream, for [`RpcSystem::new`]. Usually [`serve`] is what you want.
