@@ -92,6 +92,13 @@ fn past_the_calls_of_a_connection_it_is_refused_and_another_is_not() {
         vat.controls.release("busy");
         assert!(join_all(waiting).await.iter().all(Result::is_ok));
         tell(&probe, &[]).await.unwrap();
+        let refused = "vatwerk_connection_calls_refused_total 1";
+        assert!(vat.metrics().contains(refused), "{}", vat.metrics());
+        // Connections that have ended count too.
+        drop((probe, busy));
+        settle().await;
+        assert!(vat.metrics().contains("vatwerk_connections 1"));
+        assert!(vat.metrics().contains(refused), "{}", vat.metrics());
     });
 }
 

@@ -63,8 +63,9 @@ impl Builder {
 
     /// How long a call on a stub, a namespace or the session waits for its answer, or `None` for as long
     /// as it takes. The default is 120 s. A call that takes longer fails with
-    /// [`Code::Disconnected`](vatwerk::Code::Disconnected): whether it ran is not known. It is given up
-    /// then, but what has begun in the vat goes on. Capabilities that calls return, such as cursors,
+    /// [`Code::Disconnected`](vatwerk::Code::Disconnected): whether it ran is not known, unless it has
+    /// waited for room among the calls in flight, and was never sent. It is given up then, but what has
+    /// begun in the vat goes on. Capabilities that calls return, such as cursors,
     /// have no such limit.
     pub fn call_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.options.call_timeout = timeout.into();

@@ -385,6 +385,10 @@ fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Htt
     metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
     let stalled = Gateway::connections_stalled;
     metrics.show(Reading::ConnectionsStalled, of(gateway, stalled));
+    let refused = Gateway::calls_refused;
+    metrics.show(Reading::ConnectionCallsRefused, of(gateway, refused));
+    let not_sent = Gateway::calls_not_sent;
+    metrics.show(Reading::ConnectionCallsNotSent, of(gateway, not_sent));
     let bytes = |gateway: &Gateway| gateway.held_bytes() as u64;
     metrics.show(Reading::ConnectionBytes, of(gateway, bytes));
     let connections = |http: &Http| http.connections() as u64;

@@ -137,7 +137,7 @@ impl Metrics {
         let overloaded = Counter::default();
         registry.register(
             "overloaded",
-            "Calls refused because a queue or the memory of the vat was full",
+            "Calls refused because a queue or the memory of the vat was full, beyond their connections",
             overloaded.clone(),
         );
         let long_turns = Family::default();

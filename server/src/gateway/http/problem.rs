@@ -64,6 +64,8 @@ pub(super) enum Problem {
     SlowBody,
     /// The body broke off, or is none.
     BrokenBody,
+    /// The body came to an early end, of one of the kinds above, when the object may have begun.
+    Unfinished(Box<Problem>),
     /// There is no `Host`.
     NoHost,
     /// It is none of this vat.
@@ -96,9 +98,10 @@ pub(super) enum Problem {
     Call(CallError),
 }
 
+/// The vat's own errors come before the call is made: so the call has not run.
 impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
-        Problem::Object(error.into())
+        Problem::Object(fault::not_delivered(error))
     }
 }
 
@@ -157,6 +160,7 @@ impl Problem {
                 let version = HeaderValue::from_static("13");
                 headers.insert(header::SEC_WEBSOCKET_VERSION, version);
             }
+            Problem::Unfinished(body) => body.explain(status, headers),
             // What is left of the body is not wanted.
             Problem::LongBody(_) | Problem::SlowBody | Problem::BrokenBody => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -207,6 +211,10 @@ impl Problem {
                 Code::InvalidArgument,
                 "the body of the request is broken".into(),
             ),
+            Problem::Unfinished(body) => Told {
+                delivery: Delivery::Unknown,
+                ..body.told()
+            },
             Problem::NoHost => told(
                 Http::BAD_REQUEST,
                 Code::InvalidArgument,
@@ -289,11 +297,14 @@ impl Problem {
             Problem::Call(CallError::Call(error)) => failure(error.clone()),
             Problem::Call(error) => {
                 tracing::warn!(%error, "results that have no form in JSON");
-                told(
-                    Http::INTERNAL_SERVER_ERROR,
-                    Code::Internal,
-                    "the results have no form in JSON".into(),
-                )
+                Told {
+                    delivery: Delivery::Delivered,
+                    ..told(
+                        Http::INTERNAL_SERVER_ERROR,
+                        Code::Internal,
+                        "the results have no form in JSON".into(),
+                    )
+                }
             }
         }
     }
@@ -414,6 +425,15 @@ mod tests {
         assert_eq!(message, "the object failed");
     }
 
+    /// Results of a call that have no form in JSON.
+    fn formless() -> CallError {
+        let schemas = vatwerk::json::Schemas::load(vatwerk::CODE_GENERATOR_REQUEST).unwrap();
+        let mut message = capnp::message::Builder::new_default();
+        message.init_root::<capnp::any_pointer::Builder<'_>>();
+        let results = message.get_root_as_reader().unwrap();
+        CallError::Results(schemas.read_struct(0, results).unwrap_err())
+    }
+
     #[test]
     fn what_http_has_words_for_is_told_with_them() {
         let (status, _, _, headers) = told(Problem::Method("POST"));
@@ -430,6 +450,11 @@ mod tests {
         let reset = |text: &str| Problem::Object(capnp::Error::disconnected(text.into()));
         assert_eq!(body(Problem::Stopping), "not-delivered");
         assert_eq!(body(Problem::LongBody(1)), "not-delivered");
+        let unfinished = Problem::Unfinished(Problem::LongBody(1).into());
+        assert_eq!(body(unfinished), "delivery-unknown");
+        assert_eq!(body(formless().into()), "delivered");
+        assert_eq!(body(Error::ShuttingDown.into()), "not-delivered");
+        assert_eq!(body(Error::NotFound("x".into()).into()), "not-delivered");
         assert_eq!(body(reset("object-reset: x")), "delivery-unknown");
         assert_eq!(
             body(reset("object-reset: x [not-delivered]")),

@@ -464,9 +464,9 @@ impl Ledger {
     /// The answer to a question that there is no room for.
     fn overloaded(&self, id: u32, why: &str) -> Builder<HeapAllocator> {
         if self.closed_for_calls {
-            reply::exception(id, Code::ShuttingDown, "the vat is shutting down")
+            reply::refusal(id, Code::ShuttingDown, "the vat is shutting down")
         } else {
-            reply::exception(id, Code::Overloaded, why)
+            reply::refusal(id, Code::Overloaded, why)
         }
     }
 

@@ -66,7 +66,7 @@ pub struct Limits {
     /// Default 4 MiB.
     pub max_unwritten_bytes: usize,
     /// How long a peer may take nothing of what waits to be written for it, and send nothing of the rest
-    /// of a message of 32 KiB or more, before the connection is ended. Default 30 s.
+    /// of a message that it has begun, before the connection is ended. Default 30 s.
     pub stall: Duration,
     /// How many bytes of a `-> stream` may be on their way to the peer without an answer. Default
     /// 512 KiB.
