@@ -7,7 +7,7 @@
 //!  Response ◄─────────── Exchange.respond(head) ──── Response
 //!      Body ◄───────────────── ByteSink.write ────── its Body
 //! ```
-//! Who asks may be the HTTP listener, an object, or a peer of its own, in any language.
+//! The asker may be the HTTP listener, an object, or a client, in any language.
 //!
 //! A class that has a page, and passes on to everybody what anybody says on a WebSocket:
 //!

@@ -29,13 +29,13 @@ use crate::{
     fault,
 };
 
-/// How many bytes may wait to be read before who writes is told to wait.
+/// How many bytes may wait to be read before the writer is told to wait.
 const WINDOW: usize = 256 << 10;
 
-/// Likewise, before anybody has begun to read: a request may wait for its turn, with many others.
+/// How many bytes may wait before the reader has begun: a request may wait for its turn, with many others.
 const WINDOW_AT_FIRST: usize = 16 << 10;
 
-/// How many bytes may wait of one who does not wait. A piece more may come.
+/// How many bytes may wait of a writer that does not wait. A chunk more may come.
 const MOST: usize = 1 << 20;
 
 /// What a piece costs besides its bytes: whoever writes a byte at a time fills memory too.

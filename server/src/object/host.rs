@@ -105,7 +105,7 @@ pub struct Host {
 /// How far a vat is on its way to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stopping {
-    /// It serves.
+    /// The vat serves.
     #[default]
     No,
     /// Objects sleep as soon as they are idle.
@@ -344,7 +344,7 @@ impl Host {
         change(past.entry(id).or_default());
     }
 
-    /// An object that is awake, and had no name, is called by one.
+    /// Notes the name of an object that is awake and had none.
     fn learn_name(&self, slot: &Slot, name: &Rc<str>) {
         if !slot.learn_name(name) {
             return;
@@ -364,7 +364,8 @@ impl Host {
         self.scheduler.undelivered()
     }
 
-    /// Runs alarms from now on, unless `alarms_at_once` is zero, and tells the catalog of objects. Must be called inside a [`LocalSet`](tokio::task::LocalSet).
+    /// Runs alarms from now on, unless `alarms_at_once` is zero, and tells the catalog of objects. Must be
+    /// called inside a [`LocalSet`](tokio::task::LocalSet).
     pub fn schedule(self: &Rc<Self>) {
         let host = self.clone();
         let begin = move || schedule(host.clone());

@@ -110,12 +110,12 @@ impl Instance {
         }
     }
 
-    /// Whoever asks when to look at the alarms next is told this when the turn is over.
+    /// Notes when to look at the object's alarms next, for the catalog, which is told when the turn is over.
     pub fn note_alarm(&self, due_ms: Option<i64>) {
         self.next_alarm.set(Some(due_ms));
     }
 
-    /// There is a commit at `lsn`.
+    /// Takes note of a commit at `lsn`.
     fn committed(&self, lsn: Lsn) {
         tracing::trace!(?lsn, "committed");
         if self.storage.was_confirmed() {

@@ -77,12 +77,12 @@ pub struct Status {
 /// Whether an object has an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// It has none.
+    /// There is no instance.
     #[default]
     Asleep,
-    /// It is opening its database, or in `create` or `activate`.
+    /// The instance is opening its database, or in `create` or `activate`.
     Waking,
-    /// It takes calls.
+    /// The instance takes calls.
     Awake,
 }
 

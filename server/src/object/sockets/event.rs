@@ -93,7 +93,7 @@ impl SocketEvent {
         }
     }
 
-    /// It does not reach the object, or nobody knows what comes of it.
+    /// Refuses the event: it does not reach the object, or its outcome is not known.
     pub fn refuse(mut self, error: Error) {
         if self.is_handled {
             // What the handler has written is lost, and the object is reset for it.

@@ -233,7 +233,7 @@ impl Socket {
         }
     }
 
-    /// The vat ends it, and the object hears of that.
+    /// Ends the socket from the vat's side, and tells the object.
     fn give_up(self: &Rc<Self>, code: u16, reason: &'static str) {
         if self.has_ended() {
             return;
@@ -242,7 +242,7 @@ impl Socket {
         self.hear(Heard::Gone(code, reason), None);
     }
 
-    /// It is over.
+    /// Forgets the socket, which is over.
     pub(super) fn forget(&self) {
         let phase = self.phase.replace(Phase::Ended);
         drop(self.answers.take());
