@@ -133,6 +133,10 @@ pub struct Limits {
     /// How long the SQL of one call may run: it holds up every object of its thread. A class may say
     /// otherwise for its objects, with `STATEMENT_MS`. Default 500.
     pub statement_ms: u64,
+    /// How much memory the SQL of one object may take: the statement that runs and the cursors that are
+    /// open, with what they sort and gather. A statement that needs more is `limit-exceeded`. Default
+    /// 67,108,864.
+    pub sql_memory_bytes: u64,
     /// How long the SQL of an object's migrations may run, all of those that it has not had: it holds up
     /// every object of its thread. Never longer than `activation_ms`, which contains it. Default 30,000.
     pub migration_ms: u64,
@@ -177,7 +181,7 @@ pub struct Limits {
     pub stall_ms: u64,
     /// The largest message; at least 65,536, at most and by default 33,554,432.
     pub message_bytes: u64,
-    /// The most disk space that the journal takes; at least 8,388,608. The pages of commits of more
+    /// The most disk space that the journal takes; at least 8,388,608, and at most 8,589,934,592. The pages of commits of more
     /// than a 32nd of it may take about as much again. The longer it is, the less often objects' files
     /// are synced, and the longer takes a start after a crash. Default 268,435,456.
     pub journal_bytes: u64,
@@ -231,6 +235,7 @@ impl Default for Limits {
             activation_ms: 30_000,
             call_ms: 900_000,
             statement_ms: 500,
+            sql_memory_bytes: 64 << 20,
             migration_ms: 30_000,
             long_turn_ms: 100,
             held_ms: 10_000,
@@ -344,6 +349,7 @@ impl Limits {
             calls_per_vat: self.calls_per_vat,
             storage: storage::Settings {
                 statement_time_limit: Duration::from_millis(self.statement_ms),
+                sql_memory_bytes: self.sql_memory_bytes,
                 ..Default::default()
             },
             ..Default::default()

@@ -70,7 +70,7 @@ pub use frames::{Frame, Frames, MAX_REASON_BYTES, Received, frames, send_frame};
 pub use head::{
     drop_hop_by_hop, is_web_socket, read_length, read_request, write_headers, write_response,
 };
-pub use sink::{Incoming, pour, sink};
+pub use sink::{Incoming, Shown, pour, sink};
 
 /// The ordinal of `Stub.fetch`.
 pub const FETCH: u16 = 2;

@@ -17,7 +17,7 @@ use super::{
     log::Log,
     lsn::Lsn,
     page::PAGE_BYTES,
-    queue::{Fate, Queue},
+    queue::{Failures, Fate, Queue},
     record,
     replay::Change,
 };
@@ -57,8 +57,11 @@ struct State {
     synced: Lsn,
     /// Whether the file, or its name, has changed since it was last synced.
     dirty: bool,
-    /// Whether a sync failed: nobody knows what is on the disk of it.
+    /// Whether nobody knows what the file holds: a sync failed. It is not read before it is mended.
     is_suspect: bool,
+    /// Why the file cannot be written, if so: commits are refused, and those that there are are held in
+    /// place of it (`journal::held`).
+    quarantine: Option<String>,
     is_open: bool,
 }
 
@@ -72,6 +75,17 @@ enum DatabaseFile {
 }
 
 impl State {
+    /// Refuses what could not be brought to the file.
+    fn check_writable(&self, path: &Path) -> Result<()> {
+        match &self.quarantine {
+            None => Ok(()),
+            Some(reason) => Err(Error::StorageFailed(format!(
+                "{} cannot be written: {reason}; it is tried again until it can",
+                path.display()
+            ))),
+        }
+    }
+
     /// Opens the file, if it is not open already, and keeps other processes away from it.
     fn open_file(
         &mut self,
@@ -122,7 +136,7 @@ impl State {
             match queue.fate(*lsn) {
                 Fate::Pending => break,
                 Fate::Durable => self.decided = (*lsn, *frames),
-                Fate::Void => return false,
+                Fate::Void | Fate::Doubtful => return false,
             }
             self.undecided.pop_front();
         }
@@ -156,6 +170,7 @@ impl Database {
                 synced: applied,
                 dirty: false,
                 is_suspect: false,
+                quarantine: None,
                 is_open: false,
             }),
             applying: Mutex::default(),
@@ -183,6 +198,7 @@ impl Database {
 
     /// Takes it into use.
     pub(super) fn open(&self, databases: &Databases) -> Result<()> {
+        self.check_mended()?;
         // Seldom, for whoever waits for this holds up every other opening.
         let end = self.state().end;
         // Not while the state is locked, which is what whoever applies needs next.
@@ -231,19 +247,21 @@ impl Database {
         let mut state = self.state();
         state.settle(queue);
         let all_synced = !state.dirty && state.undecided.is_empty();
-        !state.is_open && all_synced && state.decided.0 <= state.synced
+        let is_sound = !state.is_suspect && state.quarantine.is_none();
+        !state.is_open && is_sound && all_synced && state.decided.0 <= state.synced
     }
 
     /// Gives the journal what SQLite has committed since it was last asked; `None` if that is nothing.
     /// `storage-failed` if it cannot be made durable: then the database must be closed, and the commit
     /// has not happened.
-    pub(super) fn commit(&self, databases: &Databases) -> Result<Option<Lsn>> {
+    pub(super) fn commit(&self, databases: &Databases, failures: Failures) -> Result<Option<Lsn>> {
         let queue = &databases.queue;
         let mut state = self.state();
         let frames = state.log.uncaptured();
         if frames.is_empty() {
             return Ok(None);
         }
+        state.check_writable(&self.path)?;
         #[cfg(any(test, feature = "testing"))]
         let frames = state.log.sabotage(queue, frames);
         // Those before are decided by now, or will be before long.
@@ -252,13 +270,13 @@ impl Database {
         let lsn = if record::most_bytes(frames.end - frames.start) > databases.largest_record {
             let beside = &databases.beside;
             let (pages_beside, file) = beside.write(log, frames).map_err(unwritten)?;
-            let pushed = queue.push(after, Some(file), |records, lsn| {
+            let pushed = queue.push(after, failures, Some(file), |records, lsn| {
                 record::Writer::beside(records, lsn, self.id, pages, pages_beside);
                 Ok(())
             });
             pushed.inspect_err(|_| beside.remove(pages_beside.number))?
         } else {
-            queue.push(after, None, |records, lsn| {
+            queue.push(after, failures, None, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, self.id, pages);
                 log.for_each(frames, |number, page| {
                     record.page(number, page);
@@ -279,9 +297,10 @@ impl Database {
     }
 
     /// Gives the journal the end of the database.
-    pub(super) fn delete(&self, queue: &Queue) -> Result<Lsn> {
+    pub(super) fn delete(&self, queue: &Queue, failures: Failures) -> Result<Lsn> {
         let mut state = self.state();
-        let lsn = queue.push(state.newest(), None, |records, lsn| {
+        state.check_writable(&self.path)?;
+        let lsn = queue.push(state.newest(), failures, None, |records, lsn| {
             record::Writer::delete(records, lsn, self.id);
             Ok(())
         })?;
@@ -300,6 +319,9 @@ impl Database {
     /// If the file is to be synced: the commit up to which it holds everything.
     pub(super) fn begin_sync(&self) -> Option<Lsn> {
         let mut state = self.state();
+        if state.quarantine.is_some() {
+            return None;
+        }
         std::mem::take(&mut state.dirty).then_some(state.applied)
     }
 
@@ -337,6 +359,49 @@ impl Database {
         }
     }
 
+    /// The file cannot be written: from now on commits are refused.
+    pub(super) fn quarantine(&self, reason: String) {
+        self.state().quarantine = Some(reason);
+    }
+
+    /// Why the file cannot be written, if that was so when it was last tried.
+    pub(super) fn quarantined(&self) -> Option<String> {
+        self.state().quarantine.clone()
+    }
+
+    /// The file can be written again, and holds everything durably.
+    pub(super) fn release(&self) {
+        let mut state = self.state();
+        (state.quarantine, state.is_suspect, state.dirty) = (None, false, false);
+        state.synced = state.synced.max(state.applied);
+    }
+
+    /// Nobody knows what the file holds.
+    pub(super) fn suspect(&self) {
+        let mut state = self.state();
+        (state.dirty, state.is_suspect) = (true, true);
+    }
+
+    /// Writes what the file has at its beginning once more: whether it can be written.
+    pub(super) fn probe(&self, databases: &Databases) -> io::Result<()> {
+        let file = self.file_to_write(databases)?;
+        let mut start = [0; 100];
+        let read = file.read_at(&mut start, 0);
+        let probed = read.and_then(|read| file.write_at(&start[..read], 0));
+        self.give_back(file);
+        probed
+    }
+
+    fn check_mended(&self) -> Result<()> {
+        match self.state().is_suspect {
+            true => Err(Error::StorageFailed(format!(
+                "{} is being written again after the disk failed: try again",
+                self.path.display()
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// The file holds what it should after all.
     pub(super) fn trust(&self) {
         self.state().is_suspect = false;
@@ -358,10 +423,16 @@ impl Database {
         !self.state().log.uncaptured().is_empty()
     }
 
-    /// Whether there is a file, or something in the log.
+    /// Whether there is anything in the file, or in the log.
     pub fn exists(&self) -> bool {
         let state = self.state();
-        !matches!(state.file, DatabaseFile::Absent) || state.log.frames() > 0
+        let has_file = match state.file {
+            DatabaseFile::Open(_) => state.file_bytes > 0,
+            // It was there when somebody looked.
+            DatabaseFile::Closed => true,
+            DatabaseFile::Absent => false,
+        };
+        has_file || state.log.frames() > 0
     }
 
     /// How many frames the log has.
@@ -385,9 +456,11 @@ impl Database {
         self.state().applied
     }
 
-    /// Whether nobody knows what the file holds on the disk.
+    /// Whether the file is to be written again, and by nobody else: nobody knows what it holds, or it could
+    /// not be written.
     pub fn is_suspect(&self) -> bool {
-        self.state().is_suspect
+        let state = self.state();
+        state.is_suspect || state.quarantine.is_some()
     }
 
     /// Fills `buffer` from the file; returns how many bytes there were before the end.
@@ -397,6 +470,9 @@ impl Database {
         buffer: &mut [u8],
         offset: u64,
     ) -> io::Result<usize> {
+        if self.state().is_suspect && !sabotaged!(databases.queue, ReadSuspect) {
+            return Err(io::Error::other("the file is to be mended first"));
+        }
         let read = match self.file(databases)? {
             Some(file) => file.read_at(buffer, offset)?,
             None => 0,
@@ -478,8 +554,12 @@ impl Database {
 
     /// Removes the database, whose end is durable.
     fn carry_out_end(&self, databases: &Databases, state: &mut State, end: Lsn) -> io::Result<()> {
+        let file = state.handle(databases, &self.path, Open::Existing);
         (state.file, state.handle) = (DatabaseFile::Absent, None);
         self.remove_file(databases)?;
+        if let Ok(file) = file {
+            databases.removed(file);
+        }
         state.undecided.clear();
         state.decided = (end, 0);
         state.end = None;
@@ -507,7 +587,8 @@ impl Database {
         let _applying = self.applying();
         {
             let mut state = self.state();
-            if state.applied >= change.last && !state.is_suspect {
+            let is_sound = !state.is_suspect && state.quarantine.is_none();
+            if state.applied >= change.last && is_sound {
                 return Ok(());
             }
             // One that was carried out is not to be carried out on what came after it.

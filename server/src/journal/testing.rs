@@ -87,6 +87,12 @@ pub enum Sabotage {
     KeepRolledBack,
     /// Of a transaction that does not fit into SQLite's cache a page is missing.
     OmitSpilledPage,
+    /// A file is read that nobody has mended since a sync of it failed.
+    ReadSuspect,
+    /// What is held of a database is not brought to its file when that can be written again.
+    ForgetHeld,
+    /// A commit is taken in although the journal has failed since its turn began.
+    OutliveVoid,
     /// A recovery brings nothing to the files of one object in two.
     SkipObject,
 }

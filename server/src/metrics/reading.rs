@@ -49,6 +49,8 @@ pub enum Reading {
     JournalBytes,
     /// How many records the log has lost since the start.
     LogRecordsLost,
+    /// How many databases have files that cannot be written.
+    Quarantined,
 }
 
 impl Reading {
@@ -128,6 +130,10 @@ impl Reading {
             Reading::JournalBytes => (
                 "journal_bytes",
                 "The size of the journal's segments that count: what a recovery reads at most",
+            ),
+            Reading::Quarantined => (
+                "databases_quarantined",
+                "Databases whose files cannot be written: they take no commits until they can",
             ),
         }
     }

@@ -133,8 +133,12 @@ impl Instance {
         }
     }
 
-    /// Notes for the catalog when the object was last written, and how large it is.
-    fn note_activity(&self) {
+    /// Notes for the catalog when the object was last written, and how large it is: an object of which that
+    /// is noted is missed when its file is gone, so nothing is noted of one that has not come into being.
+    pub fn note_activity(&self) {
+        if self.unborn.get() {
+            return;
+        }
         if let Ok(bytes) = self.storage.database_size() {
             self.is_noted.set(true);
             let written_ms = self.written_ms.get();
@@ -221,7 +225,10 @@ impl Instance {
     }
 
     fn hold_back(&self, waker: &Waker) {
-        self.held_back.borrow_mut().push(waker.clone());
+        let mut held_back = self.held_back.borrow_mut();
+        if !held_back.iter().any(|held| held.will_wake(waker)) {
+            held_back.push(waker.clone());
+        }
         self.slot.stir();
     }
 
@@ -275,6 +282,16 @@ impl Instance {
     pub fn say(&self, output: impl Output) {
         if !self.life.is_over() {
             self.gate.pass(self.storage.is_dirty(), output);
+        }
+    }
+
+    /// Lets go of something of another party's, which may notice: by way of the gate, also at the end of the
+    /// instance.
+    pub fn let_go(&self, output: impl Output) {
+        if self.life.is_over() {
+            self.gate.let_go(output);
+        } else {
+            self.say(output);
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     let connections = |gateway: &Gateway| gateway.connections() as u64;
     metrics.show(Reading::Commits, of(host, commits));
     metrics.show(Reading::JournalBytes, of(host, bytes));
+    let quarantined = |host: &Host| host.commits.journal().quarantined().len() as u64;
+    metrics.show(Reading::Quarantined, of(host, quarantined));
     metrics.show(Reading::ObjectsAwake, of(host, awake));
     let sockets = |host: &Host| host.web_sockets() as u64;
     metrics.show(Reading::WebSockets, of(host, sockets));

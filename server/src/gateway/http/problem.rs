@@ -21,7 +21,7 @@
 //! | a class's own | 422 | |
 //! | `application-failed`, `activation-failed`, `internal` | 500 | |
 //! | `unimplemented` | 501 | 404 for a method that there is not, 405, 415 and 426 where HTTP has a word for it |
-//! | `disconnected` | 502 | |
+//! | `disconnected`, `outcome-unknown` | 502 | |
 //! | `object-reset`, `shutting-down`, `overloaded`, `storage-failed` | 503 | with `Retry-After` |
 //!
 //! What is said with a 5xx is a sentence of this file, but for `overloaded`: what failed inside is
@@ -366,6 +366,12 @@ fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         Code::Disconnected => (
             Http::BAD_GATEWAY,
             Some("a connection that the object needed is gone"),
+        ),
+        Code::OutcomeUnknown => (
+            Http::BAD_GATEWAY,
+            Some(
+                "whether what the object wrote is on the disk, nobody knows: read it before you try again",
+            ),
         ),
         Code::ApplicationFailed => (Http::INTERNAL_SERVER_ERROR, Some("the object failed")),
         Code::ActivationFailed => (

@@ -46,13 +46,20 @@ fn fault(random: &mut Random) -> Fault {
         &[Open],
     ];
     let kinds = random.pick(&kinds);
-    let place = random.pick(&["", "", "journal", "objects", "segment", "pages"]);
+    // All files of a kind, or those of one object, of two classes.
+    let place = random.pick(&[
+        "", "", "journal", "objects", "segment", "pages", "0101", "0202", "catalog", "held",
+    ]);
     let fault = fault.when(move |path, kind| {
         kinds.contains(&kind) && (place.is_empty() || path.to_string_lossy().contains(place))
     });
     let seeded = Survival::Seeded(random.next());
     let fault = fault.leaving(random.pick(&[Survival::Nothing, Survival::Everything, seeded]));
-    match random.pick(&[0, 1, 1, 2, 3, 6]) {
+    let fault = match random.percent(50) {
+        true => fault.evicting(),
+        false => fault,
+    };
+    match random.pick(&[0, 0, 1, 1, 2, 3, 6]) {
         0 => fault,
         times => fault.times(times),
     }
