@@ -81,7 +81,7 @@ impl Builder {
         self
     }
 
-    /// Who asks. The default is [`Credential::None`].
+    /// The credential that the vat is asked with. The default is [`Credential::None`].
     pub fn credential(mut self, credential: Credential) -> Self {
         self.options.credential = credential;
         self
@@ -101,12 +101,12 @@ impl Builder {
         Ok(Client { handle })
     }
 
-    /// Connects likewise, for code on one thread. Must be called inside a
+    /// Connects, in one attempt, for code on one thread. Must be called inside a
     /// [`tokio::task::LocalSet`].
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Builder::connect).
+    /// The errors of [`connect`](Builder::connect).
     pub async fn connect_local(self, address: &str) -> Result<LocalClient> {
         let link = Link::open(address.parse()?, self.options).await?;
         Ok(LocalClient::new(link))
@@ -118,7 +118,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Those of [`Builder::connect`].
+    /// The errors of [`Builder::connect`].
     pub async fn connect(address: &str) -> Result<Client> {
         Builder::default().connect(address).await
     }

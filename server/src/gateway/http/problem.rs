@@ -54,11 +54,11 @@ pub(super) enum Problem {
     Stopping,
     /// So many requests are under way, or so many bytes of them are held.
     Busy(&'static str, usize),
-    /// There are more fields in the header than that.
+    /// There are more fields in the header than this limit.
     ManyFields(usize),
-    /// The URL is longer than that, in bytes.
+    /// The URL is longer than this limit, in bytes.
     LongUrl(usize),
-    /// The body is longer than that, in bytes.
+    /// The body is longer than this limit, in bytes.
     LongBody(u64),
     /// The body did not go on for a while.
     SlowBody,
@@ -66,35 +66,35 @@ pub(super) enum Problem {
     BrokenBody,
     /// The body came to an early end, of one of the kinds above, when the object may have begun.
     Unfinished(Box<Problem>),
-    /// There is no `Host`.
+    /// The request has no `Host`, or several.
     NoHost,
-    /// It is none of this vat.
+    /// The `Host` of the request is none of this vat.
     WrongHost,
-    /// A page of somebody else asks.
+    /// The request is of a page of another origin.
     ForeignOrigin,
-    /// There is nothing.
+    /// There is nothing at the path.
     NoSuchPath,
     /// There is no such class here, or not for everybody.
     NoSuchClass(String),
     /// The class does not speak HTTP.
     NoPages(&'static str),
-    /// That cannot be the name of an object.
+    /// The name in the path cannot be that of an object.
     BadName,
-    /// Another method, one of these.
+    /// The request needs another method: one of these.
     Method(&'static str),
-    /// The parameters of a call are JSON.
+    /// The parameters of a call are said to be something else than JSON.
     MediaType,
-    /// The JSON of a call; why it is none.
+    /// The parameters of a call are no JSON; why.
     Json(String),
-    /// This asks for a WebSocket, but not as it should.
+    /// The request asks for a WebSocket, but not as it should; why.
     NoHandshake(&'static str),
-    /// WebSockets have version 13 here.
+    /// The request asks for a WebSocket of another version than 13.
     SocketVersion,
-    /// A WebSocket to somebody who has not asked for it.
+    /// The object answers with a WebSocket, and the request did not ask for one.
     UnaskedSocket,
-    /// The object says so.
+    /// The object failed, or the vat refused the call.
     Object(capnp::Error),
-    /// The call did not succeed.
+    /// The call did not fit the method, or its results do not fit JSON.
     Call(CallError),
 }
 
@@ -114,7 +114,7 @@ impl From<CallError> for Problem {
     }
 }
 
-/// How it is told.
+/// A problem in the words of HTTP.
 struct Told {
     status: StatusCode,
     code: Cow<'static, str>,
@@ -124,7 +124,7 @@ struct Told {
 }
 
 impl Problem {
-    /// It as an answer.
+    /// The answer that tells of the problem.
     pub fn into_response(self) -> Response {
         let Told {
             status,

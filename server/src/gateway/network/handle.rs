@@ -53,7 +53,7 @@ pub enum End {
         /// The limit for all connections: [`Limits::vat`](super::Limits::vat).
         limit_bytes: usize,
     },
-    /// Its owner closed it.
+    /// The owner of the connection closed it.
     #[error("the connection was closed")]
     Stopped,
     /// Reading or writing failed, or the stream ended within a message.

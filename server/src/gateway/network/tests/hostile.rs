@@ -14,7 +14,7 @@ fn knots(messages: Vec<Outgoing>, reason: Option<&'static str>) {
     knots_in_answers(Vec::new(), messages, reason);
 }
 
-/// The same, where `first` makes the other side ask the peer something, as question 0, before
+/// Runs [`knots`] where `first` makes the other side ask the peer something, as question 0, before
 /// `messages` are sent.
 fn knots_in_answers(first: Vec<Outgoing>, messages: Vec<Outgoing>, reason: Option<&'static str>) {
     let first = serialized(&first);
@@ -117,7 +117,7 @@ fn answers_may_not_become_each_other() {
     );
 }
 
-/// The same, with the questions finished before they are answered.
+/// Two pending answers that become each other, their questions finished before they are answered.
 #[test]
 fn finished_answers_may_not_become_each_other() {
     knots(
