@@ -253,8 +253,8 @@ impl Appended<'_> {
         let end = self.at + self.buffer.len() as u64;
         if self.others + end > self.held.most_bytes {
             return Err(io::Error::other(format!(
-                "the commits of databases that cannot be written are more than {} bytes, the size of the \
-                 journal (`limits.journal_bytes`)",
+                "the commits of databases that cannot be written are more than {} bytes, twice the size of \
+                 the journal (`limits.journal_bytes`)",
                 self.held.most_bytes
             )));
         }

@@ -91,6 +91,14 @@ pub enum Driver {
     Caller,
 }
 
+impl Settings {
+    /// The most that is held of databases that cannot be written, in bytes: as much as the journal takes with
+    /// the pages of large commits.
+    fn most_held_bytes(&self) -> u64 {
+        self.bytes.saturating_mul(2)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -175,7 +183,8 @@ impl Journal {
     ) -> Result<(Journal, Recovery), JournalError> {
         // Nothing is queued there.
         let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0)));
-        let recovered = recover::recover(&disk, layout, nobody, settings.bytes, progress)?;
+        let recovered =
+            recover::recover(&disk, layout, nobody, settings.most_held_bytes(), progress)?;
         let segment_bytes = Journal::segment_bytes(settings);
         // A batch is at most this and one record, and so fits into a segment.
         let quarter = segment_bytes / 4;
@@ -194,7 +203,7 @@ impl Journal {
             queue.clone(),
             quarter,
             settings.open_files,
-            settings.bytes,
+            settings.most_held_bytes(),
         ));
         databases.held.load()?;
         for (id, error) in &recovered.quarantined {

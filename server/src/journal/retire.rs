@@ -134,7 +134,7 @@ impl Retirer {
             .into_iter()
             .map(|(id, _)| id)
             .collect();
-        if quarantined.is_empty() {
+        if quarantined.is_empty() || sabotaged!(self.queue, DropHeld) {
             return Ok(());
         }
         let mut changes = Changes::default();

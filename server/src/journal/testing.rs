@@ -89,6 +89,9 @@ pub enum Sabotage {
     OmitSpilledPage,
     /// A file is read that nobody has mended since a sync of it failed.
     ReadSuspect,
+    /// A segment is used again that says something of a database that cannot be written, and that is held
+    /// nowhere.
+    DropHeld,
     /// What is held of a database is not brought to its file when that can be written again.
     ForgetHeld,
     /// A commit is taken in although the journal has failed since its turn began.

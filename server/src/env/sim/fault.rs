@@ -67,6 +67,11 @@ impl Fault {
         Fault::new(Errno::IO)
     }
 
+    /// `EMFILE`: the process has no file descriptors left.
+    pub fn no_descriptors() -> Fault {
+        Fault::new(Errno::MFILE)
+    }
+
     fn new(errno: Errno) -> Fault {
         Fault {
             errno,

@@ -31,9 +31,10 @@ pub fn disturb(random: &mut Random, vat: &Vat, faults: bool) {
 
 fn fault(random: &mut Random) -> Fault {
     use Operation::*;
-    let fault = match random.percent(30) {
-        true => Fault::no_space(),
-        false => Fault::io_error(),
+    let fault = match random.below(10) {
+        0..3 => Fault::no_space(),
+        3 => Fault::no_descriptors(),
+        _ => Fault::io_error(),
     };
     let kinds: [&[Operation]; _] = [
         &[Write],

@@ -7,11 +7,11 @@ use vatwerk::ObjectId;
 use super::{
     failure::Check,
     run::{Met, Options, run},
-    vat::{self, Vat},
+    vat::{self, DATA, Vat},
 };
 use crate::{
-    env::sim::{Operation, SimDisk, Survival},
-    folder::DatabaseId,
+    env::sim::{Fault, Operation, SimDisk, Survival},
+    folder::{DatabaseId, Layout},
     journal::testing::Sabotage,
     storage::{Settings, Storage},
 };
@@ -43,7 +43,8 @@ fn commits_that_are_called_durable_before_the_sync_get_lost() {
 #[test]
 fn a_torn_record_that_is_believed_is_noticed() {
     const PAIR: usize = 20_000;
-    let settings = vat::settings(64 << 10);
+    // So large that the pair fits into a record, of many sectors.
+    let settings = vat::settings(256 << 10);
     let id = DatabaseId {
         class: 1,
         object: ObjectId([7; ObjectId::LEN]),
@@ -108,4 +109,116 @@ fn a_page_that_is_missing_of_a_large_commit_damages_a_database() {
 #[test]
 fn an_object_that_a_recovery_skips_is_as_it_was() {
     is_caught_by(Check::Lost, Sabotage::SkipObject);
+}
+
+fn id(n: u8) -> DatabaseId {
+    DatabaseId {
+        class: 1,
+        object: ObjectId([n; ObjectId::LEN]),
+    }
+}
+
+fn open(vat: &Vat, n: u8) -> crate::Result<Storage> {
+    Storage::open(&vat.vfs, id(n), &Settings::default())
+}
+
+fn put(storage: &Storage, pairs: u32, byte: u8) -> crate::Result<()> {
+    storage.enter_turn();
+    (0..pairs).try_for_each(|n| storage.kv().put_bytes(&n.to_string(), &[byte; 3000]))?;
+    storage.commit_turn().map(drop)
+}
+
+/// Commits of another database, until the segments have gone round several times.
+fn go_round(vat: &Vat) {
+    let busy = open(vat, 99).expect("it opens");
+    for n in 0..200 {
+        put(&busy, 1, n).expect("it is written");
+    }
+}
+
+fn vat(sabotage: Option<Sabotage>) -> Vat {
+    Vat::start_wrong(&vat::new_disk(), &vat::settings(64 << 10), sabotage).expect("it starts")
+}
+
+/// Operations on the file of one database.
+fn of_file(n: u8, is_meant: fn(Operation) -> bool) -> impl Fn(&Path, Operation) -> bool + Send {
+    let path = Layout::new(Path::new(DATA)).database(id(n));
+    move |at, operation| at == path && is_meant(operation)
+}
+
+#[test]
+fn a_commit_does_not_outlive_what_others_committed_since_its_turn_began() {
+    for (sabotage, outlives) in [(None, false), (Some(Sabotage::OutliveVoid), true)] {
+        let vat = vat(sabotage);
+        let (first, second) = (open(&vat, 1).unwrap(), open(&vat, 2).unwrap());
+        put(&first, 1, 1).unwrap();
+        second.enter_turn();
+        second.kv().put_bytes("k", &[1]).unwrap();
+        let sync = |path: &Path, operation: Operation| {
+            operation.is_sync() && path.extension().is_some_and(|it| it == "segment")
+        };
+        vat.disk.fail(Fault::io_error().when(sync).times(2));
+        put(&first, 1, 2).unwrap();
+        assert!(vat.journal().is_durable(first.newest()).is_err());
+        assert_eq!(second.commit_turn().is_ok(), outlives);
+    }
+}
+
+#[test]
+fn a_file_is_not_read_after_a_sync_of_it_failed_before_it_is_mended() {
+    /// More than SQLite keeps in memory.
+    const PAIRS: u32 = 140;
+    for (sabotage, reads_old) in [(None, false), (Some(Sabotage::ReadSuspect), true)] {
+        let vat = vat(sabotage);
+        let storage = open(&vat, 1).unwrap();
+        put(&storage, PAIRS, 1).unwrap();
+        assert!(storage.checkpoint().unwrap());
+        go_round(&vat);
+        put(&storage, PAIRS, 2).unwrap();
+        assert!(storage.checkpoint().unwrap());
+        let fault = Fault::io_error().when(of_file(1, Operation::is_sync));
+        vat.disk.fail(fault.evicting());
+        go_round(&vat);
+        let read = |n: u32| storage.kv().get_bytes(&n.to_string());
+        let is_old = |n| read(n).is_ok_and(|found| found == Some(vec![1; 3000]));
+        let is_refused = |n| read(n).is_err();
+        let old = (0..PAIRS).any(is_old);
+        assert!(old || (0..PAIRS).any(is_refused), "{sabotage:?}");
+        if !reads_old {
+            assert!(!old);
+        }
+        drop(storage);
+        vat.disk.heal();
+        let storage = open(&vat, 1).unwrap();
+        let new = Some(vec![2; 3000]);
+        assert!((0..PAIRS).all(|n| storage.kv().get_bytes(&n.to_string()).unwrap() == new));
+    }
+}
+
+#[test]
+fn what_is_held_of_a_file_that_cannot_be_written_is_there_after_a_crash() {
+    let sabotages = [None, Some(Sabotage::DropHeld), Some(Sabotage::ForgetHeld)];
+    for sabotage in sabotages {
+        let vat = vat(sabotage);
+        let storage = open(&vat, 1).unwrap();
+        put(&storage, 20, 1).unwrap();
+        assert!(storage.checkpoint().unwrap());
+        go_round(&vat);
+        vat.disk
+            .fail(Fault::io_error().when(of_file(1, Operation::is_change)));
+        put(&storage, 40, 2).unwrap();
+        go_round(&vat);
+        assert!(put(&storage, 1, 3).is_err(), "it is in quarantine");
+        drop(storage);
+        let disk = vat.disk.after_crash(Survival::Nothing);
+        drop(vat);
+        let vat = Vat::start_wrong(&disk, &vat::settings(64 << 10), sabotage);
+        let found = vat.is_ok_and(|vat| {
+            open(&vat, 1).is_ok_and(|storage| {
+                let read = |n: u32| storage.kv().get_bytes(&n.to_string());
+                (0..40).all(|n| read(n) == Ok(Some(vec![2; 3000])))
+            })
+        });
+        assert_eq!(found, sabotage.is_none(), "{sabotage:?}");
+    }
 }
