@@ -25,6 +25,7 @@ pub enum Code {
     Disconnected,
     Overloaded,
     StorageFailed,
+    OutcomeUnknown,
     Deadlock,
     Internal,
 }
@@ -34,7 +35,7 @@ const HOP_PREFIX: &str = "remote exception: ";
 
 impl Code {
     /// Every code, in the order of the schema.
-    pub const ALL: [Code; 18] = [
+    pub const ALL: [Code; 19] = [
         Code::InvalidArgument,
         Code::NotFound,
         Code::LimitExceeded,
@@ -51,6 +52,7 @@ impl Code {
         Code::Disconnected,
         Code::Overloaded,
         Code::StorageFailed,
+        Code::OutcomeUnknown,
         Code::Deadlock,
         Code::Internal,
     ];
@@ -74,6 +76,7 @@ impl Code {
             Code::Disconnected => limit::DISCONNECTED,
             Code::Overloaded => limit::OVERLOADED,
             Code::StorageFailed => limit::STORAGE_FAILED,
+            Code::OutcomeUnknown => limit::OUTCOME_UNKNOWN,
             Code::Deadlock => limit::DEADLOCK,
             Code::Internal => limit::INTERNAL,
         }
@@ -83,7 +86,9 @@ impl Code {
     pub fn kind(self) -> ErrorKind {
         match self {
             Code::Unimplemented => ErrorKind::Unimplemented,
-            Code::ObjectReset | Code::ShuttingDown | Code::Disconnected => ErrorKind::Disconnected,
+            Code::ObjectReset | Code::ShuttingDown | Code::Disconnected | Code::OutcomeUnknown => {
+                ErrorKind::Disconnected
+            }
             Code::Overloaded | Code::StorageFailed => ErrorKind::Overloaded,
             _ => ErrorKind::Failed,
         }

@@ -346,3 +346,23 @@ fn alarms_that_are_off_stay_set_and_run_when_they_are_on() {
         assert_eq!(number(&vat, "vatwerk_alarms_on"), 1.0);
     });
 }
+
+#[test]
+fn a_handler_may_hold_others_back_in_a_section() {
+    run(async {
+        let (vat, spring) = vat().await;
+        spring.on_alarm(|ctx, _| async move {
+            let section = ctx.block_concurrency_while(async {
+                ctx.sleep(ms(SECOND)).await;
+                Ok(())
+            });
+            section.await
+        });
+        let since_ms = set_named(&vat, &spring, "a", &[("one", MINUTE), ("two", MINUTE)]).await;
+        vat.advance(ms(2 * MINUTE)).await;
+        assert_eq!(spring.ran().len(), 2);
+        assert_eq!(vat.next_alarm::<Client>("a"), None);
+        assert_eq!(vat.status::<Client>("a").in_flight, 0);
+        assert!(vat.now_ms() > since_ms);
+    });
+}

@@ -2,7 +2,8 @@
 
 use std::{future::pending, time::Duration};
 
-use tokio::task::spawn_local;
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::task::{spawn_local, yield_now};
 use vatwerk::Code;
 use vatwerk_server::{
     Config,
@@ -237,7 +238,8 @@ fn a_client_that_hangs_up_leaves_nothing_in_flight() {
         vat.controls.reached("never").await;
         wire.hang_up().await;
         // As many others as there may be have room.
-        let calls: Vec<_> = (0..4096).map(|_| send(&other.probe("p"), &[])).collect();
+        let others = other.probe("p");
+        let calls: Vec<_> = (0..4096).map(|_| send(&others, &[])).collect();
         for call in calls {
             call.promise.await.unwrap();
         }
@@ -289,5 +291,64 @@ fn a_serial_object_is_free_again_when_a_call_has_taken_too_long() {
         vat.advance(61 * SECOND).await;
         assert_eq!(code(endless.await.unwrap()), Code::LimitExceeded);
         next.await.unwrap().unwrap();
+    });
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped, as it is told");
+    }
+}
+
+#[test]
+fn what_a_call_that_is_given_up_holds_may_panic_and_harms_nobody() {
+    run(async {
+        let (vat, p) = vat().await;
+        let wait = || {
+            act(&p, async |_| {
+                let _bomb = Bomb;
+                pending::<capnp::Result<()>>().await
+            })
+        };
+        let given_up = [wait(), wait()];
+        let other = spawn_local(act(&p, async |own| {
+            own.ctx.sleep(SECOND).await;
+            Ok(own.memory.get())
+        }));
+        let remember = act(&p, async |own| {
+            own.memory.set(7);
+            Ok(())
+        });
+        remember.await.unwrap();
+        drop(given_up);
+        vat.settle().await;
+        assert_eq!(vat.status::<Client>("p").in_flight, 1);
+        assert_eq!(other.await.unwrap().unwrap(), 7);
+    });
+}
+
+#[test]
+fn calls_that_run_get_their_turns_while_others_keep_coming() {
+    run(async {
+        let (_vat, p) = vat().await;
+        let slow = spawn_local(act(&p, async |_| {
+            for _ in 0..5 {
+                yield_now().await;
+            }
+            Ok(())
+        }));
+        let call = || act(&p, async |_| Ok(()));
+        let mut calls: FuturesUnordered<_> = (0..1000).map(|_| call()).collect();
+        let mut answered = 0;
+        while !slow.is_finished() {
+            calls.next().await.unwrap().unwrap();
+            calls.push(call());
+            answered += 1;
+            assert!(answered < 20_000, "it gets no turn");
+        }
+        slow.await.unwrap().unwrap();
     });
 }

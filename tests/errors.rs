@@ -316,6 +316,14 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
             Code::LimitExceeded,
         ),
         (
+            Error::SqlLimit {
+                what: "w",
+                limit: 1,
+                key: "k",
+            },
+            Code::LimitExceeded,
+        ),
+        (
             Error::StatementTimeout {
                 limit_ms: 1,
                 set_by: StatementLimit::Vat,
@@ -346,6 +354,7 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
             Code::Overloaded,
         ),
         (Error::StorageFailed("w".into()), Code::StorageFailed),
+        (Error::OutcomeUnknown("w".into()), Code::OutcomeUnknown),
         (
             Error::Raised {
                 code: Code::Internal,

@@ -40,7 +40,9 @@ fn when_the_journal_cannot_be_written_writes_fail_and_reads_go_on_until_it_can()
             write(&p, "old").await.unwrap();
             assert_eq!(read(&q).await.unwrap(), ["old"; 2]);
             vat.disk().fail(fault());
-            assert_eq!(code(write(&p, "new").await), Code::StorageFailed, "{round}");
+            // It was given to the disk, which cannot be told that it does not count.
+            let told = code(write(&p, "new").await);
+            assert_eq!(told, Code::OutcomeUnknown, "{round}");
             assert_eq!(read(&q).await.unwrap(), ["old"; 2], "{round}");
             assert_eq!(code(write(&p, "new").await), Code::StorageFailed, "{round}");
             let newborn = format!("newborn {round}");
@@ -102,7 +104,7 @@ fn what_was_said_after_a_write_that_never_happened_never_leaves() {
         let outcomes = join_all(calls).await;
         let codes: Vec<_> = outcomes.into_iter().map(code).collect();
         // Those that still ran do not know what became of them.
-        let (failed, reset) = (Code::StorageFailed, Code::ObjectReset);
+        let (failed, reset) = (Code::OutcomeUnknown, Code::ObjectReset);
         let expected = [failed, failed, failed, reset, reset, failed, reset, failed];
         assert_eq!(codes, expected);
         settle().await;
@@ -139,7 +141,7 @@ fn a_write_that_failed_before_the_power_did_is_there_whole_or_not_at_all() {
             let fault = Fault::io_error().when(journal_sync).leaving(survival);
             vat.disk().fail(fault);
             let failed = write(&wire.probe("p"), "new").await;
-            assert_eq!(code(failed), Code::StorageFailed);
+            assert_eq!(code(failed), Code::OutcomeUnknown);
             vat.lose_power(survival).await;
             vat.start_again().await;
             let wire = vat.wire().await;
@@ -149,6 +151,40 @@ fn a_write_that_failed_before_the_power_did_is_there_whole_or_not_at_all() {
                 "{survival:?}: {found:?}"
             );
             assert_eq!(read(&wire.probe("q")).await.unwrap(), ["old"; 2]);
+        }
+    });
+}
+
+/// The disk fails only for so long that the journal can say at once that the write does not count.
+#[test]
+fn a_write_that_is_said_to_be_undone_never_comes_back() {
+    run_paused(async {
+        let seeds = (0..20).map(Survival::Seeded);
+        for survival in [Survival::Nothing, Survival::Everything]
+            .into_iter()
+            .chain(seeds)
+        {
+            for strikes in [1, 2] {
+                let (mut vat, wire) = vat_on_disk().await;
+                let fault = Fault::io_error().when(journal_sync).leaving(survival);
+                vat.disk().fail(fault.times(strikes));
+                let told = write(&wire.probe("p"), "new").await;
+                let expected = match told {
+                    // The second segment took it.
+                    Ok(_) => "new",
+                    Err(error) => {
+                        assert!(error.extra.contains("delivery-unknown"), "{error}");
+                        assert_eq!(code::<()>(Err(error)), Code::StorageFailed);
+                        "old"
+                    }
+                };
+                assert_eq!(expected == "new", strikes == 1);
+                vat.lose_power(survival).await;
+                vat.start_again().await;
+                let wire = vat.wire().await;
+                let found = read(&wire.probe("p")).await.unwrap();
+                assert_eq!(found, [expected; 2], "{survival:?}, {strikes}");
+            }
         }
     });
 }
@@ -168,7 +204,7 @@ fn a_vat_whose_journal_fails_stops_and_keeps_what_was_acknowledged() {
                 write(object, "old").await.unwrap();
             }
             vat.disk().fail(Fault::io_error().when(journal));
-            assert_eq!(code(write(&p, "new").await), Code::StorageFailed);
+            assert_eq!(code(write(&p, "new").await), Code::OutcomeUnknown);
             vat.stop().await;
             vat.disk().heal();
             vat.start_again().await;
@@ -263,6 +299,7 @@ fn a_large_commit_whose_pages_cannot_be_written_has_not_happened() {
             large.put("k", &vec![1; 1_000_000]).await.unwrap();
             vat.disk().fail(fault());
             let failed = large.put("k", &vec![2; 1_000_000]).await;
+            // Its record was not written.
             assert_eq!(code(failed), Code::StorageFailed, "{round}");
             vat.disk().heal();
             assert!(
@@ -290,7 +327,7 @@ fn a_journal_with_threads_fails_and_recovers_likewise() {
             write(object, "old").await.unwrap();
         }
         vat.disk().fail(Fault::io_error().when(journal));
-        assert_eq!(code(write(&p, "new").await), Code::StorageFailed);
+        assert_eq!(code(write(&p, "new").await), Code::OutcomeUnknown);
         assert_eq!(read(&q).await.unwrap(), ["old"; 2]);
         assert_eq!(code(write(&p, "new").await), Code::StorageFailed);
         vat.disk().heal();

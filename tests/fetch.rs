@@ -1,6 +1,6 @@
 //! HTTP, as objects speak it: over a connection of a capnp client, as the HTTP listener does.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{cell::Cell, rc::Rc, thread, time::Duration};
 
 use capnp::capability::FromClientHook;
 use futures::{StreamExt, stream};
@@ -11,17 +11,21 @@ use vatwerk::{
     object_capnp::stub,
 };
 use vatwerk_server::{
-    Body, Error, Request, Response, Server,
+    Body, Class, Context, Error, Request, Response, Server,
     classes::Counter,
     fetch::{Frame, ask, sink},
     http::StatusCode,
     testing::{TestVat, run},
 };
 
-use crate::support::{
-    code,
-    puppet::{
-        Client, DEED, Own, Program, Puppet, act, connect, fetch, get, keep, put, vat, wants_socket,
+use crate::{
+    puppet_capnp::puppet,
+    support::{
+        code,
+        puppet::{
+            Client, DEED, Own, Program, Puppet, act, connect, fetch, get, keep, put, vat,
+            wants_socket,
+        },
     },
 };
 
@@ -389,5 +393,76 @@ fn a_class_without_handlers_accepts_no_socket() {
         let vat = TestVat::start(|server| server.class::<Puppet<Deaf>>()).await;
         let refused = connect(&vat.object("p"), &[]).await;
         assert_eq!(code(refused), Code::InvalidArgument);
+    });
+}
+
+#[test]
+fn a_client_that_writes_a_body_is_told_when_its_object_ends() {
+    run(async {
+        let (vat, p) = vat().await;
+        let answer = keep(async |own: Rc<Own>, request| {
+            let mut body = request.into_body();
+            body.piece().await.unwrap()?;
+            own.put("k", "v")?;
+            own.ctx.sleep(Duration::from_secs(1)).await;
+            panic!("as it is told")
+        });
+        let stub: stub::Client = p.clone().cast_to();
+        let mut request = stub.fetch_request();
+        let mut params = request.get();
+        params.set_exchange(capnp_rpc::new_client(Asker(Rc::default())));
+        let mut head = params.init_request();
+        head.set_method("POST");
+        head.set_url("/");
+        head.reborrow().init_body_size().set_unknown(());
+        let mut field = head.init_headers(1).get(0);
+        field.set_name(DEED);
+        field.set_value(answer.to_string());
+        let exchange = request.send();
+        let body = exchange.pipeline.get_body();
+        let write = || {
+            let mut write = body.write_request();
+            write.get().set_bytes(&[0; PIECE]);
+            tokio::task::spawn_local(write.send())
+        };
+        // More than has room before it is read.
+        let writes: Vec<_> = (0..8).map(|_| write()).collect();
+        vat.settle().await;
+        assert!(writes.iter().any(|write| !write.is_finished()));
+        assert_eq!(code(exchange.promise.await.map(drop)), Code::ObjectReset);
+        vat.settle().await;
+        assert!(writes.iter().all(|write| write.is_finished()));
+        assert!(write().await.unwrap().is_err(), "nobody reads it");
+    });
+}
+
+/// Panics before it returns a future.
+struct Rash;
+
+impl Class for Rash {
+    const NAME: &'static str = "Rash";
+    const SCHEMA: &'static [u8] = include_bytes!("support/puppet.cgr");
+    const FETCH: bool = true;
+    type Client = Client;
+
+    async fn activate(_: Context) -> capnp::Result<Self> {
+        Ok(Rash)
+    }
+
+    fn fetch(self: Rc<Self>, _: Request) -> impl Future<Output = capnp::Result<Response>> {
+        assert!(thread::panicking(), "as it is told");
+        async { Ok(Response::default()) }
+    }
+}
+
+impl puppet::Server for Rash {}
+
+#[test]
+fn a_handler_that_panics_before_it_returns_resets_its_object_and_no_more() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Rash>()).await;
+        let object: stub::Client = vat.object::<Client>("r").cast_to();
+        assert_eq!(code(ask(&object, get_request()).await), Code::ObjectReset);
+        assert_eq!(vat.status::<Client>("r").resets, 1);
     });
 }

@@ -79,7 +79,11 @@ fn past_the_queue_of_the_vat_calls_are_refused_and_it_recovers() {
 #[test]
 fn past_the_calls_of_a_connection_it_is_refused_and_another_is_not() {
     run_paused(async {
-        let vat = TestVat::with(|config| config.limits.calls_per_connection = 8).await;
+        let vat = TestVat::with(|config| {
+            config.limits.calls_per_connection = 8;
+            config.metrics = Some("tcp:127.0.0.1:0".parse().unwrap());
+        })
+        .await;
         let (busy, other) = (vat.wire().await, vat.wire().await);
         let probe = busy.probe("p");
         tell(&probe, &[]).await.unwrap();
@@ -92,6 +96,15 @@ fn past_the_calls_of_a_connection_it_is_refused_and_another_is_not() {
         vat.controls.release("busy");
         assert!(join_all(waiting).await.iter().all(Result::is_ok));
         tell(&probe, &[]).await.unwrap();
+        let refused = "vatwerk_connection_calls_refused_total 1";
+        let numbers = vat.metrics().await;
+        assert!(numbers.contains(refused), "{numbers}");
+        // Connections that have ended count too.
+        drop((probe, busy));
+        settle().await;
+        let numbers = vat.metrics().await;
+        assert!(numbers.contains("vatwerk_connections 1"), "{numbers}");
+        assert!(numbers.contains(refused), "{numbers}");
     });
 }
 

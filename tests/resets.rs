@@ -9,6 +9,7 @@ use vatwerk::{Code, object_capnp::namespace};
 use vatwerk_client::ObjectKey;
 use vatwerk_server::{
     Context,
+    fetch::Frame,
     testing::{TestVat, run},
 };
 
@@ -16,6 +17,8 @@ use crate::support::{
     code,
     puppet::{Client, Own, Program, Puppet, act, connect, get, obtain, put},
 };
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The objects of a class, as an operator has them.
 fn space(vat: &TestVat) -> namespace::Client {
@@ -142,5 +145,35 @@ fn web_sockets_of_an_object_that_is_reset_close() {
         assert_eq!(act(&p, open).await.unwrap(), 1);
         assert!(reset(&space(&vat), "p").await.unwrap());
         assert_eq!(act(&p, open).await.unwrap(), 0);
+    });
+}
+
+/// Takes 20 s to wake.
+struct Sleepy;
+
+impl Program for Sleepy {
+    async fn activate(ctx: &Context) -> capnp::Result<()> {
+        ctx.sleep(20 * SECOND).await;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reset_of_an_object_that_wakes_is_a_reset_like_others() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<Sleepy>>()).await;
+        let p = vat.object::<Client>("p");
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.evict::<Client>("p").await;
+        let call = spawn_local(act(&p, async |_| Ok(())));
+        vat.settle().await;
+        assert!(reset(&space(&vat), "p").await.unwrap());
+        assert_eq!(vat.status::<Client>("p").resets, 1);
+        let closed = socket.next().await.unwrap().into_frame();
+        assert!(
+            matches!(closed, Frame::Close { code: 1012, .. }),
+            "{closed:?}"
+        );
+        call.await.unwrap().unwrap();
     });
 }

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use tokio::{task::spawn_local, time::timeout};
 use vatwerk::Code;
 use vatwerk_server::{
-    Context,
+    Context, Request, Response,
     testing::{TestVat, run},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     puppet_capnp::puppet,
     support::{
         code,
-        puppet::{Client, Program, Puppet, act, get, give},
+        puppet::{Client, Own, Program, Puppet, act, fetch, get, give},
     },
 };
 
@@ -161,5 +161,68 @@ fn a_call_that_create_would_wait_for_is_refused_at_once() {
         assert_eq!(tokio::time::Instant::now(), began);
         CALLS_BACK.set(false);
         act(&a, async |_| Ok(())).await.unwrap();
+    });
+}
+
+#[test]
+fn requests_that_wait_for_each_other_are_told_so() {
+    run(async {
+        let vat = serial().await;
+        let cross = |from: &str, to: &'static str| {
+            let object: Client = vat.object(from);
+            spawn_local(async move {
+                let answer = async move |own: Rc<Own>, _| {
+                    own.ctx.sleep(SECOND).await;
+                    let next = own.other(to);
+                    fetch(&next, Request::default(), async |_, _| {
+                        Ok(Response::default())
+                    })
+                    .await
+                };
+                fetch(&object, Request::default(), answer).await
+            })
+        };
+        let crossed = [cross("a", "b"), cross("b", "a")];
+        let mut deadlocks = 0;
+        for request in crossed {
+            let outcome = timeout(60 * SECOND, request)
+                .await
+                .expect("it does not wait");
+            if let Err(error) = outcome.unwrap() {
+                assert_eq!(code::<()>(Err(error)), Code::Deadlock);
+                deadlocks += 1;
+            }
+        }
+        assert!(deadlocks > 0);
+    });
+}
+
+#[test]
+fn a_peer_that_calls_back_into_a_running_call_which_calls_the_peer_is_told_so() {
+    run(async {
+        let vat = serial().await;
+        let (a, x): (Client, Client) = (vat.object("a"), vat.object("x"));
+        let running = spawn_local(act(&a, async |own| {
+            let handed = give(&own.other("x"), own.handle(), async |own, handle| {
+                own.kept.replace(Some(Box::new(handle)));
+                Ok(())
+            });
+            handed.await?;
+            own.ctx.sleep(100 * SECOND).await;
+            Ok(())
+        }));
+        vat.advance(SECOND).await;
+        // It belongs to the call that runs, so it is let in, and calls the object that waits for it.
+        let call = act(&x, async |own| {
+            let handle = own.kept.take().expect("it was given");
+            let handle: Client = *handle.downcast().expect("a capability");
+            act(&handle, async |own| {
+                act(&own.other("x"), async |_| Ok(())).await
+            })
+            .await
+        });
+        let outcome = timeout(60 * SECOND, call).await.expect("it does not wait");
+        assert_eq!(code(outcome), Code::Deadlock);
+        running.await.unwrap().unwrap();
     });
 }

@@ -63,8 +63,9 @@ impl Builder {
 
     /// How long a call on a stub, a namespace or the session waits for its answer, or `None` for as long
     /// as it takes. The default is 120 s. A call that takes longer fails with
-    /// [`Code::Disconnected`](vatwerk::Code::Disconnected): whether it ran is not known. It is given up
-    /// then, but what has begun in the vat goes on. Capabilities that calls return, such as cursors,
+    /// [`Code::Disconnected`](vatwerk::Code::Disconnected): whether it ran is not known, unless it has
+    /// waited for room among the calls in flight, and was never sent. It is given up then, but what has
+    /// begun in the vat goes on. Capabilities that calls return, such as cursors,
     /// have no such limit.
     pub fn call_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.options.call_timeout = timeout.into();
@@ -80,7 +81,7 @@ impl Builder {
         self
     }
 
-    /// Who asks. The default is [`Credential::None`].
+    /// The credential that the vat is asked with. The default is [`Credential::None`].
     pub fn credential(mut self, credential: Credential) -> Self {
         self.options.credential = credential;
         self
@@ -100,12 +101,12 @@ impl Builder {
         Ok(Client { handle })
     }
 
-    /// Connects likewise, for code on one thread. Must be called inside a
+    /// Connects, in one attempt, for code on one thread. Must be called inside a
     /// [`tokio::task::LocalSet`].
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Builder::connect).
+    /// The errors of [`connect`](Builder::connect).
     pub async fn connect_local(self, address: &str) -> Result<LocalClient> {
         let link = Link::open(address.parse()?, self.options).await?;
         Ok(LocalClient::new(link))
@@ -117,7 +118,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Those of [`Builder::connect`].
+    /// The errors of [`Builder::connect`].
     pub async fn connect(address: &str) -> Result<Client> {
         Builder::default().connect(address).await
     }

@@ -21,7 +21,7 @@ use crate::{
     wire::{self, End, Wire},
 };
 
-/// Who asks.
+/// The credential that a client asks a vat with.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Credential {

@@ -108,11 +108,16 @@ impl From<capnp::Error> for Error {
             code,
             kind: error.kind,
             message: message.to_owned(),
-            delivery: delivery.unwrap_or(match error.kind {
-                ErrorKind::Disconnected | ErrorKind::Overloaded => Delivery::Unknown,
-                _ => Delivery::Delivered,
-            }),
+            delivery: delivery.unwrap_or(unmarked(error.kind)),
         }
+    }
+}
+
+/// Whether a call ran that failed with an exception of this kind, without a mark at its end.
+fn unmarked(kind: ErrorKind) -> Delivery {
+    match kind {
+        ErrorKind::Disconnected | ErrorKind::Overloaded => Delivery::Unknown,
+        _ => Delivery::Delivered,
     }
 }
 
@@ -144,7 +149,8 @@ impl From<InvalidId> for Error {
     }
 }
 
-/// So that `?` works in functions that return `capnp::Result`. The code stays readable.
+/// So that `?` works in functions that return `capnp::Result`. The code stays readable, and so does
+/// whether the call ran.
 impl From<Error> for capnp::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
@@ -152,13 +158,14 @@ impl From<Error> for capnp::Error {
             Error::Connect { .. } | Error::Gone => ErrorKind::Disconnected,
             Error::Address(_) | Error::ObjectId(_) => ErrorKind::Failed,
         };
-        let extra = match &error {
-            Error::Call { delivery, .. } if *delivery != Delivery::Delivered => {
-                format!("{error} [{delivery}]")
-            }
+        let mut extra = match &error {
             Error::Call { .. } => error.to_string(),
             other => format!("{}{other}", prefix(other.code())),
         };
+        let delivery = error.delivery();
+        if delivery != Delivery::Delivered || unmarked(kind) != Delivery::Delivered {
+            extra.push_str(&format!(" [{delivery}]"));
+        }
         capnp::Error { kind, extra }
     }
 }
@@ -189,13 +196,38 @@ mod tests {
 
     #[test]
     fn an_error_survives_the_way_through_capnp() {
-        let error = Error::Connect {
-            address: "unix:/none".parse().unwrap(),
-            source: io::ErrorKind::ConnectionRefused.into(),
-        };
-        let text = error.to_string();
-        let back = Error::from(capnp::Error::from(error));
-        assert_eq!(back.code(), Some(Code::Disconnected));
-        assert_eq!(back.to_string(), format!("disconnected: {text}"));
+        let mut errors = vec![
+            Error::Connect {
+                address: "unix:/none".parse().unwrap(),
+                source: io::ErrorKind::ConnectionRefused.into(),
+            },
+            Error::Address("nowhere".parse::<Address>().unwrap_err()),
+            Error::ObjectId("short".parse::<vatwerk::ObjectId>().unwrap_err()),
+            Error::Gone,
+        ];
+        let kinds = [
+            ErrorKind::Failed,
+            ErrorKind::Unimplemented,
+            ErrorKind::Disconnected,
+            ErrorKind::Overloaded,
+        ];
+        for kind in kinds {
+            errors.extend(Delivery::ALL.map(|delivery| Error::Call {
+                code: Some(Code::StorageFailed),
+                kind,
+                message: "no room [really]".to_owned(),
+                delivery,
+            }));
+        }
+        for error in errors {
+            let (delivery, retryable) = (error.delivery(), error.is_retryable());
+            let (text, code) = (error.to_string(), error.code());
+            let code = code.or(Some(Code::Disconnected));
+            let back = Error::from(capnp::Error::from(error));
+            assert_eq!(back.code(), code, "{text}");
+            assert!(back.to_string().ends_with(&text), "{back}");
+            assert_eq!(back.delivery(), delivery, "{text}");
+            assert!(back.is_retryable() || !retryable, "{text}");
+        }
     }
 }

@@ -28,6 +28,11 @@ impl Gate {
         })
     }
 
+    /// The most calls in flight.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     /// Whether the next call is sent at once.
     pub(crate) fn is_open(&self) -> bool {
         self.in_flight.get() < self.max && self.held.borrow().is_empty()
@@ -63,16 +68,10 @@ impl Gate {
         self.in_flight.set(self.in_flight.get() - calls);
         self.left.notify_one();
     }
-
-    /// A place among the calls in flight, for one that waits for a connection.
-    pub(crate) fn occupy(self: &Rc<Self>) -> Tally {
-        let place = Tally::new(self.clone());
-        place.enter();
-        place
-    }
 }
 
-/// A part of the calls in flight, such as those of one connection. They leave with it.
+/// A part of the calls in flight, such as those of one connection, or those that wait for one. They
+/// leave with it.
 pub(crate) struct Tally {
     gate: Rc<Gate>,
     calls: Cell<usize>,
@@ -107,5 +106,21 @@ impl Tally {
 impl Drop for Tally {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// The place of one call in a tally, until it is dropped or the tally is cleared.
+pub(crate) struct Place(Rc<Tally>);
+
+impl Place {
+    pub(crate) fn new(tally: &Rc<Tally>) -> Place {
+        tally.enter();
+        Place(tally.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }

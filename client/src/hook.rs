@@ -10,6 +10,7 @@ use capnp::{
 
 use crate::{
     connection::{Connection, innermost},
+    gate::{Place, Tally},
     link::Link,
     path::Path,
     request::{StubRequest, pass},
@@ -30,14 +31,47 @@ enum Target {
     Unknown,
     /// A capability of a connection, perhaps of one that has ended.
     Asked(Box<dyn ClientHook>),
-    /// Calls are held back, in order, until there is a connection.
-    Waiting(Box<dyn ClientHook>),
+    /// Calls are held back, in order, until there is a connection. They count until then.
+    Waiting(Box<dyn ClientHook>, Rc<Tally>),
 }
 
 /// Where the next call goes.
 enum Route {
     Live(Box<dyn ClientHook>, Rc<Connection>),
-    Waiting(Box<dyn ClientHook>),
+    Waiting(Box<dyn ClientHook>, Rc<Tally>),
+}
+
+impl Route {
+    fn target(&self) -> &dyn ClientHook {
+        match self {
+            Route::Live(target, _) | Route::Waiting(target, _) => &**target,
+        }
+    }
+
+    /// Whether a call may still be sent there.
+    fn is_good(&self) -> bool {
+        match self {
+            Route::Live(target, connection) => {
+                connection.is_live() && connection.owns(&*innermost(&**target))
+            }
+            Route::Waiting(target, _) => target.get_resolved().is_none(),
+        }
+    }
+
+    /// The answer to a call that was sent there now.
+    fn guard<T: 'static>(&self, answer: Promise<T, Error>) -> Promise<T, Error> {
+        match self {
+            Route::Live(_, connection) => connection.guard(answer),
+            Route::Waiting(_, calls) => {
+                let place = Place::new(calls);
+                Promise::from_future(async move {
+                    let outcome = answer.await;
+                    drop(place);
+                    outcome
+                })
+            }
+        }
+    }
 }
 
 impl Settled {
@@ -66,8 +100,9 @@ impl SettledInner {
                 (Route::Live(hook.add_ref(), connection), Target::Asked(hook))
             }
             None => {
-                let hook = self.wait();
-                (Route::Waiting(hook.add_ref()), Target::Waiting(hook))
+                let (hook, calls) = self.wait();
+                let route = Route::Waiting(hook.add_ref(), calls.clone());
+                (route, Target::Waiting(hook, calls))
             }
         };
         let before = self.target.replace(target);
@@ -81,21 +116,26 @@ impl SettledInner {
     fn known(&self, live: Option<&Rc<Connection>>) -> Option<Route> {
         let target = match &*self.target.borrow() {
             Target::Unknown => return None,
-            Target::Waiting(hook) if hook.get_resolved().is_none() => {
-                return Some(Route::Waiting(hook.add_ref()));
+            Target::Waiting(hook, calls) if hook.get_resolved().is_none() => {
+                return Some(Route::Waiting(hook.add_ref(), calls.clone()));
             }
-            Target::Waiting(hook) | Target::Asked(hook) => innermost(&**hook),
+            Target::Waiting(hook, _) | Target::Asked(hook) => innermost(&**hook),
         };
         let connection = live.filter(|connection| connection.owns(&*target))?;
         Some(Route::Live(target, connection.clone()))
     }
 
-    /// A capability that holds calls back until there is a connection.
-    fn wait(self: &Rc<Self>) -> Box<dyn ClientHook> {
+    /// A capability that holds calls back until there is a connection, and how many they are.
+    fn wait(self: &Rc<Self>) -> (Box<dyn ClientHook>, Rc<Tally>) {
         let (connecting, path) = (self.link.connected(), self.path.clone());
         let this = Rc::downgrade(self);
+        let calls = Rc::new(Tally::new(self.link.gate().clone()));
+        let waiting = calls.clone();
         let hook = capnp_rpc::new_future_client::<capnp::capability::Client>(async move {
-            let target = connecting.await?.capability(&path);
+            let connected = connecting.await;
+            // From here on they count as calls of the connection, whoever looks at their answers.
+            waiting.clear();
+            let target = connected?.capability(&path);
             // The calls that were held back are sent when this returns. Sending one of them may ask
             // what this capability leads to, and the queue itself does not stand being asked then.
             if let Some(this) = this.upgrade() {
@@ -111,7 +151,7 @@ impl SettledInner {
                 let _ = resolved.await;
             });
         }
-        hook
+        (hook, calls)
     }
 }
 
@@ -133,25 +173,16 @@ impl ClientHook for Settled {
         size_hint: Option<MessageSize>,
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
         let route = self.0.route();
-        let waits = matches!(route, Route::Waiting(_));
-        let request: Box<dyn RequestHook> = match route {
-            Route::Live(target, connection) => {
-                let request = target.new_call(interface_id, method_id, size_hint);
-                Box::new(LiveRequest {
-                    request: request.hook,
-                    target,
-                    interface_id,
-                    method_id,
-                    connection,
-                })
-            }
-            Route::Waiting(target) => target.new_call(interface_id, method_id, size_hint).hook,
-        };
-        let link = self.0.link.clone();
+        let request = route.target().new_call(interface_id, method_id, size_hint);
         Request::new(Box::new(StubRequest {
-            request,
-            link,
-            waits,
+            request: Box::new(RoutedRequest {
+                request: request.hook,
+                route,
+                settled: self.0.clone(),
+                interface_id,
+                method_id,
+            }),
+            link: self.0.link.clone(),
         }))
     }
 
@@ -162,18 +193,14 @@ impl ClientHook for Settled {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let route = self.0.route();
-        let waits = matches!(route, Route::Waiting(_));
+        let settled = self.0.clone();
         pass(
             &self.0.link,
-            waits,
             || false,
-            move || match route {
-                Route::Live(target, connection) => {
-                    let answer = target.call(interface_id, method_id, params, results);
-                    connection.guard(answer)
-                }
-                Route::Waiting(target) => target.call(interface_id, method_id, params, results),
+            move || {
+                let route = settled.route();
+                let target = route.target();
+                route.guard(target.call(interface_id, method_id, params, results))
             },
         )
     }
@@ -192,7 +219,7 @@ impl ClientHook for Settled {
         self.0.link.live()?;
         match self.0.route() {
             Route::Live(target, _) => Some(target),
-            Route::Waiting(_) => None,
+            Route::Waiting(..) => None,
         }
     }
 
@@ -205,33 +232,36 @@ impl ClientHook for Settled {
     }
 }
 
-/// A request on a live connection.
-struct LiveRequest {
+/// A request that goes where calls go when it is sent: not to the connection on which it was begun, if
+/// that has ended since.
+struct RoutedRequest {
     request: Box<dyn RequestHook>,
-    target: Box<dyn ClientHook>,
+    route: Route,
+    settled: Rc<SettledInner>,
     interface_id: u64,
     method_id: u16,
-    connection: Rc<Connection>,
 }
 
-impl LiveRequest {
-    /// The request, or the target's error in its place if the target broke while the request was
-    /// being built. capnp-rpc would copy such a request to where the target has gone, and trips
-    /// over capabilities among its parameters.
-    fn checked(self) -> (Box<dyn RequestHook>, Rc<Connection>) {
-        let target = innermost(&*self.target);
-        let request = if target.get_brand() == self.target.get_brand() {
-            self.request
-        } else {
-            target
-                .new_call(self.interface_id, self.method_id, None)
-                .hook
-        };
-        (request, self.connection)
+impl RoutedRequest {
+    /// The request, or its copy on the route of now. capnp-rpc would copy a request whose target has
+    /// broken to where that leads, and trips over capabilities among its parameters.
+    fn ready(mut self) -> (Box<dyn RequestHook>, Route) {
+        if self.route.is_good() {
+            return (self.request, self.route);
+        }
+        let route = self.settled.route();
+        let target = route.target();
+        let mut request = target.new_call(self.interface_id, self.method_id, None);
+        let params = self.request.get().into_reader();
+        request
+            .get()
+            .set_as(params)
+            .expect("a message of this process is well-formed");
+        (request.hook, route)
     }
 }
 
-impl RequestHook for LiveRequest {
+impl RequestHook for RoutedRequest {
     fn get(&mut self) -> any_pointer::Builder<'_> {
         self.request.get()
     }
@@ -241,20 +271,24 @@ impl RequestHook for LiveRequest {
     }
 
     fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
-        let (request, connection) = self.checked();
+        let (request, route) = self.ready();
         let RemotePromise { promise, pipeline } = request.send();
         RemotePromise {
-            promise: connection.guard(promise),
+            promise: route.guard(promise),
             pipeline,
         }
     }
 
     fn send_streaming(self: Box<Self>) -> Promise<(), Error> {
-        let (request, connection) = self.checked();
-        connection.guard(request.send_streaming())
+        let (request, route) = self.ready();
+        route.guard(request.send_streaming())
     }
 
+    /// For the connection that the request was begun on, and no other.
     fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
-        self.checked().0.tail_send()
+        match self.route {
+            Route::Live(..) if self.route.is_good() => self.request.tail_send(),
+            _ => None,
+        }
     }
 }

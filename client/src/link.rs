@@ -14,7 +14,7 @@ use futures::{
     future::{LocalBoxFuture, Shared},
 };
 use tokio::time::{Instant, sleep, timeout};
-use vatwerk::Code;
+use vatwerk::{Code, Delivery};
 
 use crate::{
     Address, Credential, Error,
@@ -29,6 +29,9 @@ const SHORTEST_DELAY: Duration = Duration::from_millis(20);
 
 /// What doubling the delay leads to at most.
 const LONGEST_DELAY: Duration = Duration::from_secs(1);
+
+/// The longest time that an attempt is given, thirty years: what is longer may be no moment of the clock.
+const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// What a connection is made with.
 #[derive(Clone, Debug)]
@@ -146,23 +149,34 @@ impl Link {
         &self.gate
     }
 
-    /// Gives up on a call that was sent now and is not answered within the call timeout.
+    /// Gives up on a call that was made now and is not answered within the call timeout. `is_held` says
+    /// then whether the call has not been sent, and sees to it that it never is.
     pub(crate) fn limited<T: 'static>(
         &self,
         answer: Promise<T, capnp::Error>,
+        is_held: impl FnOnce() -> bool + 'static,
     ) -> Promise<T, capnp::Error> {
         let Some(limit) = self.options.call_timeout else {
             return answer;
         };
+        let most = self.gate.max();
         let answer = timeout(limit, answer);
         Promise::from_future(async move {
             answer.await.unwrap_or_else(|_| {
-                Err(capnp::Error::disconnected(format!(
-                    "{}: the vat has not answered within {} ms, the call timeout of this client; \
-                     whether the call ran is not known",
-                    Code::Disconnected,
-                    limit.as_millis()
-                )))
+                let (code, ms) = (Code::Disconnected, limit.as_millis());
+                Err(capnp::Error::disconnected(if is_held() {
+                    format!(
+                        "{code}: the call was not sent within {ms} ms, the call timeout of this \
+                         client: {most} calls were in flight, the most there may be \
+                         (`Builder::calls_in_flight`) [{}]",
+                        Delivery::NotDelivered
+                    )
+                } else {
+                    format!(
+                        "{code}: the vat has not answered within {ms} ms, the call timeout of this \
+                         client; whether the call ran is not known"
+                    )
+                }))
             })
         })
     }
@@ -176,6 +190,12 @@ impl Link {
     }
 }
 
+/// The moment when a time is up that begins now; one in a far future if there is no such moment.
+fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + FAR_FUTURE)
+}
+
 /// Attempts to connect until one succeeds or the time is up, and records the outcome.
 async fn attempts(
     link: Weak<Link>,
@@ -184,7 +204,7 @@ async fn attempts(
     gate: Rc<Gate>,
     pace: Rc<Pace>,
 ) -> capnp::Result<Rc<Connection>> {
-    let deadline = Instant::now() + options.connect_timeout;
+    let deadline = after(options.connect_timeout);
     let outcome = loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // However fast the failures came before, half of the time is left for this attempt.

@@ -1,6 +1,9 @@
 //! Calls on stubs: sent when there is room for them, and limited in time.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use capnp::{
     Error, any_pointer,
@@ -12,64 +15,62 @@ use futures::{
     channel::oneshot,
     future::{LocalBoxFuture, Shared},
 };
+use vatwerk::{Code, Delivery};
 
-use crate::{gate::Tally, link::Link};
+use crate::link::Link;
 
 /// A call on a stub that is being put together.
 pub(crate) struct StubRequest {
     pub request: Box<dyn RequestHook>,
     pub link: Rc<Link>,
-    /// The call waits for a connection, and is not counted on the wire until there is one.
-    pub waits: bool,
+}
+
+/// How far a call is that waits for room.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Held,
+    Sent,
+    /// The call timeout came first: the call is never sent.
+    GivenUp,
 }
 
 /// Has `send` send a call, now or when there is room, and limits how long the answer may take. A call
-/// that waits for room is not sent if nobody waits for its answer any more, unless it `is_wanted`.
+/// that waits for room is not sent if nobody waits for its answer any more, unless it `is_wanted`, and
+/// never after the call timeout.
 pub(crate) fn pass<T: 'static>(
     link: &Rc<Link>,
-    waits: bool,
     is_wanted: impl Fn() -> bool + 'static,
     send: impl FnOnce() -> Promise<T, Error> + 'static,
 ) -> Promise<T, Error> {
-    let gate = link.gate().clone();
-    let counted = {
-        let gate = gate.clone();
-        move || {
-            let place = waits.then(|| gate.occupy());
-            until_answered(place, send())
-        }
-    };
+    let gate = link.gate();
     if gate.is_open() {
-        return link.limited(counted());
+        return link.limited(send(), || false);
     }
     let (tell, answer) = oneshot::channel();
+    let stage = Rc::new(Cell::new(Stage::Held));
+    let held = stage.clone();
     gate.hold(move || {
-        if is_wanted() || !tell.is_canceled() {
-            let _ = tell.send(counted());
+        if held.get() == Stage::Held && (is_wanted() || !tell.is_canceled()) {
+            held.set(Stage::Sent);
+            let _ = tell.send(send());
         }
     });
-    link.limited(Promise::from_future(async move {
-        answer.await.map_err(|_| never_sent())?.await
-    }))
-}
-
-/// Keeps the place of a call that waits for a connection, which is there when the answer is.
-fn until_answered<T: 'static>(
-    place: Option<Tally>,
-    answer: Promise<T, Error>,
-) -> Promise<T, Error> {
-    let Some(place) = place else {
-        return answer;
-    };
-    Promise::from_future(async move {
-        let outcome = answer.await;
-        drop(place);
-        outcome
+    let answer = async move { answer.await.map_err(|_| never_sent())?.await };
+    link.limited(Promise::from_future(answer), move || {
+        let is_held = stage.get() == Stage::Held;
+        if is_held {
+            stage.set(Stage::GivenUp);
+        }
+        is_held
     })
 }
 
 fn never_sent() -> Error {
-    Error::disconnected("disconnected: the client ended before the call was sent".to_owned())
+    Error::disconnected(format!(
+        "{}: the call was given up before it was sent [{}]",
+        Code::Disconnected,
+        Delivery::NotDelivered
+    ))
 }
 
 impl RequestHook for StubRequest {
@@ -82,15 +83,10 @@ impl RequestHook for StubRequest {
     }
 
     fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
-        let StubRequest {
-            request,
-            link,
-            waits,
-        } = *self;
+        let StubRequest { request, link } = *self;
         if link.gate().is_open() {
-            let place = waits.then(|| link.gate().occupy());
             let RemotePromise { promise, pipeline } = request.send();
-            let promise = link.limited(until_answered(place, promise));
+            let promise = link.limited(promise, || false);
             return RemotePromise { promise, pipeline };
         }
         let (tell, pipeline) = oneshot::channel();
@@ -103,7 +99,7 @@ impl RequestHook for StubRequest {
                     .is_some_and(|tell| !tell.is_canceled())
             }
         };
-        let promise = pass(&link, waits, has_pipeline, move || {
+        let promise = pass(&link, has_pipeline, move || {
             let RemotePromise { promise, pipeline } = request.send();
             if let Some(tell) = tell.take() {
                 let _ = tell.send(Rc::new(pipeline));
@@ -122,12 +118,7 @@ impl RequestHook for StubRequest {
 
     fn send_streaming(self: Box<Self>) -> Promise<(), Error> {
         let request = self.request;
-        pass(
-            &self.link,
-            self.waits,
-            || false,
-            move || request.send_streaming(),
-        )
+        pass(&self.link, || false, move || request.send_streaming())
     }
 
     fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {

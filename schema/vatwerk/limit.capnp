@@ -81,8 +81,13 @@ const overloaded :Text = "overloaded";
 # `overloaded`. A queue is full. The call did not start.
 
 const storageFailed :Text = "storage-failed";
-# `overloaded`. The disk failed or is full. The writes of the turn were undone and the instance
-# was reset.
+# `overloaded`. The disk failed or is full. The writes of the turn are undone for good, whatever
+# becomes of the vat, and the instance was reset.
+
+const outcomeUnknown :Text = "outcome-unknown";
+# `disconnected`. The disk failed or is slow, and nobody knows whether the writes of the turn will be
+# found on it: they were given to it, and 30 s later they were not durable, or it failed and could not
+# be told that they do not count. The instance was reset. Read what is there before repeating the call.
 
 const deadlock :Text = "deadlock";
 # `failed`. The call would wait for ever: for an object whose `create` or `activate` waits for this

@@ -53,7 +53,7 @@ interface Namespace @0xe3b2d379d9f66f82 {
   delete @8 (key :ObjectKey) -> (existed :Bool);
   # Deletes an object for good: its storage, its alarms, and its place in listings. An instance that
   # is awake ends; calls that are in flight get `object-reset`. `existed` is false if there was
-  # nothing to delete. Returns when the end is on disk; after `storage-failed` it is not known whether
+  # nothing to delete. Returns when the end is on disk; after `outcome-unknown` it is not known whether
   # it is, and the call may be repeated. Stubs and saved references still name the object: the next
   # call on one makes it anew.
 

@@ -1,4 +1,5 @@
-//! A class that does what none should: it holds the thread of its vat, or panics. See what operators are told.
+//! A class that does what none should: it holds the thread of its vat, or panics, or does not end. See what
+//! operators are told.
 //!
 //! ```text
 //! cargo run -p vatwerk-server --example held -- serve --metrics 127.0.0.1:9464
@@ -41,6 +42,17 @@ impl counter::Server for Held {
         kv.put("count", &count)?;
         results.get().set_count(count);
         Ok(())
+    }
+
+    /// Has another thread work for an hour, and waits for it.
+    async fn reset(
+        self: Rc<Self>,
+        _: counter::ResetParams,
+        _: counter::ResetResults,
+    ) -> capnp::Result<()> {
+        let work = || thread::sleep(Duration::from_secs(3600));
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| capnp::Error::failed(error.to_string()))
     }
 
     async fn get(

@@ -1,5 +1,7 @@
 //! Every knob of a vat, in one place. Nothing else reads files or arguments for its settings.
 
+mod least;
+
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
@@ -13,8 +15,20 @@ use crate::{
     health, journal, object, storage,
 };
 
+pub use least::TooSmall;
+
+/// The most fields in the header of an HTTP request: each connection has memory for so many.
+const MOST_FIELDS: usize = 4096;
+
+/// The most objects that are awake, so that twice as many is a number.
+const MOST_OBJECTS: usize = usize::MAX / 2;
+
 /// How a vat is set up: what `--config FILE` may say, as TOML. Whatever is left out has its default;
 /// an unknown key is an error.
+///
+/// A limit that is smaller than it may be keeps the vat from starting. The least is 1 unless something else
+/// is said, and 0 where that means something: no time for draining or idling, no memory, no body. A limit
+/// above its greatest value counts as that.
 ///
 /// ```
 /// use vatwerk_server::Config;
@@ -83,7 +97,7 @@ pub struct Http {
     pub requests_per_connection: u32,
     /// The longest head of a request, at least 8,192. Default 32,768.
     pub head_bytes: usize,
-    /// The most fields in the header of a request. Default 100.
+    /// The most fields in the header of a request, at most 4,096. Default 100.
     pub head_fields: usize,
     /// The longest body of a request to an object's own pages. Default: no limit, for it is a stream.
     pub body_bytes: Option<u64>,
@@ -96,7 +110,7 @@ pub struct Http {
     /// How long a client may not go on with a body: neither send more of its own, while the object reads
     /// it, nor take more of the object's. Default 30,000.
     pub stall_ms: u64,
-    /// The longest message of a client on a WebSocket, at most `maxSocketMessageBytes`. Default
+    /// The longest message of a client on a WebSocket; at most `maxSocketMessageBytes`. Default
     /// 1,048,576.
     pub message_bytes: u32,
     /// How long a WebSocket's client may be silent before it is sent a ping. If it is silent as long
@@ -119,6 +133,10 @@ pub struct Limits {
     /// How long the SQL of one call may run: it holds up every object of its thread. A class may say
     /// otherwise for its objects, with `STATEMENT_MS`. Default 500.
     pub statement_ms: u64,
+    /// How much memory the SQL of one object may take: the statement that runs and the cursors that are
+    /// open, with what they sort and gather. A statement that needs more is `limit-exceeded`. Default
+    /// 67,108,864.
+    pub sql_memory_bytes: u64,
     /// How long the SQL of an object's migrations may run, all of those that it has not had: it holds up
     /// every object of its thread. Never longer than `activation_ms`, which contains it. Default 30,000.
     pub migration_ms: u64,
@@ -151,19 +169,19 @@ pub struct Limits {
     /// keep more awake fails with `limit-exceeded` after it has run. Default 1,024.
     pub pins_per_connection: usize,
     /// How many bytes one connection may have in flight: in calls of its peer that are not answered, and
-    /// the same again in calls of objects to its peer. Further calls fail with `overloaded`. Default
-    /// 67,108,864.
+    /// the same again in calls of objects to its peer; at least 65,536. Further calls fail with
+    /// `overloaded`. Default 67,108,864.
     pub bytes_per_connection: usize,
     /// How many bytes all connections may hold together: in calls in flight in both directions, in
-    /// answers that are not finished, in messages that are not written yet or not here whole. Further
-    /// calls fail with `overloaded`. Default 536,870,912.
+    /// answers that are not finished, in messages that are not written yet or not here whole; at least
+    /// 65,536. Further calls fail with `overloaded`. Default 536,870,912.
     pub bytes_per_vat: usize,
     /// How long a peer of a connection may take nothing of what is queued for it, and send nothing of the
-    /// rest of a message of 32,768 bytes or more, before the connection is ended. Default 30,000.
+    /// rest of a message that it has begun, before the connection is ended. Default 30,000.
     pub stall_ms: u64,
-    /// The largest message, at most and by default 33,554,432.
+    /// The largest message; at least 65,536, at most and by default 33,554,432.
     pub message_bytes: u64,
-    /// The most disk space that the journal takes; at least 8,388,608. The pages of commits of more
+    /// The most disk space that the journal takes; at least 8,388,608, and at most 8,589,934,592. The pages of commits of more
     /// than a 32nd of it may take about as much again. The longer it is, the less often objects' files
     /// are synced, and the longer takes a start after a crash. Pages that are not in objects' files yet
     /// are in memory too, of each object 1,048,576 bytes at most. Default 268,435,456.
@@ -218,6 +236,7 @@ impl Default for Limits {
             activation_ms: 30_000,
             call_ms: 900_000,
             statement_ms: 500,
+            sql_memory_bytes: 64 << 20,
             migration_ms: 30_000,
             long_turn_ms: 100,
             held_ms: 10_000,
@@ -298,8 +317,8 @@ impl Http {
                 connections: self.connections,
                 requests: self.requests,
                 streams: self.requests_per_connection,
-                head_bytes: self.head_bytes.max(8192),
-                head_fields: self.head_fields,
+                head_bytes: self.head_bytes,
+                head_fields: self.head_fields.min(MOST_FIELDS),
                 body_bytes: self.body_bytes,
                 json_bytes: self.call_bytes,
                 json_held: self.call_bytes.max(limits.json_held),
@@ -307,7 +326,7 @@ impl Http {
                 stall: self.stall(),
             },
             socket: SocketLimits {
-                max_message_bytes: self.message_bytes.clamp(1, longest),
+                max_message_bytes: self.message_bytes.min(longest),
                 ping_every: Duration::from_millis(self.ping_ms),
                 stalled: self.stall(),
                 ..Default::default()
@@ -324,13 +343,14 @@ impl Limits {
             activation: Duration::from_millis(self.activation_ms),
             call: Duration::from_millis(self.call_ms),
             migration: Duration::from_millis(self.migration_ms.min(self.activation_ms)),
-            resident_objects: self.resident_objects.max(1),
+            resident_objects: self.resident_objects.min(MOST_OBJECTS),
             memory_bytes: self.memory_bytes,
-            alarms_at_once: self.alarms_at_once.max(1),
+            alarms_at_once: self.alarms_at_once,
             calls_per_object: self.calls_per_object,
             calls_per_vat: self.calls_per_vat,
             storage: storage::Settings {
                 statement_time_limit: Duration::from_millis(self.statement_ms),
+                sql_memory_bytes: self.sql_memory_bytes,
                 ..Default::default()
             },
             ..Default::default()
@@ -407,7 +427,7 @@ mod tests {
             config.objects().alarms_at_once
         };
         assert_eq!(at_once("alarms = false"), 0);
-        assert_eq!(at_once("[limits]\nalarms_at_once = 0"), 1);
+        assert_eq!(at_once("[limits]\nalarms_at_once = 3"), 3);
         assert_eq!(at_once(""), 128);
     }
 }

@@ -29,6 +29,16 @@ pub enum Error {
         /// What was asked for.
         actual: u64,
     },
+    /// SQL needs more of something than it may take.
+    #[error("{what} is limited to {limit} ({key}), and this needs more")]
+    SqlLimit {
+        /// What is limited, with its unit.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What sets the limit: the key of a setting, or a constant.
+        key: &'static str,
+    },
     /// The SQL of one call ran for longer than it may.
     #[error("the SQL of {} may run for {limit_ms} ms ({}), and this was stopped after that", .set_by.what(), .set_by.key())]
     StatementTimeout {
@@ -93,9 +103,12 @@ pub enum Error {
         /// How much it holds.
         limit: u64,
     },
-    /// The disk failed.
+    /// The disk failed, and what was to be written is undone for good.
     #[error("{0}")]
     StorageFailed(String),
+    /// The disk failed or is slow, and nobody knows whether what was written will be found on it.
+    #[error("{0}")]
+    OutcomeUnknown(String),
 }
 
 /// Where the time limit of SQL comes from.
@@ -133,6 +146,7 @@ impl Error {
             Error::InvalidArgument(_) => Code::InvalidArgument,
             Error::NotFound(_) => Code::NotFound,
             Error::LimitExceeded { .. }
+            | Error::SqlLimit { .. }
             | Error::StatementTimeout { .. }
             | Error::CallTimeout { .. } => Code::LimitExceeded,
             Error::Deadlock(_) => Code::Deadlock,
@@ -148,6 +162,7 @@ impl Error {
             Error::ShuttingDown => Code::ShuttingDown,
             Error::Overloaded { .. } => Code::Overloaded,
             Error::StorageFailed(_) => Code::StorageFailed,
+            Error::OutcomeUnknown(_) => Code::OutcomeUnknown,
         }
     }
 

@@ -17,6 +17,11 @@ fn exception(code: Code, text: &impl std::fmt::Display) -> capnp::Error {
     }
 }
 
+/// The exception of a party that is gone. `how` says which, and how.
+pub fn disconnected(how: &str) -> capnp::Error {
+    exception(Code::Disconnected, &how)
+}
+
 /// The exception of a call that has not begun.
 pub fn not_delivered(error: Error) -> capnp::Error {
     mark(error.into(), Delivery::NotDelivered)

@@ -3,6 +3,7 @@
 //! ```text
 //! DATA/format              "vatwerk 4"
 //! DATA/LOCK                locked while a vat uses the folder
+//! DATA/SEGMENTS            which segments of the journal may hold commits
 //! DATA/catalog.sqlite      names, saved references
 //! DATA/journal/<number>.segment, <number>.pages
 //! DATA/objects/<interface id>/<first two digits of id>/<id>.sqlite
@@ -12,6 +13,7 @@ use std::{
     fmt,
     fs::{self, File, TryLockError},
     io::{self, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -81,6 +83,11 @@ impl Layout {
     /// Where the journal is.
     pub fn journal(&self) -> PathBuf {
         self.0.join("journal")
+    }
+
+    /// Where it says which segments of the journal may hold commits.
+    pub fn segments(&self) -> PathBuf {
+        self.0.join("SEGMENTS")
     }
 
     /// Where objects' databases are.
@@ -159,7 +166,7 @@ impl Folder {
             source,
         };
         let layout = Layout::new(path);
-        create_durably(path).map_err(io)?;
+        create_durably(path, OWNERS_ONLY).map_err(io)?;
         let lock = File::create(path.join("LOCK")).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -172,8 +179,8 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(error)),
         };
-        create_durably(&layout.objects()).map_err(io)?;
-        create_durably(&layout.journal()).map_err(io)?;
+        create_durably(&layout.objects(), OWNERS_ONLY).map_err(io)?;
+        create_durably(&layout.journal(), OWNERS_ONLY).map_err(io)?;
         if found == Some(WITHOUT_JOURNAL) {
             write_logs_back(path).map_err(io)?;
         }
@@ -241,8 +248,13 @@ fn write_logs_back(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a folder, and those it is in, that is still there after a loss of power.
-fn create_durably(path: &Path) -> io::Result<()> {
+/// The mode of a data folder that the vat makes: what objects store is nobody else's business. One that is
+/// there keeps its mode.
+const OWNERS_ONLY: u32 = 0o700;
+
+/// Makes a folder with this mode, and those it is in with the usual one, that is still there after a loss of
+/// power.
+fn create_durably(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -250,8 +262,8 @@ fn create_durably(path: &Path) -> io::Result<()> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
-    create_durably(parent)?;
-    fs::create_dir(path)?;
+    create_durably(parent, 0o777)?;
+    fs::DirBuilder::new().mode(mode).create(path)?;
     File::open(parent)?.sync_all()
 }
 
@@ -277,6 +289,22 @@ mod tests {
         assert!(matches!(Folder::open(&path), Err(FolderError::InUse(_))));
         drop(first);
         assert!(Folder::open(&path).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_a_vat_makes_is_its_owners_only_and_one_that_is_there_stays_as_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let folder = tempfile::tempdir().unwrap();
+        let made = folder.path().join("in/data");
+        drop(Folder::open(&made).unwrap());
+        assert_eq!(mode(&made), 0o700);
+        assert_eq!(mode(&Layout::new(&made).objects()), 0o700);
+        let found = folder.path().join("found");
+        fs::create_dir(&found).unwrap();
+        fs::set_permissions(&found, fs::Permissions::from_mode(0o750)).unwrap();
+        drop(Folder::open(&found).unwrap());
+        assert_eq!(mode(&found), 0o750);
     }
 
     #[test]
@@ -314,6 +342,7 @@ mod tests {
         let objects = folder.path().join("objects/0000000000000001/ab");
         fs::create_dir_all(&objects).unwrap();
         let (live, database) = (objects.join("live"), objects.join("ab.sqlite"));
+        crate::storage::configure_process();
         let connection = rusqlite::Connection::open(&live).unwrap();
         connection
             .execute_batch(

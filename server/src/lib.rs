@@ -2,6 +2,10 @@
 //!
 //! The modules, in the order a call meets them, are drawn in `ARCHITECTURE.md` beside this crate.
 
+// `syncfs`, `fallocate`, and that a failed sync is told to all who have the file open.
+#[cfg(not(target_os = "linux"))]
+compile_error!("the server of Vatwerk runs on Linux only");
+
 mod account;
 pub mod alarm;
 pub mod call;

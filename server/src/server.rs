@@ -1,6 +1,8 @@
 //! Putting a vat together, starting it and letting it stop.
 
 mod ledger;
+mod readings;
+mod running;
 
 use std::{
     any::{Any, TypeId},
@@ -10,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::AbortHandle;
 use vatwerk::{
     Address,
     json::{SchemaError, Schemas},
@@ -19,9 +20,10 @@ use vatwerk::{
 use crate::{
     Config, Error, call,
     catalog::{Catalog, LedgerError},
+    config::TooSmall,
     env::{Clock, Disk, RealDisk},
     folder::{Folder, FolderError, Layout},
-    gateway::{BindError, Gateway, Listener, Operators, Scrape, http::Http},
+    gateway::{BindError, Gateway, Listener, Scrape, http::Http},
     health::{Health, Names, Thread, Watchdog},
     journal::{self, Commits, Journal, JournalError},
     metrics::{Metrics, Reading},
@@ -30,9 +32,7 @@ use crate::{
     vat::{self, Vat},
 };
 
-/// How long objects may take to fall asleep, and then databases to be closed, when the time for draining
-/// is over.
-const CLOSING: Duration = Duration::from_secs(2);
+pub use running::Running;
 
 /// Makes a value that classes find by its type, for one thread of objects.
 type Binding = Box<dyn Fn() -> Rc<dyn Any> + Send + Sync>;
@@ -69,31 +69,34 @@ pub struct Server {
 /// Why a vat does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Its classes do not fit together.
+    /// A setting is smaller than it may be.
+    #[error(transparent)]
+    Settings(#[from] TooSmall),
+    /// The classes of the vat do not fit together.
     #[error(transparent)]
     Classes(#[from] StartError),
-    /// The schemas of its classes do not fit together.
+    /// The schemas of the classes do not fit together.
     #[error("the schemas of the classes: {0}")]
     Schemas(#[from] SchemaError),
-    /// Its data folder cannot be used.
+    /// The data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// Its journal cannot be read.
+    /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// Its classes do not fit the objects that are there.
+    /// The classes do not fit the objects that are there.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Its catalog cannot be read.
+    /// The catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] Error),
-    /// Its watchdog cannot start.
+    /// The thread of the watchdog cannot start.
     #[error("cannot start the thread of the watchdog: {0}")]
     Watchdog(std::io::Error),
-    /// It cannot listen.
+    /// The vat cannot listen at an address.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// It cannot listen for HTTP.
+    /// The vat cannot listen for HTTP at an address.
     #[error(
         "{0}; `--http` and `listen` in the section `[http]` say where HTTP is served, if anywhere"
     )]
@@ -214,6 +217,7 @@ impl Server {
     /// Starts the vat on the current thread, which must run a [`tokio::task::LocalSet`]. When this
     /// returns it takes connections.
     pub async fn start(self) -> Result<Running, ServeError> {
+        self.config.check()?;
         if let Some(problem) = self.problem {
             return Err(problem.into());
         }
@@ -285,7 +289,7 @@ impl Server {
                  `alarms = false` in the settings"
             );
         }
-        show(&metrics, &host, &gateway, &http);
+        readings::show(&metrics, &host, &gateway, &http);
         if let Some(lost) = self.log_records_lost {
             metrics.show(Reading::LogRecordsLost, lost);
         }
@@ -344,7 +348,7 @@ impl Server {
             operators,
             _watchdog: watchdog,
             config: self.config,
-            _folder: folder,
+            folder: Arc::new(folder),
         })
     }
 }
@@ -352,51 +356,6 @@ impl Server {
 fn addresses(listeners: &[Rc<Listener>]) -> Vec<Address> {
     let addresses = listeners.iter().map(|listener| listener.address());
     addresses.cloned().collect()
-}
-
-/// Lets what is counted anyway be seen.
-fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Http>) {
-    // From the start, so that the first event of a kind is seen as a change.
-    for class in host.classes.iter() {
-        metrics.class(class.name);
-    }
-    let before = host.commits.journal().commits();
-    let commits = move |host: &Host| host.commits.journal().commits() - before;
-    let bytes = |host: &Host| host.commits.journal().bytes();
-    let awake = |host: &Host| host.resident() as u64;
-    metrics.show(Reading::CallsInFlight, of(host, Host::calls_in_flight));
-    let pending = |host: &Host| host.catalog.alarm_count().unwrap_or(0);
-    metrics.show(Reading::AlarmsPending, of(host, pending));
-    metrics.show(Reading::AlarmsRunning, of(host, Host::alarms_running));
-    let undelivered = Host::alarms_undelivered;
-    metrics.show(Reading::AlarmsUndelivered, of(host, undelivered));
-    let are_on = |host: &Host| u64::from(host.limits.alarms_at_once > 0);
-    metrics.show(Reading::AlarmsOn, of(host, are_on));
-    let connections = |gateway: &Gateway| gateway.connections() as u64;
-    metrics.show(Reading::Commits, of(host, commits));
-    metrics.show(Reading::JournalBytes, of(host, bytes));
-    metrics.show(Reading::ObjectsAwake, of(host, awake));
-    let sockets = |host: &Host| host.web_sockets() as u64;
-    metrics.show(Reading::WebSockets, of(host, sockets));
-    metrics.show(Reading::Connections, of(gateway, connections));
-    let taken = Gateway::connections_taken;
-    metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
-    let stalled = Gateway::connections_stalled;
-    metrics.show(Reading::ConnectionsStalled, of(gateway, stalled));
-    let bytes = |gateway: &Gateway| gateway.held_bytes() as u64;
-    metrics.show(Reading::ConnectionBytes, of(gateway, bytes));
-    let connections = |http: &Http| http.connections() as u64;
-    metrics.show(Reading::HttpConnections, of(http, connections));
-    let requests = |http: &Http| http.requests() as u64;
-    metrics.show(Reading::HttpRequests, of(http, requests));
-    let sockets = |http: &Http| http.sockets() as u64;
-    metrics.show(Reading::HttpSockets, of(http, sockets));
-}
-
-/// A number of something that is not kept alive for it.
-fn of<T, F: Fn(&T) -> u64>(owner: &Rc<T>, read: F) -> impl Fn() -> u64 + use<T, F> {
-    let owner = Rc::downgrade(owner);
-    move || owner.upgrade().map_or(0, |owner| read(&owner))
 }
 
 /// Opens the journal, and says so if there is anything to recover or it takes its time.
@@ -428,118 +387,4 @@ fn recover(
 fn openable() -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     usize::try_from(files / 2).unwrap_or(usize::MAX)
-}
-
-/// A vat that takes connections. Dropping it stops it where it stands, as a crash would.
-pub struct Running {
-    host: Rc<Host>,
-    gateway: Rc<Gateway>,
-    http: Rc<Http>,
-    addresses: Vec<Address>,
-    http_addresses: Vec<Address>,
-    health: Health,
-    accepting: Vec<AbortHandle>,
-    services: Vec<AbortHandle>,
-    /// Answers until the vat has stopped.
-    operators: Option<Operators>,
-    _watchdog: Option<Watchdog>,
-    config: Config,
-    _folder: Folder,
-}
-
-impl Running {
-    /// Where it listens, with real ports, in the order of the settings.
-    pub fn addresses(&self) -> &[Address] {
-        &self.addresses
-    }
-
-    /// Where its objects are reached over HTTP, with real ports, in the order of the settings.
-    pub fn http_addresses(&self) -> &[Address] {
-        &self.http_addresses
-    }
-
-    /// Where an operator finds its numbers, with the real port, if anywhere.
-    pub fn metrics_address(&self) -> Option<&Address> {
-        self.operators.as_ref().map(Operators::address)
-    }
-
-    /// What other threads may ask: whether the vat works, and what holds its thread. While that is held
-    /// [`Running::stop`] does not get on: a program that is to end all the same ends itself then, as the
-    /// command `serve` does.
-    pub fn health(&self) -> &Health {
-        &self.health
-    }
-
-    /// For tests: its objects.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn host(&self) -> &Rc<Host> {
-        &self.host
-    }
-
-    /// For tests: its connections.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn gateway(&self) -> &Rc<Gateway> {
-        &self.gateway
-    }
-
-    /// Stops in order: takes no more connections, answers further calls `shutting-down`, lets calls
-    /// and requests in flight finish, ends the connections and puts every object to sleep. What has not finished
-    /// within the time for draining is given up.
-    pub async fn stop(self) {
-        self.health.stopping();
-        self.accepting.iter().for_each(AbortHandle::abort);
-        self.host.stop_scheduling();
-        // Calls that have asked for one last as long.
-        self.host.close_web_sockets();
-        // One time for all of it.
-        let end = tokio::time::Instant::now() + self.config.drain();
-        let finished = tokio::time::timeout_at(end, async {
-            futures::join!(self.gateway.finish_calls(), self.http.finish_requests());
-            self.host.calls_finished().await;
-        });
-        if finished.await.is_err() {
-            tracing::warn!("calls were still running when the time for draining was over");
-        }
-        self.host.close_web_sockets();
-        futures::join!(self.gateway.close(), self.http.close());
-        // Calls that waited have ended with their connections.
-        let end = end.max(tokio::time::Instant::now() + CLOSING);
-        if tokio::time::timeout_at(end, self.host.sleep_all())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                objects = self.host.resident(),
-                "objects were still busy when the time for draining was over"
-            );
-            let _ = tokio::time::timeout(CLOSING, self.host.abandon_all()).await;
-        }
-        self.close_journal().await;
-    }
-
-    /// Makes every database a plain file.
-    async fn close_journal(&self) {
-        let written = self.host.write_notes();
-        self.host.end_alarms();
-        if let Err(error) = written.and(self.host.catalog.close()) {
-            tracing::error!(%error, "closing the catalog");
-        }
-        let journal = self.host.commits.journal().clone();
-        // It waits for the disk.
-        match tokio::task::spawn_blocking(move || journal.stop()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the journal is kept: it is recovered at the next start");
-            }
-            Err(error) => tracing::error!(%error, "a fault of the vat itself, in stopping"),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.accepting.iter().for_each(AbortHandle::abort);
-        self.host.stop_scheduling();
-        self.services.iter().for_each(AbortHandle::abort);
-    }
 }

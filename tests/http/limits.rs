@@ -141,7 +141,10 @@ fn a_body_that_does_not_go_on_is_given_up() {
     run_paused(async {
         let vat = vat_with(short).await;
         for version in [1, 2] {
-            for path in ["/Page/n/swallow", "/Page/n/call/increment"] {
+            for (path, delivery) in [
+                ("/Page/n/swallow", "delivery-unknown"),
+                ("/Page/n/call/increment", "not-delivered"),
+            ] {
                 let mut client = Client::of_version(version, &vat).await;
                 let started = Instant::now();
                 let pieces = stream::iter([Bytes::from("abc")]).chain(stream::pending());
@@ -149,6 +152,9 @@ fn a_body_that_does_not_go_on_is_given_up() {
                 let answer = client.stream(request, pieces).await.unwrap();
                 assert_eq!(answer.status(), 408);
                 assert!(started.elapsed() >= Duration::from_secs(5));
+                let told = answer.into_body().collect().await.unwrap().to_bytes();
+                let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+                assert_eq!(told["error"]["delivery"], delivery, "{path}");
             }
         }
     });

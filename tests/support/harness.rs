@@ -10,6 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::oneshot,
     task::{JoinHandle, LocalSet, spawn_local},
     time::{pause, sleep, timeout},
@@ -275,6 +277,18 @@ impl TestVat {
     pub fn operators(&self) -> &Address {
         let life = self.life.as_ref().expect("it runs");
         life.metrics_address.as_ref().expect("it is told to")
+    }
+
+    /// The numbers of the vat, as operators get them. The settings say where.
+    pub async fn metrics(&self) -> String {
+        let address = self.operators().to_string();
+        let address = address.strip_prefix("tcp:").expect("a TCP address");
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: vat\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     /// A raw connection.

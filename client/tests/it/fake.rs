@@ -18,7 +18,7 @@ use capnp_rpc::{RpcSystem, new_client, rpc_twoparty_capnp::Side, twoparty};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::oneshot,
+    sync::{Notify, oneshot},
     task::LocalSet,
 };
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
@@ -44,12 +44,14 @@ pub struct World {
     pub serves_cell: Mutex<bool>,
     /// How many increments of "slow" are running, and how many have been at once at most.
     pub running: Mutex<(usize, usize)>,
+    /// Lets an increment of "late" go on.
+    pub late: Notify,
     /// Told of every increment that arrives.
     pub told: Mutex<Option<mpsc::Sender<i64>>>,
 }
 
 impl World {
-    /// From now on, hears of every increment that arrives.
+    /// Where every increment that arrives from now on is told.
     pub fn listen(&self) -> mpsc::Receiver<i64> {
         let (tell, told) = mpsc::channel();
         *self.told.lock().unwrap() = Some(tell);
@@ -377,6 +379,10 @@ impl counter::Server for Counter {
                 }
                 self.world.running.lock().unwrap().0 -= 1;
                 results.get().set_count(amount);
+                Ok(())
+            }
+            "late" => {
+                self.world.late.notified().await;
                 Ok(())
             }
             "reset" => Err(Error::disconnected(

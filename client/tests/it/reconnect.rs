@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Kills the vat and waits until the client knows of it, as a call in flight tells.
-async fn cut_off(counters: &Namespace<counter::Client>, world: &World, vat: FakeVat) {
+pub async fn cut_off(counters: &Namespace<counter::Client>, world: &World, vat: FakeVat) {
     let arrivals = world.listen();
     let call = increment(&counters.get("hang"), 1);
     arrivals.recv().unwrap();
@@ -51,6 +51,24 @@ fn the_same_stub_works_after_a_restart() {
             vat = FakeVat::unix(&path, &world);
         }
         assert_eq!(client.classes().await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_client_may_try_to_connect_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vat.sock");
+    let world = Arc::new(World::default());
+    let vat = FakeVat::unix(&path, &world);
+    block_on(async {
+        let builder = Client::builder().connect_timeout(Duration::MAX);
+        let builder = builder.call_timeout(Duration::MAX);
+        let client = builder.connect(&vat.address).await.unwrap();
+        let counters = client.namespace::<counter::Client>();
+        cut_off(&counters, &world, vat).await;
+        let call = increment(&counters.get("x"), 7);
+        let _vat = FakeVat::unix(&path, &world);
+        assert_eq!(call.await.unwrap(), 7);
     });
 }
 

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 /// Names one chain, within a thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Chain(u64);
 
 thread_local! {

@@ -10,7 +10,11 @@ use capnp::{
     private::capability::{ClientHook, PipelineHook, PipelineOp},
 };
 
-use super::{Caller, Message, Resolver, promised, reply::given_up};
+use super::{
+    Caller, Message, Resolver,
+    promised::{never_begun, promised},
+    reply::given_up,
+};
 
 /// What will say which results a pipeline leads to. Dropped undecided, it fails the pipeline.
 pub struct PipelineResolver(Weak<RefCell<State>>);
@@ -99,7 +103,7 @@ impl State {
             State::Response(response) => response
                 .reader()
                 .and_then(|reader| reader.get_pipelined_cap(ops)),
-            State::Failed(error) => Err(error.clone()),
+            State::Failed(error) => Err(never_begun(error)),
         };
         Some(found.unwrap_or_else(|error| capnp_rpc::new_broken_cap(error).hook))
     }

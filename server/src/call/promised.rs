@@ -7,8 +7,10 @@ use std::{
 
 use capnp::{Error, capability::Promise, private::capability::ClientHook};
 use futures::channel::oneshot;
+use vatwerk::Delivery;
 
 use super::{Call, Hook, Target, reply::given_up, settled};
+use crate::fault;
 
 /// What will decide a promised capability. Dropped undecided, it fails it.
 pub struct Resolver(Weak<Promised>);
@@ -33,6 +35,12 @@ pub fn promised() -> (Box<dyn ClientHook>, Resolver) {
     let promised = Rc::new(Promised(RefCell::new(state)));
     let resolver = Resolver(Rc::downgrade(&promised));
     (Box::new(Hook(promised)), resolver)
+}
+
+/// The error of a call on a capability that never came to be: whatever became of the call that was to
+/// return the capability, this one has not begun.
+pub(super) fn never_begun(error: &Error) -> Error {
+    fault::mark(error.clone(), Delivery::NotDelivered)
 }
 
 impl Resolver {
@@ -63,7 +71,7 @@ impl Resolver {
         for call in calls {
             match &outcome {
                 Ok(target) => call.forward_to(target.as_ref()),
-                Err(error) => call.reply.finish(Err(error.clone())),
+                Err(error) => call.reply.finish(Err(never_begun(error))),
             }
         }
         for waiter in waiters {
@@ -89,7 +97,7 @@ impl Target for Promised {
                 call.forward_to(target.as_ref());
             }
             State::Failed(error) => {
-                let error = error.clone();
+                let error = never_begun(error);
                 drop(state);
                 call.reply.finish(Err(error));
             }
@@ -99,7 +107,7 @@ impl Target for Promised {
     fn resolved(&self) -> Option<Box<dyn ClientHook>> {
         match &*self.0.borrow() {
             State::Resolved(target) => Some(target.add_ref()),
-            State::Failed(error) => Some(capnp_rpc::new_broken_cap(error.clone()).hook),
+            State::Failed(error) => Some(capnp_rpc::new_broken_cap(never_begun(error)).hook),
             State::Waiting { .. } => None,
         }
     }

@@ -12,9 +12,10 @@ use capnp::{
     private::capability::{ClientHook, ParamsHook, ResultsHook},
 };
 use futures::channel::oneshot;
-use vatwerk::Code;
+use vatwerk::Delivery;
 
 use super::{Chain, HangUp, Message, Pins, PipelineResolver, deferred, message::SharedResponse};
+use crate::fault;
 
 /// A call on its way to its target.
 pub struct Call {
@@ -241,11 +242,10 @@ fn fill(results: &mut dyn ResultsHook, message: &Message) -> Result<(), Error> {
 
 /// The error of a call whose callee let go of it without a word.
 pub(super) fn given_up() -> Error {
-    let code = Code::Disconnected;
-    Error {
-        kind: code.kind(),
-        extra: format!("{code}: the call was given up"),
-    }
+    fault::mark(
+        fault::disconnected("the call was given up"),
+        Delivery::Unknown,
+    )
 }
 
 fn gone<T>(_: oneshot::Canceled) -> Result<T, Error> {

@@ -8,6 +8,7 @@ mod ledger;
 mod notes;
 mod objects;
 mod rebuild;
+mod salvage;
 mod saved;
 #[cfg(test)]
 mod testing;
@@ -28,13 +29,14 @@ pub use rebuild::Rebuilt;
 pub use saved::{SAVED_BYTES, Saved};
 
 pub(crate) use objects::{for_each, len, lists};
+pub(crate) use salvage::{Found, salvage};
 pub(crate) use {alarms::alarm, rebuild::has_every_alarm};
 
 use crate::{
     Error, Result,
     env::Clock,
     folder::DatabaseId,
-    journal::Lsn,
+    journal::{Failures, Lsn},
     storage::{self, Attached, Backing, Vfs},
 };
 
@@ -59,8 +61,9 @@ const STATEMENTS: usize = 64;
 
 impl Catalog {
     /// Opens the catalog, making an empty one if there is none, and bringing one that an earlier
-    /// version has left up to date.
+    /// version has left up to date. `storage-failed` if there is none, and there are objects.
     pub fn open(vfs: &Rc<Vfs>, clock: Clock) -> Result<Catalog> {
+        refuse_if_gone(vfs)?;
         Ok(Catalog(Rc::new(Inner {
             clock,
             db: RefCell::new(Some(attach(vfs)?)),
@@ -91,14 +94,29 @@ impl Catalog {
         work(db).map_err(failed)
     }
 
+    /// How often the journal has failed, for what is to be written because of objects' commits: to be
+    /// asked before these are looked at.
+    pub fn failures(&self) -> Failures {
+        self.0.vfs.journal().failures()
+    }
+
     /// One commit, of all that `work` writes or nothing. If nothing is written there is no commit.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.write_since(self.failures(), work)
+    }
+
+    /// A write, like [`Catalog::write`], that is refused if the journal has failed since `failures`.
+    fn write_since<T>(
+        &self,
+        failures: Failures,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         self.reopen_if_lost()?;
         let db = self.0.db.borrow();
         let db = db.as_ref().ok_or(Error::ShuttingDown)?;
         db.backing.check_commit()?;
         let done = whole(db, work).map_err(failed)?;
-        db.backing.commit()?;
+        db.backing.commit(failures)?;
         Ok(done)
     }
 
@@ -120,8 +138,26 @@ impl Catalog {
     }
 }
 
+/// Refuses to begin an empty catalog where there are objects: it would list none of them, and run none of
+/// their alarms.
+fn refuse_if_gone(vfs: &Rc<Vfs>) -> Result<()> {
+    if Backing::open(vfs, DatabaseId::CATALOG)?.exists() {
+        return Ok(());
+    }
+    let has_objects = vfs.journal().databases().has_objects();
+    let told = match has_objects {
+        Ok(false) => return Ok(()),
+        Ok(true) => "the file `catalog.sqlite` of the data folder is gone or empty, and there are objects: \
+                     put it back, or make it anew from the objects with `vatwerk check --rebuild-catalog`"
+            .into(),
+        Err(error) => format!("the folder of objects cannot be read: {error}"),
+    };
+    Err(Error::StorageFailed(told))
+}
+
 /// Takes the catalog's database, and sees that all tables are there.
 fn attach(vfs: &Rc<Vfs>) -> Result<Attached> {
+    let failures = vfs.journal().failures();
     let backing = Backing::open(vfs, DatabaseId::CATALOG)?;
     let connection = backing.connect().map_err(failed)?;
     storage::leave_to_journal(&connection).map_err(failed)?;
@@ -138,7 +174,7 @@ fn attach(vfs: &Rc<Vfs>) -> Result<Attached> {
         alarms::prepare(db)
     })
     .map_err(failed)?;
-    db.backing.commit()?;
+    db.backing.commit(failures)?;
     Ok(db)
 }
 
@@ -208,6 +244,7 @@ mod tests {
     fn an_older_catalog_is_brought_up_to_date() {
         let folder = tempfile::tempdir().unwrap();
         let path = Layout::new(folder.path()).database(DatabaseId::CATALOG);
+        crate::storage::configure_process();
         let old = Connection::open(path).unwrap();
         old.execute_batch(OLD).unwrap();
         old.close().unwrap();
@@ -257,17 +294,18 @@ mod tests {
         let writes: [fn(&Catalog) -> Result<()>; 6] = [
             |catalog| catalog.record(7, object(2).object, Some("lost")),
             |catalog| catalog.expect_alarm(object(1), 40),
-            |catalog| catalog.remove(object(1)).map(drop),
+            |catalog| catalog.remove(object(1), catalog.failures()).map(drop),
             |catalog| {
                 let activity = Activity {
                     written_ms: 1,
                     bytes: 2,
                 };
-                catalog.note(&[Note {
+                let note = Note {
                     object: object(1),
                     alarm: Some(None),
                     activity: Some(activity),
-                }])
+                };
+                catalog.note(&[note], catalog.failures())
             },
             |catalog| catalog.enter_class(7, "Hall", b"new"),
             |catalog| catalog.retire_class(7),

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 
 use super::{Catalog, alarms};
-use crate::{Result, folder::DatabaseId};
+use crate::{Result, folder::DatabaseId, journal::Failures};
 
 /// What is to be noted of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,10 @@ pub struct Activity {
 }
 
 impl Catalog {
-    /// Notes all of it in one commit. Nothing is noted of an object that is not listed, except that
+    /// Notes all of it in one commit, which is refused if the journal has failed since `failures`. Nothing is noted of an object that is not listed, except that
     /// an alarm of it that the index knows is put right: else it would be woken for it for ever.
-    pub fn note(&self, notes: &[Note]) -> Result<()> {
-        self.write(|db| {
+    pub fn note(&self, notes: &[Note], failures: Failures) -> Result<()> {
+        self.write_since(failures, |db| {
             for note in notes {
                 if let Some(due_ms) = note.alarm {
                     alarms::set(db, note.object, due_ms)?;
@@ -91,11 +91,11 @@ mod tests {
             note(2, Some(Some(50)), None),
             note(3, Some(Some(4)), activity(3)),
         ];
-        first.note(&notes).unwrap();
+        first.note(&notes, first.failures()).unwrap();
         let after = position(&first);
         assert_eq!(after, before + 1);
-        first.note(&notes).unwrap();
-        first.note(&[]).unwrap();
+        first.note(&notes, first.failures()).unwrap();
+        first.note(&[], first.failures()).unwrap();
         assert_eq!(
             position(&first),
             after,
@@ -132,7 +132,7 @@ mod tests {
                 alarm: Some(alarm),
                 activity: activity(1),
             };
-            catalog.note(&[note]).unwrap();
+            catalog.note(&[note], catalog.failures()).unwrap();
             assert_eq!(catalog.count(7).unwrap(), 0);
             catalog.alarm_of(object(n)).unwrap()
         };

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, types::Value};
 use vatwerk::ObjectId;
 
 use super::{Catalog, database_id, object_id, unsigned};
-use crate::{Result, folder::DatabaseId};
+use crate::{Result, folder::DatabaseId, journal::Failures};
 
 /// One object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,16 +113,42 @@ impl Catalog {
     }
 
     /// The object is no more: it is not listed, and has no alarm. References that were saved stay,
-    /// for it may come into being again. False if it was not listed.
-    pub fn remove(&self, object: DatabaseId) -> Result<bool> {
+    /// for it may come into being again. False if it was not listed. Refused if the journal has failed
+    /// since `failures`: the end of the object's database may not have happened.
+    pub fn remove(&self, object: DatabaseId, failures: Failures) -> Result<bool> {
         let DatabaseId { class, object } = object;
         let key = params![class.cast_signed(), object.as_bytes()];
-        self.write(|db| {
+        self.write_since(failures, |db| {
             db.prepare_cached("DELETE FROM alarms WHERE class = ?1 AND id = ?2")?
                 .execute(key)?;
             let mut delete =
                 db.prepare_cached("DELETE FROM objects WHERE class = ?1 AND id = ?2")?;
             Ok(delete.execute(key)? > 0)
+        })
+    }
+
+    /// Whether it was noted that something of the object has been written: then its database is there.
+    pub fn is_written(&self, object: DatabaseId) -> Result<bool> {
+        let DatabaseId { class, object } = object;
+        self.read(|db| {
+            db.prepare_cached(
+                "SELECT 1 FROM objects WHERE class = ?1 AND id = ?2 AND written_ms IS NOT NULL",
+            )?
+            .exists(params![class.cast_signed(), object.as_bytes()])
+        })
+    }
+
+    /// Takes back that something of the object has been written: from now on its database may be missing.
+    /// To be called before the database is ended.
+    pub fn forget_written(&self, object: DatabaseId) -> Result<()> {
+        let DatabaseId { class, object } = object;
+        self.write(|db| {
+            db.prepare_cached(
+                "UPDATE objects SET written_ms = NULL, bytes = NULL
+                 WHERE class = ?1 AND id = ?2 AND written_ms IS NOT NULL",
+            )?
+            .execute(params![class.cast_signed(), object.as_bytes()])
+            .map(drop)
         })
     }
 
@@ -213,15 +239,23 @@ pub(crate) fn len(db: &Connection) -> rusqlite::Result<u64> {
     db.query_row("SELECT count(*) FROM objects", [], |row| unsigned(row, 0))
 }
 
-/// Every object that a catalog lists that nobody has open, with its name. `each` may end it.
+/// Every object that a catalog lists that nobody has open, with its name, and whether it was
+/// noted that something of it has been written. `each` may end it.
 pub(crate) fn for_each<E: From<rusqlite::Error>>(
     db: &Connection,
-    mut each: impl FnMut(DatabaseId, Option<String>) -> Result<(), E>,
+    mut each: impl FnMut(DatabaseId, Option<String>, bool) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut query = db.prepare("SELECT class, id, name FROM objects ORDER BY class, id")?;
+    // The catalogs of earlier versions lack it.
+    let written = match db.column_exists(None, c"objects", c"written_ms")? {
+        true => "written_ms IS NOT NULL",
+        false => "FALSE",
+    };
+    let mut query = db.prepare(&format!(
+        "SELECT class, id, name, {written} FROM objects ORDER BY class, id"
+    ))?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        each(database_id(row)?, row.get(2)?)?;
+        each(database_id(row)?, row.get(2)?, row.get(3)?)?;
     }
     Ok(())
 }
@@ -353,8 +387,8 @@ mod tests {
             name: None,
         };
         let reference = first.save(&saved, "").unwrap();
-        assert!(first.remove(object(1)).unwrap());
-        assert!(!first.remove(object(1)).unwrap());
+        assert!(first.remove(object(1), first.failures()).unwrap());
+        assert!(!first.remove(object(1), first.failures()).unwrap());
         let again = reopen(first);
         assert_eq!(again.find(7, id(1)).unwrap(), None);
         assert_eq!(again.alarm_of(object(1)).unwrap(), None);

@@ -235,7 +235,7 @@ mod tests {
         };
         assert_eq!(rebuild(&catalog, read).unwrap(), [(4, 4), (4, 4)]);
         assert_eq!(catalog.alarm_of(other).unwrap(), Some(5));
-        catalog.remove(other).unwrap();
+        catalog.remove(other, catalog.failures()).unwrap();
         assert_complete(&catalog, 0..4);
     }
 }

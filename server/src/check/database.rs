@@ -53,6 +53,7 @@ mod tests {
     fn a_database_is_read_wherever_it_is_and_nothing_is_left_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b?c#d%41ü");
+        crate::storage::configure_process();
         let made = Connection::open(&path).unwrap();
         made.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t AS SELECT 5 AS a")
             .unwrap();

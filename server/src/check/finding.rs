@@ -27,6 +27,8 @@ pub enum Kind {
     Misplaced,
     /// It is there, and the catalog does not know of it.
     Unlisted,
+    /// Its file could not be written, and what the journal said of it is held beside the journal.
+    Quarantined,
     /// An alarm is set, and the catalog does not know of it in time.
     Forgotten,
     /// Nothing is wrong.
@@ -41,6 +43,7 @@ impl Kind {
             Kind::Missing => "missing",
             Kind::Misplaced => "misplaced",
             Kind::Unlisted => "unlisted",
+            Kind::Quarantined => "quarantined",
             Kind::Forgotten => "forgotten",
             Kind::Note => "note",
         }

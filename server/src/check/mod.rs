@@ -10,6 +10,7 @@
 
 mod database;
 mod finding;
+mod rebuild;
 
 use std::{
     fs, io,
@@ -48,14 +49,33 @@ pub enum CheckError {
         /// Why.
         source: io::Error,
     },
+    /// The catalog cannot be made anew.
+    #[error("making {} anew: {source}", path.display())]
+    Rebuild {
+        /// The catalog.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
     /// The watcher cannot be told what was found.
     #[error(transparent)]
     Watcher(#[from] io::Error),
 }
 
+/// What a check does beside looking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// List every object that has a database in the catalog: it is made anew if it is gone or damaged.
+    pub rebuild_catalog: bool,
+}
+
 /// Looks over the data folder at `path`, and tells `watcher` what it finds. If the journal is damaged,
 /// nothing is changed, and nothing else is looked at.
-pub fn check(path: &Path, watcher: &mut dyn Watcher) -> Result<Summary, CheckError> {
+pub fn check(
+    path: &Path,
+    options: Options,
+    watcher: &mut dyn Watcher,
+) -> Result<Summary, CheckError> {
     let folder = Folder::open_existing(path)?;
     let mut check = Check {
         layout: folder.layout().clone(),
@@ -63,6 +83,9 @@ pub fn check(path: &Path, watcher: &mut dyn Watcher) -> Result<Summary, CheckErr
         summary: Summary::default(),
     };
     if check.recover()? {
+        if options.rebuild_catalog {
+            check.rebuild_catalog()?;
+        }
         let catalog = check.catalog()?;
         check.strangers()?;
         check.files(catalog.as_ref())?;
@@ -108,8 +131,15 @@ impl Check<'_> {
             },
         );
         match opened {
-            Ok((_, recovery)) => {
+            Ok((journal, recovery)) => {
                 self.summary.recovered = recovery.commits;
+                for (id, reason) in journal.quarantined() {
+                    let text = format!(
+                        "it cannot be written: {reason}; what was committed since is held in the journal's \
+                         folder, and brought to it by the next start or check that can write it"
+                    );
+                    self.found(Kind::Quarantined, &self.layout.database(id), text)?;
+                }
                 Ok(true)
             }
             Err(JournalError::Damaged {
@@ -121,6 +151,15 @@ impl Check<'_> {
                     "byte {offset}: {damage}; nothing was changed, and nothing else was looked at"
                 );
                 self.found(Kind::Damaged, &path, text)?;
+                Ok(false)
+            }
+            Err(JournalError::Gone { path, roster }) => {
+                let text = format!(
+                    "commits may be in it and nowhere else; nothing was changed, and nothing else was looked \
+                     at. To go on without them, remove {}",
+                    roster.display()
+                );
+                self.found(Kind::Missing, &path, text)?;
                 Ok(false)
             }
             Err(error) => Err(CheckError::Journal(error)),
@@ -151,10 +190,11 @@ impl Check<'_> {
 
     /// Notes what is no vat's, outside the folder of objects.
     fn strangers(&mut self) -> Result<(), CheckError> {
-        const OURS: [&str; 6] = [
+        const OURS: [&str; 7] = [
             "format",
             "format.new",
             "LOCK",
+            "SEGMENTS",
             "catalog.sqlite",
             "journal",
             "objects",
@@ -167,10 +207,8 @@ impl Check<'_> {
             }
         }
         for path in entries(&journal)? {
-            if path
-                .extension()
-                .is_none_or(|extension| extension != "segment")
-            {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            if !matches!(extension, Some("segment" | "held")) {
                 self.stranger(&path)?;
             }
         }
@@ -245,11 +283,11 @@ impl Check<'_> {
             let text = "an alarm of it is not in the catalog; it is run when the object is called";
             self.found(Kind::Forgotten, path, text)?;
         }
-        match (listed, remembered.created) {
+        match (listed, remembered.created_ms.is_some()) {
             (Some(false), true) => self.found(
                 Kind::Unlisted,
                 path,
-                "the catalog does not list this object",
+                "the catalog does not list this object; `vatwerk check --rebuild-catalog` enters it",
             ),
             (Some(_), false) => self.found(
                 Kind::Note,
@@ -266,11 +304,14 @@ impl Check<'_> {
         let Some(catalog) = catalog else {
             // Of a vat that crashed in its first moment there is nothing at all.
             if self.summary.objects > 0 && !exists(&path)? {
-                self.found(Kind::Missing, &path, "there are objects, and no catalog")?;
+                let text = "there are objects, and no catalog; `vatwerk check --rebuild-catalog` makes it anew";
+                self.found(Kind::Missing, &path, text)?;
             }
             return Ok(());
         };
-        let done = catalog::for_each(catalog, |id, name| self.entry(id, name.as_deref()));
+        let done = catalog::for_each(catalog, |id, name, is_written| {
+            self.entry(id, name.as_deref(), is_written)
+        });
         match done {
             Err(Stop::Catalog(error)) => self.found(Kind::Damaged, &path, error.to_string()),
             Err(Stop::Check(error)) => Err(error),
@@ -278,7 +319,7 @@ impl Check<'_> {
         }
     }
 
-    fn entry(&mut self, id: DatabaseId, name: Option<&str>) -> Result<(), Stop> {
+    fn entry(&mut self, id: DatabaseId, name: Option<&str>, is_written: bool) -> Result<(), Stop> {
         let ids = IdScheme::new(id.class);
         let is_named = name.is_none_or(|name| ids.of_name(name) == Ok(id.object));
         let catalog = self.layout.database(DatabaseId::CATALOG);
@@ -289,10 +330,17 @@ impl Check<'_> {
         let path = self.layout.database(id);
         if !exists(&path)? {
             let name = name.map_or(String::new(), |name| format!(" {name:?}"));
-            let text = format!(
-                "the object{name} is listed and has no file: it was removed, or the vat crashed \
-                 while it made the object, whose next call then makes it"
-            );
+            let why = match is_written {
+                true => {
+                    "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
+                     delete`. Until then its calls are refused"
+                }
+                false => {
+                    "it was removed, or the vat crashed while it made the object, whose next call then \
+                     makes it"
+                }
+            };
+            let text = format!("the object{name} is listed and has no file: {why}");
             self.found(Kind::Missing, &path, text)?;
         }
         Ok(())

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Config,
-    check::{self, CheckError, Finding, Progress, Summary, Watcher},
+    check::{self, CheckError, Finding, Options, Progress, Summary, Watcher},
 };
 
 /// What `check` may be told.
@@ -25,6 +25,12 @@ pub(super) struct Check {
     /// The data folder [default: data] [env: VATWERK_DATA]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+
+    /// List every object that has a database in the catalog. If the catalog is gone or damaged it is made
+    /// anew, and the old one kept as `catalog.sqlite.damaged`: saved references are lost with it, and which
+    /// classes are retired
+    #[arg(long)]
+    rebuild_catalog: bool,
 
     /// How to print what is found
     #[arg(long, value_enum, default_value_t = Format::Text)]
@@ -36,7 +42,10 @@ impl Check {
     pub fn run(&self) -> ExitCode {
         let data = super::data_folder(self.data.as_ref()).unwrap_or_else(|| Config::default().data);
         let mut printer = Printer::new(self.output);
-        let checked = check::check(&data, &mut printer).and_then(|summary| {
+        let options = Options {
+            rebuild_catalog: self.rebuild_catalog,
+        };
+        let checked = check::check(&data, options, &mut printer).and_then(|summary| {
             printer.finish(&summary)?;
             Ok(summary)
         });

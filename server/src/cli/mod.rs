@@ -76,13 +76,13 @@ enum Verb {
     ///
     /// First everything that the journal says is brought to the objects' files, as at a start. If
     /// the journal is damaged, that is told, nothing is changed, and nothing else is looked at. After
-    /// that nothing is written: each object's database is looked at, and whether the catalog and the
+    /// that nothing is written, but by `--rebuild-catalog`: each object's database is looked at, and whether the catalog and the
     /// files tell of the same objects.
     ///
     /// Each finding is a line that starts with a word: `damaged: ` what cannot be read, or
     /// contradicts itself; `missing: ` what should be there; `misplaced: ` what belongs somewhere
-    /// else; `unlisted: ` an object that the catalog does not know; `note: ` what is not wrong, such
-    /// as a file that is no vat's. The last line is a summary. The exit code is 0 if nothing is
+    /// else; `unlisted: ` an object that the catalog does not know; `quarantined: ` a file that cannot be
+    /// written; `note: ` what is not wrong, such as a file that is no vat's. The last line is a summary. The exit code is 0 if nothing is
     /// wrong, 1 if something is, or if the folder cannot be looked at: there is none, a vat uses it,
     /// or a later version has written it.
     ///

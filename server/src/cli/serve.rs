@@ -3,7 +3,8 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
-    process::ExitCode,
+    pin::pin,
+    process::{self, ExitCode},
     time::Duration,
 };
 
@@ -140,7 +141,11 @@ impl Serve {
             let lost = log.clone();
             let server = server.config(config).log_records_lost(move || lost.lost());
             let server = retire.fold(server, Server::retire);
-            tasks.block_on(&runtime, serve(server, drain, log))
+            let served = tasks.block_on(&runtime, serve(server, drain, log));
+            drop(tasks);
+            // Threads that a disk or a class holds end with the process.
+            runtime.shutdown_background();
+            served
         });
         match served {
             Ok(()) => ExitCode::SUCCESS,
@@ -171,9 +176,15 @@ async fn serve(server: Server, drain: Duration, log: &Log) -> Result<(), String>
         say_listening(&format!("{what} {told}"));
     }
     signals.next().await;
+    let mut stop = pin!(running.stop());
     tokio::select! {
-        () = running.stop() => tracing::info!("stopped"),
-        () = signals.next() => tracing::warn!("stopped without draining"),
+        () = &mut stop => tracing::info!("stopped"),
+        () = signals.next() => {
+            tracing::warn!("stopped without draining");
+            log.close();
+            // Not even what is dropped otherwise may wait for the disk.
+            process::exit(0);
+        }
     }
     Ok(())
 }

@@ -107,9 +107,20 @@ async fn listen(
             }
         }
         came.send_modify(|count| *count += 1);
-        match &mut stopping {
-            None => tracing::info!("stopping; a second signal stops at once"),
-            Some(_) => tracing::info!("a second signal: stopping at once"),
+        match (&stopping, supervised.get()) {
+            (None, Some(_)) => tracing::info!("stopping; a second signal stops at once"),
+            (None, None) => tracing::info!(
+                "the vat is starting: it stops when it has started; a second signal stops it at once"
+            ),
+            (Some(_), Some(_)) => tracing::info!("a second signal: stopping at once"),
+            (Some(_), None) => {
+                tracing::warn!(
+                    "stopped while it was starting. All that was acknowledged is on disk, and the next \
+                     start recovers it"
+                );
+                log.close();
+                process::exit(1);
+            }
         }
         let signals = *came.borrow();
         stopping = Some(Stopping {

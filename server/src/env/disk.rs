@@ -1,14 +1,21 @@
 //! Files, as far as durability depends on them: real ones, or simulated ones in tests.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io,
-    os::{fd::AsFd, unix::fs::FileExt},
-    path::Path,
-    sync::{Arc, OnceLock},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fcntl_lock, syncfs};
+use rustix::{
+    fs::{FallocateFlags, FlockOperation, fallocate, fcntl_lock, syncfs},
+    io::retry_on_intr,
+};
 
 /// A file system that holds a data folder.
 pub trait Disk: Send + Sync + 'static {
@@ -30,9 +37,10 @@ pub trait Disk: Send + Sync + 'static {
     /// When this returns, what was made in or removed from the folder stays so.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
 
-    /// When this returns, everything that was written, made or removed in the file system that holds
-    /// `folder` stays so. For many files it is cheaper than to sync each.
-    fn sync_all(&self, folder: &Path) -> io::Result<()>;
+    /// When this returns, everything that was written, made or removed in the file systems that hold
+    /// these folders stays so; a folder that is not there has none. For many files it is cheaper than to
+    /// sync each.
+    fn sync_all(&self, folders: &BTreeSet<PathBuf>) -> io::Result<()>;
 }
 
 /// How a file is opened.
@@ -72,9 +80,9 @@ pub trait DiskFile: Send + Sync {
 /// The file system of the operating system.
 #[derive(Debug, Default)]
 pub struct RealDisk {
-    /// The folder that [`Disk::sync_all`] was first called for. It stays open, for that is how the
-    /// kernel knows which errors we have not been told of.
-    synced: OnceLock<File>,
+    /// For each file system, by the number of its device, the folder that [`Disk::sync_all`] was first
+    /// called for. It stays open, for that is how the kernel knows which errors we have not been told of.
+    synced: Mutex<BTreeMap<u64, File>>,
 }
 
 impl Disk for RealDisk {
@@ -113,15 +121,26 @@ impl Disk for RealDisk {
         File::open(folder)?.sync_all()
     }
 
-    fn sync_all(&self, folder: &Path) -> io::Result<()> {
-        let folder = match self.synced.get() {
-            Some(folder) => folder,
-            None => {
-                let folder = File::open(folder)?;
-                self.synced.get_or_init(|| folder)
+    fn sync_all(&self, folders: &BTreeSet<PathBuf>) -> io::Result<()> {
+        // Nothing panics while it has the lock.
+        let mut synced = self
+            .synced
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut devices = BTreeSet::new();
+        for folder in folders {
+            let device = match fs::metadata(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found => found?.dev(),
+            };
+            if devices.insert(device) && !synced.contains_key(&device) {
+                synced.insert(device, File::open(folder)?);
             }
-        };
-        Ok(syncfs(folder)?)
+        }
+        for folder in devices.iter().filter_map(|device| synced.get(device)) {
+            retry_on_intr(|| syncfs(folder))?;
+        }
+        Ok(())
     }
 }
 
@@ -152,7 +171,8 @@ impl DiskFile for File {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match fallocate(self.as_fd(), FallocateFlags::empty(), 0, bytes) {
+        let allocate = || fallocate(self.as_fd(), FallocateFlags::empty(), 0, bytes);
+        match retry_on_intr(allocate) {
             Err(rustix::io::Errno::OPNOTSUPP) if bytes > self.bytes()? => {
                 File::set_len(self, bytes)
             }
@@ -166,9 +186,30 @@ impl DiskFile for File {
     }
 
     fn lock(&self) -> io::Result<()> {
-        Ok(fcntl_lock(
-            self.as_fd(),
-            FlockOperation::NonBlockingLockExclusive,
-        )?)
+        let lock = || fcntl_lock(self.as_fd(), FlockOperation::NonBlockingLockExclusive);
+        Ok(retry_on_intr(lock)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_systems_of_all_folders_are_synced_each_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = Path::new("/dev/shm");
+        let folders = [folder.path(), &folder.path().join("missing"), memory];
+        let folders: BTreeSet<_> = folders.into_iter().map(Path::to_owned).collect();
+        let devices: BTreeSet<_> = folders
+            .iter()
+            .filter_map(|folder| Some(fs::metadata(folder).ok()?.dev()))
+            .collect();
+        let disk = RealDisk::default();
+        for _ in 0..2 {
+            disk.sync_all(&folders).unwrap();
+            let synced = disk.synced.lock().unwrap();
+            assert!(synced.keys().eq(&devices));
+        }
     }
 }

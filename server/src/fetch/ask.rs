@@ -94,13 +94,13 @@ fn unanswered() -> capnp::Error {
     capnp::Error::failed("application-failed: the object did not answer the request".into())
 }
 
-/// Why the request's body broke off, if it did. Nobody else tells the object: whoever is called holds
-/// on to its sink itself.
+/// Why the request's body broke off, if it did. The object learns it only here: the called object holds its
+/// own end of the sink.
 #[derive(Clone, Default)]
 struct Broken(Rc<RefCell<Option<capnp::Error>>>);
 
 impl Broken {
-    /// The same body, which says so here.
+    /// A body that tells here if it breaks off.
     fn watch(&self, body: Body, length: Option<u64>) -> Body {
         let broken = self.0.clone();
         let pieces = body.into_pieces().inspect(move |piece| {

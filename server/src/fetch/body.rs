@@ -97,7 +97,7 @@ impl Body {
         }
     }
 
-    /// All of it. `limit-exceeded` if it is more than `limit` bytes.
+    /// The whole body. `limit-exceeded` if it is more than `limit` bytes.
     pub async fn bytes(mut self, limit: usize) -> capnp::Result<Bytes> {
         let mut whole = BytesMut::new();
         let mut first = Bytes::new();
@@ -118,20 +118,20 @@ impl Body {
         })
     }
 
-    /// All of it, as text. `invalid-argument` if it is not UTF-8.
+    /// The whole body as text. `invalid-argument` if it is not UTF-8.
     pub async fn text(self, limit: usize) -> capnp::Result<String> {
         let bytes = self.bytes(limit).await?;
         let text = String::from_utf8(bytes.into());
         text.map_err(|_| Error::InvalidArgument("the body is not UTF-8".into()).into())
     }
 
-    /// It as a reader.
+    /// The body as a reader.
     pub fn into_reader(self) -> impl AsyncRead {
         let pieces = self.into_pieces();
         StreamReader::new(pieces.map(|piece| piece.map_err(|error| io::Error::other(error.extra))))
     }
 
-    /// It as a stream of pieces.
+    /// The body as a stream of chunks.
     pub fn into_pieces(self) -> impl Stream<Item = capnp::Result<Bytes>> {
         let next = async |mut body: Body| body.piece().await.map(|piece| (piece, body));
         Box::pin(futures::stream::unfold(self, next))

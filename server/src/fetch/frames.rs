@@ -277,7 +277,7 @@ impl Frames {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Likewise.
+    /// Ready with the next frame, or with `None` as [`Frames::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Received>> {
         let mut shared = self.0.borrow_mut();
         if let Some((frame, reply, counted)) = shared.frames.pop_front() {

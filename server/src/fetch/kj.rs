@@ -15,6 +15,7 @@ use capnp::{
 };
 use http::{HeaderMap, Method};
 use vatwerk::{
+    Delivery,
     http_capnp::exchange,
     kj::http_capnp::{client_request_context, http_header, http_request, http_service, web_socket},
     object_capnp::stub,
@@ -31,6 +32,7 @@ use super::{
 use crate::{
     Error,
     call::{self, Call, Capability, Hook, Message, settled},
+    fault,
 };
 
 /// The ordinal of `HttpService.request`.
@@ -140,7 +142,8 @@ pub fn as_fetch(call: Call) -> Option<Call> {
             ..call
         }),
         Err(error) => {
-            call.reply.finish(Err(error));
+            call.reply
+                .finish(Err(fault::mark(error, Delivery::NotDelivered)));
             None
         }
     }

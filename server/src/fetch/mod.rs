@@ -7,7 +7,7 @@
 //!  Response ◄─────────── Exchange.respond(head) ──── Response
 //!      Body ◄───────────────── ByteSink.write ────── its Body
 //! ```
-//! Who asks may be the HTTP listener, an object, or a peer of its own, in any language.
+//! The asker may be the HTTP listener, an object, or a client, in any language.
 //!
 //! A class that has a page, and passes on to everybody what anybody says on a WebSocket:
 //!
@@ -70,7 +70,7 @@ pub use frames::{Frame, Frames, MAX_REASON_BYTES, Received, frames, send_frame};
 pub use head::{
     drop_hop_by_hop, is_web_socket, read_length, read_request, write_headers, write_response,
 };
-pub use sink::{Incoming, pour, sink};
+pub use sink::{Incoming, Shown, pour, sink};
 
 /// The ordinal of `Stub.fetch`.
 pub const FETCH: u16 = 2;

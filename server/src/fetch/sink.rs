@@ -16,7 +16,7 @@ use capnp::{
 };
 use futures::Stream;
 use vatwerk::{
-    Code,
+    Delivery,
     http_capnp::byte_sink::{self, write_params},
     kj::http_capnp::byte_stream,
 };
@@ -26,15 +26,16 @@ use crate::{
     Error,
     account::{Account, Counted},
     call::{Call, Hook, Reply, Target},
+    fault,
 };
 
-/// How many bytes may wait to be read before who writes is told to wait.
+/// How many bytes may wait to be read before the writer is told to wait.
 const WINDOW: usize = 256 << 10;
 
-/// Likewise, before anybody has begun to read: a request may wait for its turn, with many others.
+/// How many bytes may wait before the reader has begun: a request may wait for its turn, with many others.
 const WINDOW_AT_FIRST: usize = 16 << 10;
 
-/// How many bytes may wait of one who does not wait. A piece more may come.
+/// How many bytes may wait of a writer that does not wait. A chunk more may come.
 const MOST: usize = 1 << 20;
 
 /// What a piece costs besides its bytes: whoever writes a byte at a time fills memory too.
@@ -69,7 +70,30 @@ struct Shared {
 }
 
 /// Lets an answer leave when it may.
-type Outlet = Box<dyn Fn(Box<dyn FnOnce()>)>;
+type Outlet = Box<dyn Fn(Shown)>;
+
+/// Something that writers are to notice of the reader. Dropped, it gives the body up.
+pub struct Shown {
+    shared: Rc<RefCell<Shared>>,
+    show: Option<Box<dyn FnOnce(&RefCell<Shared>)>>,
+}
+
+impl Shown {
+    /// Lets the writers notice.
+    pub fn release(mut self) {
+        if let Some(show) = self.show.take() {
+            show(&self.shared);
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if self.show.is_some() {
+            give_up(&self.shared);
+        }
+    }
+}
 
 impl Shared {
     fn has_room(&self) -> bool {
@@ -96,8 +120,10 @@ fn show_writers(shared: &Rc<RefCell<Shared>>, show: impl FnOnce(&RefCell<Shared>
     let Some(outlet) = outlet else {
         return show(shared);
     };
-    let shown = shared.clone();
-    outlet(Box::new(move || show(&shown)));
+    outlet(Shown {
+        shared: shared.clone(),
+        show: Some(Box::new(show)),
+    });
     shared.borrow_mut().outlet = Some(outlet);
 }
 
@@ -146,7 +172,7 @@ impl Sink {
             return Err(Error::Closed("the body has ended").into());
         }
         if shared.bytes.sum() > MOST {
-            let error = capnp::Error::from(Error::Overloaded {
+            let error = fault::not_delivered(Error::Overloaded {
                 what: "a body that is written without waiting (bytes)",
                 limit: MOST as u64,
             });
@@ -210,7 +236,7 @@ pub struct Incoming(Rc<RefCell<Shared>>);
 
 impl Incoming {
     /// Has answers that the reader causes leave by `outlet`, instead of at once.
-    pub fn answer_through(&mut self, outlet: impl Fn(Box<dyn FnOnce()>) + 'static) {
+    pub fn answer_through(&mut self, outlet: impl Fn(Shown) + 'static) {
         self.0.borrow_mut().outlet = Some(Box::new(outlet));
     }
 }
@@ -252,13 +278,10 @@ impl Drop for Incoming {
     }
 }
 
-/// The other end of a body is gone. kj takes an error of another kind for a failure of the exchange.
+/// The error of a write whose reader is gone. kj takes an error of another kind for a failure of the
+/// exchange.
 fn gone(how: &str) -> capnp::Error {
-    let code = Code::Disconnected;
-    capnp::Error {
-        kind: code.kind(),
-        extra: format!("{code}: {how}"),
-    }
+    fault::mark(fault::disconnected(how), Delivery::Unknown)
 }
 
 /// Writes a body into a sink, no faster than that takes it. A body is not asked for more than it is said

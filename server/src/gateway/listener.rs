@@ -32,6 +32,9 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// lost, at least.
 const SHORTEST_UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
+/// The longest that the operating system takes for that.
+const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// A socket that takes connections. A unix socket's file goes with it.
 ///
 /// A TCP connection whose peer's machine or network is gone is lost after a minute, in which the
@@ -128,11 +131,12 @@ impl Listener {
         }
     }
 
-    /// The same listener, for connections that have a stall limit of `stall`: the operating system
-    /// gives a peer that takes nothing twice as long, and a minute at least, so that whoever serves the
-    /// connection ends it first and can say why.
+    /// Changes the listener to one for connections that have a stall limit of `stall`. The operating
+    /// system gives a peer that takes nothing twice as long, a minute at least and 24 days at most, so
+    /// that whoever serves the connection ends it first and can say why.
     pub fn with_stall(mut self, stall: Duration) -> Listener {
-        self.unacknowledged = SHORTEST_UNACKNOWLEDGED.max(stall.saturating_mul(2));
+        let twice = stall.saturating_mul(2);
+        self.unacknowledged = twice.clamp(SHORTEST_UNACKNOWLEDGED, LONGEST_UNACKNOWLEDGED);
         self
     }
 
@@ -167,7 +171,10 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
-                prepare(&stream, self.unacknowledged)?;
+                if let Err(error) = prepare(&stream, self.unacknowledged) {
+                    let address = &self.address;
+                    tracing::warn!(%address, %error, "setting the options of a connection");
+                }
                 Ok(Stream::Tcp(stream))
             }
             Socket::Unix { socket, .. } => Ok(Stream::Unix(socket.accept().await?.0)),
@@ -175,20 +182,23 @@ impl Listener {
     }
 }
 
-/// Sets the options of a TCP connection.
+/// Sets the options of a TCP connection, each of them whether others fail or not.
 fn prepare(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    let nodelay = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keepalive)?;
+    let keepalive = socket.set_tcp_keepalive(&keepalive);
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    let limited = socket.set_tcp_user_timeout(Some(unacknowledged));
     #[cfg(not(target_os = "linux"))]
-    let _ = unacknowledged;
-    Ok(())
+    let limited = {
+        let _ = unacknowledged;
+        Ok(())
+    };
+    nodelay.and(keepalive).and(limited)
 }
 
 /// Sees to it that nobody listens at `path`.
@@ -302,29 +312,40 @@ mod tests {
         assert!(matches!(refused, Err(BindError::Live(_))));
     }
 
-    #[tokio::test]
-    async fn a_tcp_connection_has_keepalive_and_a_limit_for_what_is_not_acknowledged() {
+    /// A connection that a listener with this stall limit has taken, and its peer's end.
+    async fn taken(stall: Duration) -> (TcpStream, TcpStream) {
         let address = "tcp:127.0.0.1:0".parse().unwrap();
         let listener = Listener::bind(&address, false).await.unwrap();
-        let listener = listener.with_stall(Duration::from_secs(45));
+        let listener = listener.with_stall(stall);
         let Address::Tcp { host, port } = listener.address() else {
             panic!("a TCP address");
         };
-        let _client = TcpStream::connect((host.as_str(), *port)).await.unwrap();
+        let client = TcpStream::connect((host.as_str(), *port)).await.unwrap();
         let Stream::Tcp(stream) = listener.accept().await.unwrap() else {
             panic!("a TCP stream");
         };
-        assert!(stream.nodelay().unwrap());
-        let socket = SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
-        #[cfg(target_os = "linux")]
-        assert_eq!(
-            socket.tcp_user_timeout().unwrap(),
-            Some(Duration::from_secs(90))
-        );
+        (stream, client)
+    }
+
+    #[tokio::test]
+    async fn a_tcp_connection_has_keepalive_and_a_limit_for_what_is_not_acknowledged() {
+        for (stall, unacknowledged) in [
+            (Duration::ZERO, Duration::from_secs(60)),
+            (Duration::from_secs(45), Duration::from_secs(90)),
+            (Duration::MAX, Duration::from_millis(2_147_483_647)),
+        ] {
+            let (stream, _client) = taken(stall).await;
+            assert!(stream.nodelay().unwrap());
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
+            #[cfg(target_os = "linux")]
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(unacknowledged));
+            #[cfg(not(target_os = "linux"))]
+            let _ = unacknowledged;
+        }
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::{
 use vatwerk::vat_capnp::vat;
 
 use listener::Stream;
-use network::{End, Handle};
+use network::Handle;
 
 pub use listener::{BindError, Listener};
 pub use scrape::{Operators, Scrape};
@@ -32,6 +32,8 @@ pub struct Gateway {
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Handle>>,
     stalled: Cell<u64>,
+    /// The calls refused, and the calls not sent, of connections that have ended.
+    refused: Cell<(u64, u64)>,
 }
 
 impl Gateway {
@@ -45,6 +47,7 @@ impl Gateway {
             next: Cell::default(),
             open: RefCell::default(),
             stalled: Cell::default(),
+            refused: Cell::default(),
         })
     }
 
@@ -77,14 +80,17 @@ impl Gateway {
         let this = self.clone();
         tokio::task::spawn_local(async move {
             let end = handle.ended().await;
-            match end {
-                End::Stalled { .. } | End::Overrun { .. } => {
-                    this.stalled.set(this.stalled.get() + 1);
-                    tracing::warn!(connection = number, %end, "connection ended");
-                }
-                _ => tracing::debug!(connection = number, %end, "connection ended"),
+            if end.is_overload() {
+                this.stalled.set(this.stalled.get() + 1);
+                tracing::warn!(connection = number, %end, "connection ended");
+            } else {
+                tracing::debug!(connection = number, %end, "connection ended");
             }
             this.open.borrow_mut().remove(&number);
+            let (refused, not_sent) = this.refused.get();
+            let last = handle.counters();
+            this.refused
+                .set((refused + last.calls_refused, not_sent + last.asked_refused));
             drop(room);
         });
     }
@@ -99,9 +105,25 @@ impl Gateway {
         self.next.get()
     }
 
-    /// How many connections have ended because their peers did not read.
+    /// How many connections have ended because their peers did not read or did not go on with a message,
+    /// or because the vat had no room for what they sent or were to read.
     pub fn connections_stalled(&self) -> u64 {
         self.stalled.get()
+    }
+
+    /// How many calls of peers the connections have answered `overloaded` or `shutting-down`, because a
+    /// limit of theirs was reached or the vat stops.
+    pub fn calls_refused(&self) -> u64 {
+        let open = self.open.borrow();
+        let open = open.values().map(|handle| handle.counters().calls_refused);
+        self.refused.get().0 + open.sum::<u64>()
+    }
+
+    /// How many calls of objects to peers were not sent, because the peers do not keep up.
+    pub fn calls_not_sent(&self) -> u64 {
+        let open = self.open.borrow();
+        let open = open.values().map(|handle| handle.counters().asked_refused);
+        self.refused.get().1 + open.sum::<u64>()
     }
 
     /// The bytes of messages that the connections hold: in flight, not written yet, or not here whole.

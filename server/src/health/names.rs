@@ -48,7 +48,7 @@ impl Names {
         )
     }
 
-    /// The same as a label, of which there are as many as the schemas have methods: `other` stands for
+    /// The name of what runs as a label of metrics, of which there are as many as the schemas have methods: `other` stands for
     /// all that they do not know.
     pub fn label(&self, runs: Runs) -> &str {
         self.known(runs).unwrap_or("other")

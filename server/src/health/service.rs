@@ -116,7 +116,7 @@ pub async fn run_or_abort(service: &'static str, work: impl Future<Output = ()>)
     }
 }
 
-/// The same for a thread: to be called in it.
+/// Runs the work of a thread, to be called in it; if it panics, the process ends.
 pub fn thread_or_abort(service: &'static str, work: impl FnOnce()) {
     if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(work)) {
         abort(service, message(&*panic));

@@ -17,7 +17,7 @@ use super::{
     lsn::Lsn,
     overlay::Overlay,
     page::{PAGE_BYTES, Page},
-    queue::{Fate, Queue},
+    queue::{Failures, Fate, Queue},
     record,
     replay::Change,
 };
@@ -51,14 +51,17 @@ struct State {
     decided: (Lsn, Option<u32>),
     /// The end of the database, if the journal was given it and it is not carried out yet.
     end: Option<Lsn>,
-    /// The newest end that was carried out.
-    ended: Lsn,
     /// Every commit up to this one is in the file.
     applied: Lsn,
     /// Every commit up to this one is in the file durably: the overlay has none of these.
     synced: Lsn,
     /// Whether the file, or its name, has changed since it was last synced.
     dirty: bool,
+    /// Whether nobody knows what the file holds of what came since the last sync: one failed.
+    is_suspect: bool,
+    /// Why the file cannot be written, if so: commits are refused, and those that there are are held in
+    /// place of it (`journal::held`).
+    quarantine: Option<String>,
     is_open: bool,
 }
 
@@ -81,6 +84,17 @@ enum DatabaseFile {
 }
 
 impl State {
+    /// Refuses what could not be brought to the file.
+    fn check_writable(&self, path: &Path) -> Result<()> {
+        match &self.quarantine {
+            None => Ok(()),
+            Some(reason) => Err(Error::StorageFailed(format!(
+                "{} cannot be written: {reason}; it is tried again until it can",
+                path.display()
+            ))),
+        }
+    }
+
     /// Opens the file, if it is not open already, and keeps other processes away from it.
     fn open_file(
         &mut self,
@@ -140,7 +154,7 @@ impl State {
             match queue.fate(commit.lsn) {
                 Fate::Pending => break,
                 Fate::Durable => self.decided = (commit.lsn, Some(commit.database_pages)),
-                Fate::Void => return false,
+                Fate::Void | Fate::Doubtful => return false,
             }
             self.undecided.pop_front();
         }
@@ -170,10 +184,11 @@ impl Database {
                 undecided: VecDeque::new(),
                 decided: (Lsn::default(), None),
                 end: None,
-                ended: Lsn::default(),
                 applied,
                 synced: applied,
                 dirty: false,
+                is_suspect: false,
+                quarantine: None,
                 is_open: false,
             }),
             applying: Mutex::default(),
@@ -200,6 +215,7 @@ impl Database {
 
     /// Takes it into use.
     pub(super) fn open(&self, databases: &Databases) -> Result<()> {
+        self.check_mended()?;
         // Seldom, for whoever waits for this holds up every other opening.
         let end = self.state().end;
         // Not while the state is locked, which is what whoever applies needs next.
@@ -249,18 +265,20 @@ impl Database {
         let mut state = self.state();
         state.settle(queue);
         let all_synced = !state.dirty && state.undecided.is_empty();
-        !state.is_open && all_synced && state.decided.0 <= state.synced
+        let is_sound = !state.is_suspect && state.quarantine.is_none();
+        !state.is_open && is_sound && all_synced && state.decided.0 <= state.synced
     }
 
     /// Gives the journal what SQLite has committed since it was last asked; `None` if that is nothing.
     /// `storage-failed` if it cannot be made durable: then the database must be closed, and the commit
     /// has not happened.
-    pub(super) fn commit(&self, databases: &Databases) -> Result<Option<Lsn>> {
+    pub(super) fn commit(&self, databases: &Databases, failures: Failures) -> Result<Option<Lsn>> {
         let queue = &databases.queue;
         let mut state = self.state();
         if !state.overlay.has_committed() {
             return Ok(None);
         }
+        state.check_writable(&self.path)?;
         #[cfg(any(test, feature = "testing"))]
         if sabotaged!(queue, OmitSpilledPage) {
             state.overlay.omit_one_of_many();
@@ -272,13 +290,13 @@ impl Database {
         let lsn = if record::most_bytes(changed) > databases.largest_record {
             let beside = &databases.beside;
             let (pages_beside, file) = beside.write(overlay).map_err(unwritten)?;
-            let pushed = queue.push(after, Some(file), |records, lsn| {
+            let pushed = queue.push(after, failures, Some(file), |records, lsn| {
                 record::Writer::beside(records, lsn, self.id, pages, pages_beside);
                 Ok(())
             });
             pushed.inspect_err(|_| beside.remove(pages_beside.number))?
         } else {
-            queue.push(after, None, |records, lsn| {
+            queue.push(after, failures, None, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, self.id, pages);
                 overlay.for_each_committed(|number, page| {
                     record.page(number, page);
@@ -308,9 +326,10 @@ impl Database {
     }
 
     /// Gives the journal the end of the database.
-    pub(super) fn delete(&self, queue: &Queue) -> Result<Lsn> {
+    pub(super) fn delete(&self, queue: &Queue, failures: Failures) -> Result<Lsn> {
         let mut state = self.state();
-        let lsn = queue.push(state.newest(), None, |records, lsn| {
+        state.check_writable(&self.path)?;
+        let lsn = queue.push(state.newest(), failures, None, |records, lsn| {
             record::Writer::delete(records, lsn, self.id);
             Ok(())
         })?;
@@ -332,6 +351,9 @@ impl Database {
     /// If the file is to be synced: the commit up to which it holds everything.
     pub(super) fn begin_sync(&self) -> Option<Lsn> {
         let mut state = self.state();
+        if state.quarantine.is_some() {
+            return None;
+        }
         std::mem::take(&mut state.dirty).then_some(state.applied)
     }
 
@@ -360,18 +382,73 @@ impl Database {
     }
 
     /// What became of a sync that [`Database::begin_sync`] answered `applied` to. If it failed, nobody
-    /// knows what the file holds of what came since the last one that did not. The overlay has all of
-    /// that, so that nobody reads it, and it is brought to the file once more.
-    pub(super) fn end_sync(&self, applied: Lsn, is_synced: bool) {
+    /// knows what the file holds of what came since the last one that did not: the overlay keeps that.
+    pub(super) fn end_sync(&self, _databases: &Databases, applied: Lsn, is_synced: bool) {
         let mut state = self.state();
-        if is_synced {
+        if is_synced || sabotaged!(_databases.queue, ForgetUnsynced) {
             state.synced = state.synced.max(applied);
             let synced = state.synced;
             state.overlay.forget_up_to(synced);
-        } else {
-            state.dirty = true;
-            state.applied = state.synced.max(state.ended);
         }
+        if !is_synced {
+            (state.dirty, state.is_suspect) = (true, true);
+        }
+    }
+
+    /// The file cannot be written: from now on commits are refused.
+    pub(super) fn quarantine(&self, reason: String) {
+        self.state().quarantine = Some(reason);
+    }
+
+    /// Why the file cannot be written, if that was so when it was last tried.
+    pub(super) fn quarantined(&self) -> Option<String> {
+        self.state().quarantine.clone()
+    }
+
+    /// The file can be written again, and holds everything durably.
+    pub(super) fn release(&self) {
+        let mut state = self.state();
+        (state.quarantine, state.is_suspect, state.dirty) = (None, false, false);
+        state.synced = state.synced.max(state.applied);
+        let synced = state.synced;
+        state.overlay.forget_up_to(synced);
+    }
+
+    /// Nobody knows what the file holds.
+    pub(super) fn suspect(&self) {
+        let mut state = self.state();
+        (state.dirty, state.is_suspect) = (true, true);
+    }
+
+    /// Writes what the file has at its beginning once more: whether it can be written.
+    pub(super) fn probe(&self, databases: &Databases) -> io::Result<()> {
+        let file = self.file_to_write(databases)?;
+        let mut start = [0; 100];
+        let read = file.read_at(&mut start, 0);
+        let probed = read.and_then(|read| file.write_at(&start[..read], 0));
+        self.give_back(file);
+        probed
+    }
+
+    fn check_mended(&self) -> Result<()> {
+        match self.state().is_suspect {
+            true => Err(Error::StorageFailed(format!(
+                "{} is being written again after the disk failed: try again",
+                self.path.display()
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// The file holds what it should after all.
+    pub(super) fn trust(&self) {
+        self.state().is_suspect = false;
+    }
+
+    /// A sync of the whole file system failed.
+    pub(super) fn suspect_if_dirty(&self) {
+        let mut state = self.state();
+        state.is_suspect |= state.dirty;
     }
 
     /// The newest commit of which anybody knows; zero if everything is durable anyway.
@@ -394,18 +471,27 @@ impl Database {
         self.state().overlay.has_committed()
     }
 
-    /// Whether there is a file, or something in the overlay.
+    /// Whether there is anything in the file, or in the overlay.
     pub fn exists(&self) -> bool {
         let state = self.state();
-        match state.database_pages() {
-            Some(pages) => pages > 0,
-            None => !matches!(state.file, DatabaseFile::Absent),
+        match (state.database_pages(), &state.file) {
+            (Some(pages), _) => pages > 0,
+            (None, DatabaseFile::Open(_)) => state.file_bytes > 0,
+            // It was there when somebody looked.
+            (None, DatabaseFile::Closed) => true,
+            (None, DatabaseFile::Absent) => false,
         }
     }
 
     /// Every commit up to this one is in the file.
     pub fn applied(&self) -> Lsn {
         self.state().applied
+    }
+
+    /// Whether the file is to be written again: nobody knows what it holds, or it could not be written.
+    pub fn is_suspect(&self) -> bool {
+        let state = self.state();
+        state.is_suspect || state.quarantine.is_some()
     }
 
     /// SQLite has committed its transaction.
@@ -552,14 +638,18 @@ impl Database {
 
     /// Removes the database, whose end is durable.
     fn carry_out_end(&self, databases: &Databases, state: &mut State, end: Lsn) -> io::Result<()> {
+        let file = state.handle(databases, &self.path, Open::Existing);
         (state.file, state.handle) = (DatabaseFile::Absent, None);
         self.remove_file(databases)?;
+        if let Ok(file) = file {
+            databases.removed(file);
+        }
         state.undecided.clear();
         state.decided = (end, None);
         state.end = None;
         state.overlay.forget_up_to(end);
         state.dirty = true;
-        (state.ended, state.applied) = (end, end);
+        state.applied = end;
         Ok(())
     }
 
@@ -581,7 +671,8 @@ impl Database {
         let _applying = self.applying();
         {
             let mut state = self.state();
-            if state.applied >= change.last {
+            let is_sound = !state.is_suspect && state.quarantine.is_none();
+            if state.applied >= change.last && is_sound {
                 return Ok(());
             }
             // One that was carried out is not to be carried out on what came after it.

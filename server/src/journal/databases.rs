@@ -1,13 +1,18 @@
 //! The databases of a vat that are in use, or whose files are not durable yet.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
-    beside::BesideFiles, database::Database, lsn::Lsn, open_files::OpenFiles, queue::Queue,
+    beside::BesideFiles, database::Database, held::Held, lsn::Lsn, open_files::OpenFiles,
+    queue::Queue,
 };
 use crate::{
     Result,
@@ -22,7 +27,15 @@ pub(crate) struct Databases {
     pub(super) queue: Arc<Queue>,
     /// The pages of large commits.
     pub(super) beside: BesideFiles,
-    table: Mutex<HashMap<DatabaseId, Arc<Database>>>,
+    /// Commits of databases that cannot be written.
+    pub(super) held: Held,
+    /// Whether any database may be suspect, or in quarantine.
+    troubled: AtomicBool,
+    /// Whether a sync of the whole file system failed: it does not tell at which file.
+    one_by_one: AtomicBool,
+    /// Files of databases that were removed: the last who has one open waits while its room is freed.
+    removed: Mutex<Vec<Arc<dyn DiskFile>>>,
+    table: Mutex<BTreeMap<DatabaseId, Arc<Database>>>,
     /// The most bytes of a record in the journal; the pages of a larger commit are put beside it.
     pub(super) largest_record: u64,
     pub(super) open_files: OpenFiles,
@@ -35,19 +48,24 @@ impl Databases {
         queue: Arc<Queue>,
         largest_record: u64,
         most_open_files: usize,
+        most_held_bytes: u64,
     ) -> Databases {
         Databases {
+            held: Held::new(disk.clone(), layout.journal(), most_held_bytes),
+            troubled: AtomicBool::default(),
+            one_by_one: AtomicBool::default(),
             beside: BesideFiles::new(disk.clone(), layout.journal()),
             disk,
             layout,
             queue,
+            removed: Mutex::default(),
             table: Mutex::default(),
             largest_record,
             open_files: OpenFiles::new(most_open_files),
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<DatabaseId, Arc<Database>>> {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<DatabaseId, Arc<Database>>> {
         // Nothing panics while it has the lock.
         self.table
             .lock()
@@ -87,9 +105,104 @@ impl Databases {
         }
     }
 
+    /// Where the file of a database is, or would be.
+    pub fn path(&self, id: DatabaseId) -> PathBuf {
+        self.layout.database(id)
+    }
+
+    /// Whether any object has a file.
+    pub fn has_objects(&self) -> io::Result<bool> {
+        self.has_files(&self.layout.objects(), 3)
+    }
+
+    /// Whether there is a database in a folder, or in the folders in it, so many levels deep.
+    fn has_files(&self, folder: &Path, levels: u32) -> io::Result<bool> {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        let names = match self.disk.list(folder) {
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(false),
+            names => names?,
+        };
+        for name in names {
+            if name.ends_with(".sqlite")
+                || levels > 1 && self.has_files(&folder.join(name), levels - 1)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A file without a name.
     pub fn scratch(&self) -> io::Result<Arc<dyn DiskFile>> {
         self.disk.scratch(&self.layout.journal())
+    }
+
+    /// Takes a file that was removed, to be closed by [`Databases::close_removed`].
+    pub(super) fn removed(&self, file: Arc<dyn DiskFile>) {
+        /// More than these are closed at once.
+        const MOST: usize = 256;
+        let mut removed = self.removed_files();
+        if removed.len() < MOST {
+            removed.push(file);
+        }
+    }
+
+    /// Closes the files that were removed. It takes long for large ones.
+    pub(super) fn close_removed(&self) {
+        let removed = std::mem::take(&mut *self.removed_files());
+        drop(removed);
+    }
+
+    fn removed_files(&self) -> MutexGuard<'_, Vec<Arc<dyn DiskFile>>> {
+        // Nothing panics while it has the lock.
+        self.removed
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The databases whose files are to be written again.
+    pub(super) fn suspects(&self) -> Vec<DatabaseId> {
+        if !self.troubled.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let table = self.table();
+        let suspects = table.values().filter(|database| database.is_suspect());
+        let suspects: Vec<_> = suspects.map(|database| database.id()).collect();
+        self.troubled.store(!suspects.is_empty(), Ordering::Release);
+        suspects
+    }
+
+    /// The databases whose files cannot be written, and why.
+    pub(super) fn quarantined(&self) -> Vec<(DatabaseId, String)> {
+        if !self.troubled.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let table = self.table();
+        let quarantined = table
+            .values()
+            .filter_map(|database| Some((database.id(), database.quarantined()?)));
+        quarantined.collect()
+    }
+
+    /// Puts a database in quarantine: its file cannot be written.
+    pub(super) fn quarantine(&self, database: &Database, error: &io::Error) {
+        if database.quarantined().is_none() {
+            let path = self.path(database.id());
+            tracing::error!(path = %path.display(), %error, "the file of a database cannot be written");
+        }
+        database.quarantine(error.to_string());
+        self.troubled.store(true, Ordering::Release);
+    }
+
+    /// Notes that a database is to be mended.
+    pub(super) fn suspect(&self, database: &Database) {
+        database.suspect();
+        self.troubled.store(true, Ordering::Release);
+    }
+
+    /// Whether a database may be suspect, or in quarantine.
+    pub(super) fn is_troubled(&self) -> bool {
+        self.troubled.load(Ordering::Acquire)
     }
 
     /// How many there are to keep an eye on.
@@ -97,35 +210,53 @@ impl Databases {
         self.table().len()
     }
 
-    /// Makes every file durable as it is now.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Makes every file durable as it is now, but those that are in quarantine. Returns at which files the
+    /// disk failed; they are suspect. An error if it failed at nobody knows which: all are suspect.
+    pub(super) fn sync(&self) -> io::Result<Vec<(Arc<Database>, io::Error)>> {
+        /// From this many files on, the whole file system is synced instead. In tests of this crate
+        /// few are many.
+        const MANY: usize = if cfg!(test) { 4 } else { 8 };
         let dirty: Vec<_> = self
             .table()
             .values()
             .filter_map(|database| Some((database.clone(), database.begin_sync()?)))
             .collect();
-        if dirty.is_empty() {
-            return Ok(());
+        let mut failed = Vec::new();
+        if dirty.len() >= MANY && !self.one_by_one.load(Ordering::Relaxed) {
+            // The folder of objects may be in another file system.
+            let folders = dirty.iter().flat_map(|(database, _)| {
+                let path = self.path(database.id());
+                path.parent().map(Path::to_owned)
+            });
+            let folders = folders.chain([self.layout.root().to_owned()]).collect();
+            let synced = self.disk.sync_all(&folders);
+            for (database, applied) in &dirty {
+                database.end_sync(self, *applied, synced.is_ok());
+            }
+            if let Err(error) = synced {
+                // Those that were written meanwhile too.
+                self.table()
+                    .values()
+                    .for_each(|database| database.suspect_if_dirty());
+                self.troubled.store(true, Ordering::Release);
+                self.one_by_one.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+        } else {
+            for (database, applied) in dirty {
+                let synced = database.sync(self);
+                database.end_sync(self, applied, synced.is_ok());
+                if let Err(error) = synced {
+                    self.troubled.store(true, Ordering::Release);
+                    failed.push((database, error));
+                }
+            }
+            if failed.is_empty() {
+                self.one_by_one.store(false, Ordering::Relaxed);
+            }
         }
-        let synced = self.sync_files(&dirty);
-        for (database, applied) in &dirty {
-            database.end_sync(*applied, synced.is_ok());
-        }
-        synced?;
         self.table()
             .retain(|_, database| !database.is_spent(&self.queue));
-        Ok(())
-    }
-
-    fn sync_files(&self, databases: &[(Arc<Database>, Lsn)]) -> io::Result<()> {
-        /// From this many files on, the whole file system is synced instead. In tests of this crate
-        /// few are many.
-        const MANY: usize = if cfg!(test) { 4 } else { 8 };
-        if databases.len() >= MANY {
-            return self.disk.sync_all(self.layout.root());
-        }
-        databases
-            .iter()
-            .try_for_each(|(database, _)| database.sync(self))
+        Ok(failed)
     }
 }

@@ -27,6 +27,7 @@ mod commits;
 mod database;
 mod databases;
 mod empty;
+mod held;
 mod lsn;
 mod open_files;
 mod overlay;
@@ -36,6 +37,7 @@ mod record;
 mod recover;
 mod replay;
 mod retire;
+mod roster;
 mod scratch;
 mod segment;
 mod segments;
@@ -51,11 +53,16 @@ pub(crate) use database::Database;
 pub(crate) use databases::Databases;
 pub use lsn::Lsn;
 pub(crate) use page::PAGE_BYTES;
+pub use queue::Failures;
 pub use recover::Progress;
 pub(crate) use scratch::Scratch;
 pub use segment::{Damage, JournalError};
 
-use crate::{Error, Result, env::Disk, folder::Layout};
+use crate::{
+    Error, Result,
+    env::Disk,
+    folder::{DatabaseId, Layout},
+};
 use queue::{Fate, Queue};
 use retire::Retirer;
 use segments::Segments;
@@ -65,7 +72,7 @@ use writer::Writer;
 /// How the journal is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The most disk space it takes, in bytes; at least 8 MiB. The pages of large commits may take
+    /// The most disk space it takes, in bytes; at least 8 MiB, and at most 8 GiB, whatever this says. The pages of large commits may take
     /// about as much again.
     pub bytes: u64,
     /// The most files of databases that are open at a time, or one more for each thread.
@@ -82,6 +89,14 @@ pub enum Driver {
     /// Whoever commits, before the commit returns. It waits for the disk: for tests, in which nothing
     /// is to happen by itself.
     Caller,
+}
+
+impl Settings {
+    /// The most that is held of databases that cannot be written, in bytes: as much as the journal takes with
+    /// the pages of large commits.
+    fn most_held_bytes(&self) -> u64 {
+        self.bytes.saturating_mul(2)
+    }
 }
 
 impl Default for Settings {
@@ -126,6 +141,15 @@ impl Journal {
     /// The least that a segment takes. In tests of this crate it may be full after a few commits.
     const LEAST_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 1 << 20 };
 
+    /// The most that a segment takes: one is read as a whole, and the length of a record, which is at most a
+    /// quarter of it, has 32 bits.
+    const MOST_SEGMENT_BYTES: u64 = 1 << 30;
+
+    fn segment_bytes(settings: &Settings) -> u64 {
+        let bytes = settings.bytes / Journal::SEGMENTS;
+        bytes.clamp(Journal::LEAST_SEGMENT_BYTES, Journal::MOST_SEGMENT_BYTES)
+    }
+
     /// Recovers what the last journal in the folder has left, and starts an empty one. `progress` is
     /// told how far it is.
     pub fn open(
@@ -159,8 +183,9 @@ impl Journal {
     ) -> Result<(Journal, Recovery), JournalError> {
         // Nothing is queued there.
         let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0)));
-        let recovered = recover::recover(&disk, layout, nobody, progress)?;
-        let segment_bytes = (settings.bytes / Journal::SEGMENTS).max(Journal::LEAST_SEGMENT_BYTES);
+        let recovered =
+            recover::recover(&disk, layout, nobody, settings.most_held_bytes(), progress)?;
+        let segment_bytes = Journal::segment_bytes(settings);
         // A batch is at most this and one record, and so fits into a segment.
         let quarter = segment_bytes / 4;
         let queue = Queue::new(
@@ -168,21 +193,30 @@ impl Journal {
             usize::try_from(quarter).unwrap_or(usize::MAX),
         );
         let queue = Arc::new(prepare(queue));
+        let recovery = Recovery {
+            commits: recovered.commits,
+            bytes: recovered.bytes,
+        };
         let databases = Arc::new(Databases::new(
             disk.clone(),
             layout.clone(),
             queue.clone(),
             quarter,
             settings.open_files,
+            settings.most_held_bytes(),
         ));
+        databases.held.load()?;
+        for (id, error) in &recovered.quarantined {
+            let database = databases.recover(*id);
+            databases.suspect(&database);
+            databases.quarantine(&database, error);
+        }
         let segments = Arc::new(Segments::new(
             disk,
             layout.journal(),
             segment_bytes,
             Journal::SEGMENTS as usize,
-            recovered.free,
-            recovered.next_number,
-            recovered.sequence,
+            recovered,
         ));
         let retirer = Retirer::new(queue.clone(), segments.clone(), databases.clone());
         let writer =
@@ -195,10 +229,6 @@ impl Journal {
                 retirer,
             )?),
             Driver::Caller => Work::Caller(Mutex::new(writer(Some(retirer)))),
-        };
-        let recovery = Recovery {
-            commits: recovered.commits,
-            bytes: recovered.bytes,
         };
         let journal = Journal(Arc::new(Inner {
             queue,
@@ -216,25 +246,39 @@ impl Journal {
 
     /// Queues what SQLite has committed to a database since this was last asked; `None` if that is
     /// nothing. `storage-failed` while the journal cannot be written: then the commit has not
-    /// happened, and the database must be opened anew.
-    pub(crate) fn commit(&self, database: &Database) -> Result<Option<Lsn>> {
-        let lsn = database.commit(&self.0.databases);
+    /// happened, and the database must be opened anew. Likewise if the journal has failed since
+    /// `failures`: what the commit was built on may not have happened.
+    pub(crate) fn commit(&self, database: &Database, failures: Failures) -> Result<Option<Lsn>> {
+        if self.0.databases.is_troubled() {
+            self.work();
+        }
+        let lsn = database.commit(&self.0.databases, failures);
         self.work();
         lsn
     }
 
-    /// Queues the end of a database. When that is durable, [`Journal::forget`] makes it so.
-    pub(crate) fn delete(&self, database: &Database) -> Result<Lsn> {
-        let lsn = database.delete(&self.0.queue);
+    /// Queues the end of a database, unless the journal has failed since `failures`. When that is durable,
+    /// [`Journal::forget`] makes it so.
+    pub(crate) fn delete(&self, database: &Database, failures: Failures) -> Result<Lsn> {
+        let lsn = database.delete(&self.0.queue, failures);
         self.work();
         lsn
     }
 
     /// Takes a database out of the world whose end is durable.
     pub(crate) fn forget(&self, database: &Database, lsn: Lsn) -> Result<()> {
-        database.forget(&self.0.databases, lsn).map_err(|error| {
+        let forgotten = database.forget(&self.0.databases, lsn);
+        if let Work::Caller(_) = self.0.work {
+            self.0.databases.close_removed();
+        }
+        forgotten.map_err(|error| {
             Error::StorageFailed(format!("removing the database of an object: {error}"))
         })
+    }
+
+    /// How often the journal has failed: for [`Journal::commit`].
+    pub(crate) fn failures(&self) -> Failures {
+        self.0.queue.failures()
     }
 
     /// Does what is queued, where no thread does.
@@ -245,6 +289,9 @@ impl Journal {
                 .lock()
                 .unwrap_or_else(|poisoned| poisoned.into_inner());
             while writer.step() {}
+            if self.0.databases.is_troubled() {
+                writer.mend();
+            }
         }
     }
 
@@ -262,13 +309,16 @@ impl Journal {
     }
 
     /// Whether every commit of a database so far is durable. `storage-failed` if one of them never
-    /// happened.
+    /// happened; `outcome-unknown` if it has not, and the next life of the vat may find it all the same.
     pub(crate) fn is_durable(&self, lsn: Lsn) -> Result<bool> {
         match self.0.queue.fate(lsn) {
             Fate::Pending => Ok(false),
             Fate::Durable => Ok(true),
             Fate::Void => Err(Error::StorageFailed(
                 "the disk failed, and the write did not happen".into(),
+            )),
+            Fate::Doubtful => Err(Error::OutcomeUnknown(
+                "the disk failed, and it cannot be told that the write is not to count".into(),
             )),
         }
     }
@@ -277,6 +327,11 @@ impl Journal {
     /// disk failed at.
     pub fn commits(&self) -> u64 {
         self.0.queue.committed().0
+    }
+
+    /// The databases that cannot be written, and why: commits of theirs are refused.
+    pub fn quarantined(&self) -> Vec<(DatabaseId, String)> {
+        self.0.databases.quarantined()
     }
 
     /// How large the segments that count are, in bytes.
@@ -291,7 +346,8 @@ impl Journal {
             Work::Threads(threads) => threads.stop(),
             Work::Caller(_) => self.work(),
         }
-        self.retirer().retire_all()
+        self.retirer().retire_all()?;
+        Ok(self.0.segments.forget_all()?)
     }
 
     /// A retirer. No other may work meanwhile.
@@ -303,5 +359,23 @@ impl Journal {
             ..
         } = &*self.0;
         Retirer::new(queue.clone(), segments.clone(), databases.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_record_of_any_journal_has_a_length_of_32_bits() {
+        for bytes in [0, 8 << 20, 256 << 20, 1 << 40, u64::MAX] {
+            let settings = Settings {
+                bytes,
+                ..Settings::default()
+            };
+            let segment = Journal::segment_bytes(&settings);
+            assert!(segment >= Journal::LEAST_SEGMENT_BYTES);
+            assert!(segment / 4 + (1 << 20) < u64::from(u32::MAX), "{bytes}");
+        }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Queue {
     committed: AtomicU64,
     /// Whether any position is void.
     voided: AtomicBool,
+    /// How often [`Queue::fail`] was called. Changes while the state is locked.
+    failures: AtomicU64,
     progress: watch::Sender<Lsn>,
     /// The most bytes that may wait before turns are held back.
     most_bytes: usize,
@@ -42,6 +44,8 @@ struct State {
     down: Option<String>,
     /// Positions that will never be durable, oldest first.
     void: Vec<Range<Lsn>>,
+    /// Those of `void` that a recovery may find all the same, until the journal says otherwise.
+    doubtful: Range<Lsn>,
     stopping: bool,
 }
 
@@ -50,6 +54,12 @@ impl State {
         self.void.iter().any(|void| void.contains(&lsn))
     }
 }
+
+/// How often the journal had failed at some moment. A commit that is built on what others have
+/// committed names the moment before it looked at that: it is refused if the journal has failed since,
+/// so that it never outlives what it was built on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures(u64);
 
 /// Records that are written and become durable together.
 #[derive(Default)]
@@ -97,6 +107,8 @@ pub(super) enum Fate {
     Durable,
     /// It never happened.
     Void,
+    /// It never happens in this life of the vat; the next may find it.
+    Doubtful,
 }
 
 impl Queue {
@@ -111,6 +123,7 @@ impl Queue {
             written: AtomicU64::new(newest.0),
             committed: AtomicU64::new(newest.0),
             voided: AtomicBool::new(false),
+            failures: AtomicU64::default(),
             progress: watch::Sender::new(newest),
             most_bytes,
             #[cfg(any(test, feature = "testing"))]
@@ -146,11 +159,12 @@ impl Queue {
     }
 
     /// Takes in the record that `write` appends for the position it is given. `storage-failed` while
-    /// the journal cannot be written, or if the commit at `after`, which this one builds on, has not
-    /// happened.
+    /// the journal cannot be written, if the commit at `after`, the one before it in the same database,
+    /// has not happened, or if the journal has failed since `failures`.
     pub fn push(
         &self,
         after: Lsn,
+        failures: Failures,
         beside: Option<BesideFile>,
         write: impl FnOnce(&mut Vec<u8>, Lsn) -> io::Result<()>,
     ) -> Result<Lsn> {
@@ -160,6 +174,9 @@ impl Queue {
         }
         if state.is_void(after) {
             return Err(failed("an earlier write did not happen"));
+        }
+        if failures != self.failures() && !sabotaged!(self, OutliveVoid) {
+            return Err(failed("it failed while this was being written"));
         }
         let lsn = state.newest.next();
         let batch = &mut state.batch;
@@ -175,6 +192,11 @@ impl Queue {
         drop(state);
         self.work.notify_one();
         Ok(lsn)
+    }
+
+    /// How often the journal has failed.
+    pub fn failures(&self) -> Failures {
+        Failures(self.failures.load(Ordering::Acquire))
     }
 
     /// Why records are not taken in at the moment, if so.
@@ -212,6 +234,9 @@ impl Queue {
             return Fate::Durable;
         }
         let state = self.state();
+        if state.doubtful.contains(&lsn) {
+            return Fate::Doubtful;
+        }
         if state.is_void(lsn) {
             return Fate::Void;
         }
@@ -282,23 +307,28 @@ impl Queue {
         self.progress.send_replace(lsn);
     }
 
-    /// Nothing after the newest position that is written can be: those commits never happened.
-    /// Until [`Queue::revive`] no further ones are taken in. Returns what was still waiting.
-    pub fn fail(&self, reason: &io::Error) -> Batch {
+    /// Nothing after the newest position that is written can be: those commits never happened. Of
+    /// those before `tried` any part may be on the disk. Until [`Queue::revive`] no further ones are
+    /// taken in. Returns what was still waiting. Nobody is told before [`Queue::tell_of_failure`].
+    pub fn fail(&self, reason: &io::Error, tried: Lsn) -> Batch {
         let mut state = self.state();
         let void = self.written().next()..state.newest.next();
         self.voided.store(true, Ordering::Release);
+        state.doubtful = void.start..tried.max(void.start);
         let waiting = mem::take(&mut state.batch);
         state.down = Some(reason.to_string());
+        self.failures.fetch_add(1, Ordering::AcqRel);
         match state.void.last_mut() {
             Some(last) if last.end == void.start => last.end = void.end,
             _ if void.is_empty() => {}
             _ => state.void.push(void),
         }
-        let newest = state.newest;
-        drop(state);
-        self.progress.send_replace(newest);
         waiting
+    }
+
+    /// Wakes whoever waits for what [`Queue::fail`] has decided.
+    pub fn tell_of_failure(&self) {
+        self.progress.send_replace(self.newest());
     }
 
     /// Whether [`Queue::fail`] was last.
@@ -308,7 +338,8 @@ impl Queue {
 
     /// Records are taken in again. What is void stays so: the journal says it now.
     pub fn revive(&self) {
-        self.state().down = None;
+        let mut state = self.state();
+        (state.down, state.doubtful) = (None, Range::default());
     }
 
     fn is_held(&self) -> bool {

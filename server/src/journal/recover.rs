@@ -8,12 +8,14 @@ use super::{
     lsn::Lsn,
     queue::Queue,
     replay::Changes,
+    retire::is_of_file,
+    roster::Roster,
     segment::{Damage, Header, JournalError, Records, SegmentFile, State},
     segments::SEGMENT_SUFFIX,
 };
 use crate::{
     env::{Disk, Open},
-    folder::Layout,
+    folder::{DatabaseId, Layout},
 };
 
 /// A journal in which nothing counts any more.
@@ -26,6 +28,10 @@ pub(super) struct Recovered {
     pub sequence: u64,
     /// The newest position that was ever used, as far as anything still tells.
     pub newest: Lsn,
+    /// The databases whose files could not be written: what the journal said of them is held.
+    pub quarantined: Vec<(DatabaseId, io::Error)>,
+    /// Which segments may hold commits: none.
+    pub roster: Roster,
     /// How many commits were found.
     pub commits: u64,
     /// How many bytes were read for them.
@@ -55,16 +61,27 @@ pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
     queue: Arc<Queue>,
+    most_held_bytes: u64,
     mut progress: impl FnMut(Progress),
 ) -> Result<Recovered, JournalError> {
     let (files, next_number) = open_segments(disk, layout)?;
+    let mut roster = Roster::open(disk, layout)?;
+    roster.check(&files.iter().map(|file| file.name().into_owned()).collect())?;
     let mut headers = Vec::new();
     for file in &files {
         headers.extend(file.read_header()?.map(|header| (file, header)));
     }
     let sequence = headers.iter().map(|(_, header)| header.sequence).max();
     let chain = chain(&headers)?;
-    let databases = Databases::new(disk.clone(), layout.clone(), queue.clone(), 0, 0);
+    let databases = Databases::new(
+        disk.clone(),
+        layout.clone(),
+        queue.clone(),
+        0,
+        0,
+        most_held_bytes,
+    );
+    databases.held.load()?;
     let total = chain.iter().try_fold(0, |sum, segment| {
         Ok::<_, io::Error>(sum + segment.file.file.bytes()?)
     })?;
@@ -74,34 +91,61 @@ pub(super) fn recover(
         .max()
         .unwrap_or_default();
     let (mut done, mut commits) = (0, 0);
+    let mut told = |bytes: usize| {
+        done += bytes as u64;
+        progress(Progress {
+            done: (done / 2).min(total),
+            total,
+        });
+    };
     // First look, then touch.
-    for pass in [Pass::Verify, Pass::Apply] {
-        for segment in &chain {
-            let mut bytes = Vec::new();
-            segment.file.read(&mut bytes)?;
-            let mut changes = Changes::default();
-            let records = Records::new(&bytes, segment.header.salt, segment.first);
-            #[cfg(any(test, feature = "testing"))]
-            let records = records.believing(sabotaged!(queue, AcceptTornTail));
-            let last = read(segment, records, &databases, &mut changes)?;
-            if pass == Pass::Apply {
-                for (id, change) in changes.iter() {
-                    if sabotaged!(queue, SkipObject) && id.object.as_bytes()[0] % 2 == 1 {
-                        continue;
-                    }
-                    databases.recover(id).apply(&databases, change)?;
+    for segment in &chain {
+        let last = with_changes(segment, &databases, |changes, last, bytes| {
+            let _ = changes;
+            told(bytes);
+            Ok(last)
+        })?;
+        newest = newest.max(last);
+        commits += last.0 + 1 - segment.first.0;
+    }
+    let mut bad = apply_held(&databases, &databases.held.databases())?;
+    for segment in &chain {
+        with_changes(segment, &databases, |changes, _, bytes| {
+            for (id, change) in changes.iter() {
+                if sabotaged!(queue, SkipObject) && id.object.as_bytes()[0] % 2 == 1 {
+                    continue;
                 }
-                commits += last.0 + 1 - segment.first.0;
+                if !bad.contains_key(&id)
+                    && let Err(error) = databases.recover(id).apply(&databases, change)
+                {
+                    check_of_file(&mut bad, id, error)?;
+                }
+                if bad.contains_key(&id) && change.last > databases.held.last(id) {
+                    databases.held.add(id, change)?;
+                }
             }
-            newest = newest.max(last);
-            done += bytes.len() as u64;
-            progress(Progress {
-                done: done / 2,
-                total,
-            });
+            told(bytes);
+            Ok(())
+        })?;
+    }
+    let late = sync(&chain, &databases)?;
+    for segment in chain.iter().filter(|_| !late.is_empty()) {
+        with_changes(segment, &databases, |changes, _, _| {
+            for (id, change) in changes.iter() {
+                if late.contains_key(&id) && change.last > databases.held.last(id) {
+                    databases.held.add(id, change)?;
+                }
+            }
+            Ok(())
+        })?;
+    }
+    bad.extend(late);
+    for id in databases.held.databases() {
+        if !bad.contains_key(&id) {
+            databases.held.remove(id)?;
         }
     }
-    databases.sync()?;
+    let quarantined = bad.into_iter().collect();
     // The oldest first: what counts must always reach to the end.
     let next = newest.next();
     headers.sort_by_key(|(_, header)| header.sequence);
@@ -113,21 +157,92 @@ pub(super) fn recover(
             })?;
         }
     }
+    roster.clear()?;
     databases.beside.remove_all()?;
     Ok(Recovered {
         free: files,
         next_number,
         sequence: sequence.unwrap_or(0),
+        quarantined,
+        roster,
         newest,
         commits,
         bytes: total,
     })
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Pass {
-    Verify,
-    Apply,
+/// The databases whose files cannot be written, and why.
+type Bad = BTreeMap<DatabaseId, io::Error>;
+
+/// Notes that a database cannot be written, unless the error is no fault of its file's.
+fn check_of_file(bad: &mut Bad, id: DatabaseId, error: io::Error) -> Result<(), JournalError> {
+    if !is_of_file(&error) {
+        return Err(error.into());
+    }
+    bad.insert(id, error);
+    Ok(())
+}
+
+/// Passes on what a segment says, the position of its last record that counts, and how long it is.
+fn with_changes<T>(
+    segment: &Segment<'_>,
+    databases: &Databases,
+    then: impl FnOnce(&Changes<'_>, Lsn, usize) -> Result<T, JournalError>,
+) -> Result<T, JournalError> {
+    let mut bytes = Vec::new();
+    segment.file.read(&mut bytes)?;
+    let mut changes = Changes::default();
+    let records = Records::new(&bytes, segment.header.salt, segment.first);
+    #[cfg(any(test, feature = "testing"))]
+    let records = records.believing(sabotaged!(databases.queue, AcceptTornTail));
+    let last = read(segment, records, databases, &mut changes)?;
+    then(&changes, last, bytes.len())
+}
+
+/// Brings what is held to the files, before anything that the journal says: it is earlier.
+fn apply_held(databases: &Databases, ids: &[DatabaseId]) -> Result<Bad, JournalError> {
+    let mut bad = Bad::new();
+    for id in ids {
+        let bytes = databases.held.read(*id)?;
+        let mut changes = Changes::default();
+        if !sabotaged!(databases.queue, ForgetHeld) {
+            changes.add_held(databases, *id, &bytes)?;
+        }
+        for (id, change) in changes.iter() {
+            if let Err(error) = databases.recover(id).apply(databases, change) {
+                check_of_file(&mut bad, id, error)?;
+            }
+        }
+    }
+    Ok(bad)
+}
+
+/// Syncs the files. Returns at which of them the disk fails, also when they are written once more.
+fn sync(chain: &[Segment<'_>], databases: &Databases) -> Result<Bad, JournalError> {
+    if databases.sync().is_ok_and(|failed| failed.is_empty()) {
+        return Ok(Bad::new());
+    }
+    let suspects = databases.suspects();
+    let mut bad = apply_held(databases, &suspects)?;
+    for segment in chain {
+        with_changes(segment, databases, |changes, _, _| {
+            for (id, change) in changes.iter().filter(|(id, _)| suspects.contains(id)) {
+                let database = databases.recover(id);
+                if bad.contains_key(&id) {
+                    continue;
+                }
+                database.suspect();
+                if let Err(error) = database.apply(databases, change) {
+                    check_of_file(&mut bad, id, error)?;
+                }
+            }
+            Ok(())
+        })?;
+    }
+    for (database, error) in databases.sync()? {
+        check_of_file(&mut bad, database.id(), error)?;
+    }
+    Ok(bad)
 }
 
 fn newest_of(header: &Header) -> Lsn {

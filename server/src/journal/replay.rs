@@ -117,6 +117,25 @@ impl<'a> Changes<'a> {
         }
     }
 
+    /// Adds what is held of a database, which is earlier than what the journal says of it.
+    pub fn add_held(
+        &mut self,
+        databases: &Databases,
+        id: DatabaseId,
+        bytes: &'a [u8],
+    ) -> Result<(), JournalError> {
+        for record in databases.held.records(id, bytes)? {
+            self.add(databases, record)
+                .map_err(|failure| failure.at(|_| databases.held.damaged(id, 0, Damage::Held)))?;
+        }
+        Ok(())
+    }
+
+    /// The change to a database, if there is one.
+    pub fn of(&self, id: DatabaseId) -> Option<&Change<'a>> {
+        self.by_database.get(&id)
+    }
+
     /// The changes, a database each.
     pub fn iter(&self) -> impl Iterator<Item = (DatabaseId, &Change<'a>)> {
         self.by_database.iter().map(|(id, change)| (*id, change))

@@ -17,7 +17,7 @@
 //! The header is a single sector: it is there whole, or as it was before. It is on disk before the
 //! first record is written.
 
-use std::{fmt, io, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, fmt, io, path::PathBuf, sync::Arc};
 
 use super::{lsn::Lsn, record::Record};
 use crate::env::DiskFile;
@@ -82,6 +82,18 @@ pub enum JournalError {
         /// What is wrong.
         damage: Damage,
     },
+    /// A segment is not there that may hold commits.
+    #[error(
+        "the segment {} is gone, and commits that were acknowledged may be in it and nowhere else: put the \
+         file back and start again; to go on without these commits, remove {}",
+        path.display(), roster.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// The file that tells of it.
+        roster: PathBuf,
+    },
     /// The operating system refused.
     #[error("the journal: {0}")]
     Io(#[from] io::Error),
@@ -101,6 +113,8 @@ pub enum Damage {
     Record(Lsn),
     /// The file with the pages of a record is not there, or not whole.
     Beside(Lsn),
+    /// Held commits are not whole.
+    Held,
     /// A record whose checksum is right and that makes no sense.
     Nonsense(Lsn),
 }
@@ -114,6 +128,7 @@ impl fmt::Display for Damage {
                 write!(f, "the record of LSN {lsn} was durable and is not whole")
             }
             Damage::Beside(lsn) => write!(f, "the pages of LSN {lsn} are not whole"),
+            Damage::Held => write!(f, "the commits that are held here are not whole"),
             Damage::Nonsense(lsn) => write!(f, "the record of LSN {lsn} cannot be understood"),
         }
     }
@@ -126,6 +141,12 @@ pub(super) struct SegmentFile {
 }
 
 impl SegmentFile {
+    /// What the file is called.
+    pub fn name(&self) -> Cow<'_, str> {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy()
+    }
+
     /// Writes the header and makes it durable.
     pub fn write_header(&self, header: Header) -> io::Result<()> {
         self.file.write_at(&header.encode(), 0)?;

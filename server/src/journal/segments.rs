@@ -11,6 +11,8 @@ use std::{
 
 use super::{
     lsn::Lsn,
+    recover::Recovered,
+    roster::Roster,
     segment::{Header, SegmentFile, State},
 };
 use crate::env::{self, Disk, DiskFile, Open};
@@ -27,6 +29,7 @@ pub(super) struct Segments {
     /// The most there may be.
     most: usize,
     state: Mutex<Inner>,
+    roster: Mutex<Roster>,
     changed: Condvar,
 }
 
@@ -60,10 +63,15 @@ impl Segments {
         folder: PathBuf,
         bytes: u64,
         most: usize,
-        free: Vec<SegmentFile>,
-        next_number: u64,
-        sequence: u64,
+        recovered: Recovered,
     ) -> Segments {
+        let Recovered {
+            free,
+            next_number,
+            sequence,
+            roster,
+            ..
+        } = recovered;
         let state = Mutex::new(Inner {
             live: VecDeque::new(),
             free: free.into_iter().map(Arc::new).collect(),
@@ -78,6 +86,7 @@ impl Segments {
             bytes,
             most,
             state,
+            roster: Mutex::new(roster),
             changed: Condvar::new(),
         }
     }
@@ -94,6 +103,10 @@ impl Segments {
     /// fails.
     pub fn begin(&self, first: Lsn, void_from: Lsn) -> io::Result<Live> {
         let file = self.acquire()?;
+        if let Err(error) = self.roster().enter(&file.name()) {
+            self.state().free.push_back(file);
+            return Err(error);
+        }
         let (sequence, previous, oldest) = {
             let mut state = self.state();
             state.sequence += 1;
@@ -134,6 +147,18 @@ impl Segments {
         state.live.push_back(live.clone());
         self.changed.notify_all();
         Ok(live)
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        // Nothing panics while it has the lock.
+        self.roster
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Notes that nothing in any segment counts any more: all are free.
+    pub fn forget_all(&self) -> io::Result<()> {
+        self.roster().clear()
     }
 
     fn acquire(&self) -> io::Result<Arc<SegmentFile>> {

@@ -89,6 +89,15 @@ pub enum Sabotage {
     KeepRolledBack,
     /// Of a transaction that does not fit into SQLite's cache a page is missing.
     OmitSpilledPage,
+    /// An overlay forgets what a file has that could not be synced.
+    ForgetUnsynced,
+    /// A segment is used again that says something of a database that cannot be written, and that is held
+    /// nowhere.
+    DropHeld,
+    /// What is held of a database is not brought to its file when that can be written again.
+    ForgetHeld,
+    /// A commit is taken in although the journal has failed since its turn began.
+    OutliveVoid,
     /// A recovery brings nothing to the files of one object in two.
     SkipObject,
 }

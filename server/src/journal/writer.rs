@@ -76,7 +76,8 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "the journal cannot be written");
-                let waiting = self.queue.fail(&error);
+                let tried_before = if tried { last.next() } else { first };
+                let waiting = self.queue.fail(&error, tried_before);
                 self.void_beside
                     .extend(batch.beside.iter().map(|beside| beside.number));
                 if !tried {
@@ -85,11 +86,23 @@ impl Writer {
                 for beside in &waiting.beside {
                     self.databases.beside.remove(beside.number);
                 }
+                // If the journal can say at once that they do not count, there is no doubt.
+                self.revive();
+                self.queue.tell_of_failure();
             }
         }
         batch.clear();
         self.spent = batch;
         true
+    }
+
+    /// Mends the files that need it, where no thread does.
+    pub fn mend(&self) {
+        if let Some(retirer) = &self.retirer
+            && let Err(error) = retirer.mend()
+        {
+            tracing::error!(%error, "objects' files cannot be mended");
+        }
     }
 
     /// Tries whether the journal can be written again.

@@ -50,7 +50,8 @@ const TURNS: [f64; 10] = [
     0.000_01, 0.000_1, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 
-/// The upper bounds, in seconds, by which alarms are told apart by how late they are: from a timer's tick to a vat that was down for a day.
+/// The upper bounds, in seconds, by which alarms are told apart by how late they are: from a timer's tick
+/// to a vat that was down for a day.
 const LAGS: [f64; 14] = [
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 3600.0, 21_600.0, 86_400.0,
 ];
@@ -137,7 +138,8 @@ impl Metrics {
         let overloaded = Counter::default();
         registry.register(
             "overloaded",
-            "Calls refused because a queue or the memory of the vat was full",
+            "Calls refused because a queue or the memory of the vat was full; those refused at their \
+             connections count apart",
             overloaded.clone(),
         );
         let long_turns = Family::default();

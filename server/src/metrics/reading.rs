@@ -28,8 +28,13 @@ pub enum Reading {
     Connections,
     /// How many connections have been taken since the start.
     ConnectionsTaken,
-    /// How many connections have ended because their peers did not read, since the start.
+    /// How many connections have ended because their peers did not read or did not go on with a message,
+    /// or because the vat had no room for them, since the start.
     ConnectionsStalled,
+    /// How many calls of peers have been refused at their connections since the start.
+    ConnectionCallsRefused,
+    /// How many calls of objects to peers have not been sent since the start.
+    ConnectionCallsNotSent,
     /// How many bytes of messages the connections hold.
     ConnectionBytes,
     /// How many HTTP connections are open, without WebSockets.
@@ -44,6 +49,8 @@ pub enum Reading {
     JournalBytes,
     /// How many records the log has lost since the start.
     LogRecordsLost,
+    /// How many databases have files that cannot be written.
+    Quarantined,
 }
 
 impl Reading {
@@ -53,6 +60,8 @@ impl Reading {
         match self {
             Reading::ConnectionsTaken
             | Reading::ConnectionsStalled
+            | Reading::ConnectionCallsRefused
+            | Reading::ConnectionCallsNotSent
             | Reading::Commits
             | Reading::LogRecordsLost => {
                 let counter = Counter::<u64, AtomicU64>::default();
@@ -88,7 +97,17 @@ impl Reading {
             Reading::ConnectionsTaken => ("connections", "Connections that were taken"),
             Reading::ConnectionsStalled => (
                 "connections_stalled",
-                "Connections that were ended because their peers did not read",
+                "Connections that were ended because their peers did not read or did not go on with a \
+                 message, or because the vat had no room for them",
+            ),
+            Reading::ConnectionCallsRefused => (
+                "connection_calls_refused",
+                "Calls refused at their connections: a limit of calls or bytes was reached, or the \
+                 vat stops",
+            ),
+            Reading::ConnectionCallsNotSent => (
+                "connection_calls_not_sent",
+                "Calls of objects to peers that were not sent, because the peers do not keep up",
             ),
             Reading::ConnectionBytes => (
                 "connection_bytes",
@@ -111,6 +130,10 @@ impl Reading {
             Reading::JournalBytes => (
                 "journal_bytes",
                 "The size of the journal's segments that count: what a recovery reads at most",
+            ),
+            Reading::Quarantined => (
+                "databases_quarantined",
+                "Databases whose files cannot be written: they take no commits until they can",
             ),
         }
     }

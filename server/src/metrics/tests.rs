@@ -134,12 +134,15 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::Connections,
         Reading::ConnectionsTaken,
         Reading::ConnectionsStalled,
+        Reading::ConnectionCallsRefused,
+        Reading::ConnectionCallsNotSent,
         Reading::ConnectionBytes,
         Reading::HttpConnections,
         Reading::HttpRequests,
         Reading::HttpSockets,
         Reading::Commits,
         Reading::JournalBytes,
+        Reading::Quarantined,
     ] {
         metrics.show(reading, || 7);
     }
@@ -187,6 +190,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         "connections",
         "connections_total",
         "connections_stalled_total",
+        "connection_calls_refused_total",
+        "connection_calls_not_sent_total",
         "connection_bytes",
         "commits_total",
         "journal_bytes",

@@ -29,7 +29,7 @@ impl Alarms {
         self.set_named(OWN, &Alarm::at(at_ms))
     }
 
-    /// Likewise, from now on.
+    /// Sets the alarm to a time from now on.
     pub fn set_in(&self, delay: Duration) -> Result<()> {
         let delay = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         self.set(self.clock.now_ms().saturating_add(delay))

@@ -71,8 +71,8 @@ use crate::{
 /// wrote is on disk. Other calls run while it awaits something. A method that returns an error has
 /// still committed its writes. A turn holds the vat's thread, and with it every other object: one that
 /// takes longer than the vat's setting `limits.long_turn_ms`, 100 ms unless told otherwise, is logged.
-/// What computes for longer belongs on another thread (`tokio::task::spawn_blocking`). Results are fixed by `set_pipeline`: what is written to them
-/// afterwards is looked at by nobody.
+/// What computes for longer belongs on another thread (`tokio::task::spawn_blocking`). `set_pipeline` fixes
+/// the results: what is written to them afterwards is not sent.
 pub trait Class: Sized + 'static {
     /// The name it is served under: `[A-Z][A-Za-z0-9]*`, at most 64 bytes.
     const NAME: &'static str;

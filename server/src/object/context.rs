@@ -242,8 +242,8 @@ impl Context {
         Err(error.into())
     }
 
-    /// Waits until everything that the object has written so far is on disk. `storage-failed` if that
-    /// cannot be, or takes longer than 30 s.
+    /// Waits until everything that the object has written so far is on disk. `storage-failed` or
+    /// `outcome-unknown` if that cannot be, or takes longer than 30 s.
     pub async fn sync(&self) -> Result<()> {
         // What this turn has written is committed when it ends.
         tokio::task::yield_now().await;

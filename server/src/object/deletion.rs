@@ -20,8 +20,8 @@ pub(super) async fn delete(host: &Rc<Host>, slot: &Rc<Slot>, tell: Vec<Deleted>)
     let deleted = timeout(COMMIT_LIMIT, delete_database(host, slot))
         .await
         .unwrap_or_else(|_| {
-            Err(Error::StorageFailed(
-                "the end of the object is not on disk yet".into(),
+            Err(Error::OutcomeUnknown(
+                "the end of the object is not on disk yet, and may get there".into(),
             ))
         });
     if deleted.is_ok() {
@@ -39,10 +39,16 @@ async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
     let object = slot.database();
     let listed = host.catalog.find(object.class, object.object)?.is_some();
     let backing = Backing::open(&host.vfs, object)?;
+    let failures = host.catalog.failures();
     let existed = backing.exists();
-    let end = existed.then(|| backing.delete()).transpose()?;
     host.notes.forget(object);
-    host.catalog.remove(object)?;
+    let is_there = existed || listed;
+    if is_there {
+        // Else, after a crash between these, it would be missed.
+        host.catalog.forget_written(object)?;
+    }
+    let end = is_there.then(|| backing.delete(failures)).transpose()?;
+    host.catalog.remove(object, failures)?;
     host.catalog_is_durable().await?;
     if let Some(end) = end {
         host.commits.durable(end).await?;
@@ -61,7 +67,7 @@ pub(super) async fn discard(host: &Host, slot: &Slot) {
         if !backing.exists() {
             return Ok(());
         }
-        let end = backing.delete()?;
+        let end = backing.delete(host.catalog.failures())?;
         host.commits.durable(end).await?;
         backing.forget(end)
     };

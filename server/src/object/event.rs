@@ -23,6 +23,8 @@ pub(super) struct Event {
     /// The section that it belongs to: that of the capability that is called.
     pub section: Option<SectionId>,
     pub chain: Chain,
+    /// The chain that waits for it, if that is another: see [`Slot::push_for`].
+    pub caller: Option<Chain>,
     pub what: What,
     pub ticket: Ticket,
     /// The span that it came from, for logs: a session.

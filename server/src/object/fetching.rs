@@ -27,8 +27,8 @@ use crate::{
     call::{Call, Message, Reply},
     fault,
     fetch::{
-        Body, Incoming, Response, pour, read_length, read_request, send_frame, sink, write_headers,
-        write_response,
+        Body, Incoming, Response, Shown, pour, read_length, read_request, send_frame, sink,
+        write_headers, write_response,
     },
 };
 
@@ -43,16 +43,16 @@ pub(super) struct Fetch {
 }
 
 /// The answer to a chunk of a request's body, on its way out.
-struct Taken(Box<dyn FnOnce()>);
+struct Taken(Shown);
 
 impl Output for Taken {
     const WAY: Way = Way::Body;
 
     fn release(self) {
-        self.0();
+        self.0.release();
     }
 
-    /// The end of the exchange tells the caller.
+    /// Gives the body up: the writer is told so.
     fn fail(self, _: &Error) {}
 }
 
@@ -129,9 +129,8 @@ pub(super) async fn run(
     let asker = Held::new(instance.clone(), asker);
     let exchange = exchange::Client::new(instance.inward(asker.client.hook.add_ref()));
     let method = request.method().clone();
-    let answer = object.fetch(request);
     let mut answered = Box::pin(async move {
-        let response = answer.await?;
+        let response = object.fetch(request).await?;
         respond(exchange, &method, response).await
     });
     let code = Pin::new(&mut answered);

@@ -11,12 +11,12 @@ use std::{
 
 use futures::FutureExt;
 use tokio::time::sleep;
-use vatwerk::Code;
 
 use super::{event::What, instance::Instance, results::Returning, sections::SectionId};
 use crate::{
     Error, Result,
     call::{Chain, Pins},
+    fault,
     health::Runs,
     metrics::Cut,
 };
@@ -105,16 +105,16 @@ impl Instance {
             }
             if returning.poll_hung_up(cx).is_ready() {
                 flow.set_caller_gone();
-                if !class.finish_calls && !self.is_held_back(flow) {
+                if !class.finish_calls && !self.holds_others_back(flow) {
                     self.slot.metrics.cut(Cut::CallerGone);
-                    return Poll::Ready(Ok(Err(caller_gone())));
+                    return Poll::Ready(Ok(Err(fault::disconnected("the caller has hung up"))));
                 }
             }
             if limit.is_zero() {
                 return Poll::Pending;
             }
             let late = late.get_or_insert_with(|| Box::pin(sleep(limit)));
-            if !late.is_elapsed() && late.poll_unpin(cx).is_pending() || self.is_held_back(flow) {
+            if !late.is_elapsed() && late.poll_unpin(cx).is_pending() || self.holds_others_back(flow) {
                 return Poll::Pending;
             }
             let (class, id) = (class.name, self.slot.id);
@@ -125,16 +125,8 @@ impl Instance {
         .await
     }
 
-    /// Whether everything else waits for this event: it is not left half done.
-    fn is_held_back(&self, flow: &Flow) -> bool {
+    /// Whether everything else waits for this event, which is in a section: it is not left half done.
+    fn holds_others_back(&self, flow: &Flow) -> bool {
         self.sections.depth(flow.section.borrow().as_ref()) > 0
-    }
-}
-
-fn caller_gone() -> capnp::Error {
-    let code = Code::Disconnected;
-    capnp::Error {
-        kind: code.kind(),
-        extra: format!("{code}: the caller has hung up"),
     }
 }

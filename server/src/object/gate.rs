@@ -59,11 +59,16 @@ pub(super) trait Output: 'static {
 
 /// An [`Output`] of any kind.
 trait AnyOutput {
+    fn way(&self) -> Way;
     fn release(self: Box<Self>);
     fn fail(self: Box<Self>, error: &Error);
 }
 
 impl<O: Output> AnyOutput for O {
+    fn way(&self) -> Way {
+        O::WAY
+    }
+
     fn release(self: Box<Self>) {
         Output::release(*self);
     }
@@ -90,6 +95,7 @@ pub(super) struct OutputGate {
     waiting: RefCell<VecDeque<Waiting>>,
     /// What waits, or for what, is not what [`OutputGate::opened`] saw.
     changed: tokio::sync::Notify,
+    is_closed: Cell<bool>,
 }
 
 /// An output, and when it may leave.
@@ -102,6 +108,7 @@ struct Waiting {
 }
 
 /// When an output may leave.
+#[derive(Clone, Copy)]
 enum Release {
     /// When the turn that made it has committed, and that is durable.
     ThisTurn,
@@ -122,6 +129,7 @@ impl OutputGate {
             metrics: host.metrics.clone(),
             waiting: RefCell::default(),
             changed: tokio::sync::Notify::new(),
+            is_closed: Cell::default(),
         }
     }
 
@@ -200,7 +208,7 @@ impl OutputGate {
     }
 
     /// Waits until every commit so far is durable. `storage-failed` if one of them has not happened,
-    /// or takes too long.
+    /// `outcome-unknown` if that is not known or takes too long.
     pub async fn synced(&self) -> Result<()> {
         let durable = timeout(COMMIT_LIMIT, self.commits.durable(self.newest())).await;
         durable.unwrap_or_else(|_| Err(stuck()))
@@ -217,16 +225,34 @@ impl OutputGate {
         }
     }
 
-    /// The turn is undone: what it said must never leave.
+    /// The turn is undone: what it said must never leave. What it let go of is let go of all the same, when
+    /// the commits before it are durable.
     pub fn undone(&self) {
+        let newest = Release::Durable(self.newest.get());
+        let is_said = |waiting: &Waiting| matches!(waiting.release, Release::ThisTurn);
         let (said, kept) = self
             .waiting
             .take()
             .into_iter()
-            .partition(|waiting| matches!(waiting.release, Release::ThisTurn));
+            .map(|mut waiting| {
+                if is_said(&waiting) && waiting.output.way() == Way::LetGo {
+                    waiting.release = newest;
+                }
+                waiting
+            })
+            .partition(is_said);
         self.waiting.replace(kept);
         let said: VecDeque<_> = said;
         drop(said);
+        self.changed.notify_one();
+    }
+
+    /// Lets something go of an instance that is ending: when the commits so far are durable, or with the
+    /// instance.
+    pub fn let_go(&self, output: impl Output) {
+        if !self.is_closed.get() {
+            self.pass(false, output);
+        }
     }
 
     /// Waits until everything that was said before may leave, and lets it. `storage-failed` if some
@@ -278,7 +304,8 @@ impl OutputGate {
     }
 
     /// Lets out whatever may leave by now. `storage-failed` if a commit that something waits for has
-    /// not happened, or takes too long: whoever was to be told of it is told that instead.
+    /// not happened, `outcome-unknown` if that is not known or takes too long: whoever was to be told of
+    /// it is told that instead.
     pub fn release(&self) -> Result<()> {
         let mut failed = Ok(());
         loop {
@@ -322,13 +349,14 @@ impl OutputGate {
 
     /// The instance is gone: nothing that waits may leave any more.
     pub fn close(&self) {
+        self.is_closed.set(true);
         drop(self.waiting.take());
     }
 }
 
 fn stuck() -> Error {
-    Error::StorageFailed(format!(
-        "a commit was not on disk after {} s",
+    Error::OutcomeUnknown(format!(
+        "a commit was not on disk after {} s, and may get there",
         COMMIT_LIMIT.as_secs()
     ))
 }

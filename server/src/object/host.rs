@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::channel::oneshot;
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::Instant};
 use vatwerk::ObjectId;
 
 use super::{
@@ -84,6 +84,8 @@ pub struct Host {
     /// What time it is.
     pub clock: Clock,
     pub(super) chains: Chains,
+    /// When serial objects that wait for each other were last looked for.
+    pub(super) deadlocks_looked_for: Cell<Option<Instant>>,
     pub(super) scheduler: Scheduler,
     pub(super) notes: Notes,
     pub(super) sockets: Sockets,
@@ -103,7 +105,7 @@ pub struct Host {
 /// How far a vat is on its way to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stopping {
-    /// It serves.
+    /// The vat serves.
     #[default]
     No,
     /// Objects sleep as soon as they are idle.
@@ -137,6 +139,7 @@ impl Host {
             metrics,
             thread,
             chains: Chains::default(),
+            deadlocks_looked_for: Cell::default(),
             scheduler: Scheduler::default(),
             notes: Notes::default(),
             sockets: Sockets::default(),
@@ -211,7 +214,27 @@ impl Host {
     /// Whether there is anything of an object. It may be listed all the same.
     fn is_there(&self, object: DatabaseId) -> Result<bool> {
         let is_awake = self.resident.find(object.object).is_some();
-        Ok(is_awake || Backing::open(&self.vfs, object)?.exists())
+        if is_awake || Backing::open(&self.vfs, object)?.exists() {
+            return Ok(true);
+        }
+        self.refuse_if_written(object)?;
+        Ok(false)
+    }
+
+    /// Refuses an object of which there is nothing, if the catalog knows that it was written: it must not
+    /// begin anew as if it had never been.
+    pub(super) fn refuse_if_written(&self, object: DatabaseId) -> Result<()> {
+        if !self.catalog.is_written(object)? {
+            return Ok(());
+        }
+        let path = self.vfs.journal().databases().path(object);
+        let told = format!(
+            "the file of the object is gone or empty: {}. Put it back while the vat is stopped; if it is lost, \
+             delete the object with `vatwerk objects delete`, and its next call makes it anew",
+            path.display()
+        );
+        tracing::error!(id = %object.object, path = %path.display(), "the file of an object is gone or empty");
+        Err(Error::StorageFailed(told))
     }
 
     /// The place of an object, which is woken if need be.
@@ -321,7 +344,7 @@ impl Host {
         change(past.entry(id).or_default());
     }
 
-    /// An object that is awake, and had no name, is called by one.
+    /// Notes the name of an object that is awake and had none.
     fn learn_name(&self, slot: &Slot, name: &Rc<str>) {
         if !slot.learn_name(name) {
             return;
@@ -341,7 +364,8 @@ impl Host {
         self.scheduler.undelivered()
     }
 
-    /// Runs alarms from now on, unless `alarms_at_once` is zero, and tells the catalog of objects. Must be called inside a [`LocalSet`](tokio::task::LocalSet).
+    /// Runs alarms from now on, unless `alarms_at_once` is zero, and tells the catalog of objects. Must be
+    /// called inside a [`LocalSet`](tokio::task::LocalSet).
     pub fn schedule(self: &Rc<Self>) {
         let host = self.clone();
         let begin = move || schedule(host.clone());
@@ -394,10 +418,12 @@ impl Host {
 
     /// Tells the catalog what has been noted of objects.
     pub fn write_notes(&self) -> Result<()> {
+        let failures = self.catalog.failures();
         if !sabotaged!(self, NoteVoidCommits) {
             self.notes.drop_void(&self.commits);
         }
-        self.notes.write(&self.catalog, self.clock.now_ms())
+        self.notes
+            .write(&self.catalog, failures, self.clock.now_ms())
     }
 
     /// Waits until everything that the catalog says is durable: before that nobody may be told.

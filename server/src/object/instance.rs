@@ -110,12 +110,12 @@ impl Instance {
         }
     }
 
-    /// Whoever asks when to look at the alarms next is told this when the turn is over.
+    /// Notes when to look at the object's alarms next, for the catalog, which is told when the turn is over.
     pub fn note_alarm(&self, due_ms: Option<i64>) {
         self.next_alarm.set(Some(due_ms));
     }
 
-    /// There is a commit at `lsn`.
+    /// Takes note of a commit at `lsn`.
     fn committed(&self, lsn: Lsn) {
         tracing::trace!(?lsn, "committed");
         if self.storage.was_confirmed() {
@@ -133,8 +133,12 @@ impl Instance {
         }
     }
 
-    /// Notes for the catalog when the object was last written, and how large it is.
-    fn note_activity(&self) {
+    /// Notes for the catalog when the object was last written, and how large it is: an object of which that
+    /// is noted is missed when its file is gone, so nothing is noted of one that has not come into being.
+    pub fn note_activity(&self) {
+        if self.unborn.get() {
+            return;
+        }
         if let Ok(bytes) = self.storage.committed_bytes() {
             self.is_noted.set(true);
             let written_ms = self.written_ms.get();
@@ -218,7 +222,10 @@ impl Instance {
     }
 
     fn hold_back(&self, waker: &Waker) {
-        self.held_back.borrow_mut().push(waker.clone());
+        let mut held_back = self.held_back.borrow_mut();
+        if !held_back.iter().any(|held| held.will_wake(waker)) {
+            held_back.push(waker.clone());
+        }
         self.slot.stir();
     }
 
@@ -272,6 +279,16 @@ impl Instance {
     pub fn say(&self, output: impl Output) {
         if !self.life.is_over() {
             self.gate.pass(self.storage.is_dirty(), output);
+        }
+    }
+
+    /// Lets go of something of another party's, which may notice: by way of the gate, also at the end of the
+    /// instance.
+    pub fn let_go(&self, output: impl Output) {
+        if self.life.is_over() {
+            self.gate.let_go(output);
+        } else {
+            self.say(output);
         }
     }
 

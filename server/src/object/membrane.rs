@@ -278,9 +278,10 @@ impl Target for Inside {
         match (self.instance.upgrade(), raw) {
             (Some(instance), Some(raw)) if !instance.life.is_over() => {
                 let section = self.section.clone();
-                let chain = self.chain_of(&instance, &call);
+                let (chain, caller) = (self.chain_of(&instance, &call), call.chain);
                 let what = What::Call(EventTarget::Capability(raw), call);
-                instance.slot.push(&instance.host, section, chain, what);
+                let slot = &instance.slot;
+                slot.push_for(&instance.host, section, chain, caller, what);
             }
             _ => call.reply.finish(Err(fault::not_delivered(self.gone()))),
         }

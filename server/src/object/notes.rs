@@ -10,7 +10,7 @@ use crate::{
     Result,
     catalog::{Activity, Catalog, Note},
     folder::DatabaseId,
-    journal::{Commits, Lsn},
+    journal::{Commits, Failures, Lsn},
 };
 
 /// How long a note may wait for others.
@@ -64,8 +64,7 @@ impl Notes {
         self.due_ms.get().is_some_and(|due_ms| due_ms <= now_ms)
     }
 
-    /// Forgets those of commits that have not happened. Those that are on their way to the disk are
-    /// there before the catalog's.
+    /// Forgets those of commits that have not happened.
     pub fn drop_void(&self, commits: &Commits) {
         let has_happened = |lsn| commits.is_durable(lsn).is_ok();
         for note in self.pending.borrow_mut().values_mut() {
@@ -74,8 +73,10 @@ impl Notes {
         }
     }
 
-    /// Writes them all. If that fails they are kept.
-    pub fn write(&self, catalog: &Catalog, now_ms: i64) -> Result<()> {
+    /// Writes them all, unless the journal has failed since `failures`, which was asked before
+    /// [`Notes::drop_void`]: commits that were on their way to the disk then have not happened, and those
+    /// that still are will be there before the catalog's. If it fails they are kept.
+    pub fn write(&self, catalog: &Catalog, failures: Failures, now_ms: i64) -> Result<()> {
         let mut pending = self.pending.borrow_mut();
         let notes: Vec<_> = pending
             .iter()
@@ -86,7 +87,7 @@ impl Notes {
             })
             .collect();
         if !notes.is_empty()
-            && let Err(error) = catalog.note(&notes)
+            && let Err(error) = catalog.note(&notes, failures)
         {
             self.due_ms.set(Some(now_ms + PATIENCE_MS));
             return Err(error);

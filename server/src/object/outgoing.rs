@@ -133,7 +133,7 @@ impl<T: 'static> std::ops::DerefMut for Held<T> {
 impl<T: 'static> Drop for Held<T> {
     fn drop(&mut self) {
         if let Some(value) = self.value.take() {
-            self.instance.say(LetGo(value));
+            self.instance.let_go(LetGo(value));
         }
     }
 }
@@ -148,6 +148,6 @@ impl<T: 'static> Output for LetGo<T> {
         drop(self.0);
     }
 
-    /// The other party would notice the end of the instance too.
+    /// The end of the instance lets go of it.
     fn fail(self, _: &crate::Error) {}
 }

@@ -107,7 +107,17 @@ impl Look<'_> {
                 host.clock.now_ms()
             };
             let next = if may_begin {
-                self.turn(self.flow, || self.next(until_ms)).await
+                // A handler that holds others back, in a section, has to go on meanwhile.
+                tokio::select! {
+                    biased;
+                    Some(ended) = running.next() => {
+                        if let Err(error) = ended {
+                            failed.get_or_insert(error);
+                        }
+                        continue;
+                    }
+                    next = self.turn(self.flow, || self.next(until_ms)) => next,
+                }
             } else {
                 Ok(Next::Wait(None))
             };
@@ -362,7 +372,10 @@ impl Look<'_> {
 pub(super) fn is_own_doing(error: &Error) -> bool {
     matches!(
         error,
-        Error::ObjectReset(_) | Error::LimitExceeded { .. } | Error::StatementTimeout { .. }
+        Error::ObjectReset(_)
+            | Error::LimitExceeded { .. }
+            | Error::SqlLimit { .. }
+            | Error::StatementTimeout { .. }
     )
 }
 

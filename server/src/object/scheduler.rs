@@ -36,7 +36,7 @@ const READ_AHEAD: usize = 1024;
 /// When the catalog cannot be read or written, it is tried again after this time.
 const TRY_AGAIN_MS: i64 = 1000;
 
-/// Who has not looked after this time takes no place from others any more.
+/// The time after which an object that still looks at its alarms takes no place from others.
 const PLACE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long after a fault of the vat itself an object is looked at again.
@@ -56,9 +56,9 @@ pub(super) struct Scheduler {
     /// Objects that are being looked at, or are to be again after a pause. What is notified when their
     /// alarms change: it ends the pause.
     busy: RefCell<HashMap<DatabaseId, Rc<Notify>>>,
-    /// Those that are done with. They are busy until the catalog knows when to look next.
+    /// Objects that have looked. They are busy until the catalog knows when to look next.
     finished: RefCell<Vec<DatabaseId>>,
-    /// When it looks next, if nothing happens before.
+    /// When the scheduler looks next, if nothing happens before.
     looks_at_ms: Cell<i64>,
     changed: Notify,
     is_stopped: Cell<bool>,

@@ -15,7 +15,7 @@ use super::{
     life::{Life, Why},
     slot::{Next, Slot, shielded},
     wake::{forget, wake},
-    work::work,
+    work::{finish, work},
 };
 use crate::{
     Error, Result,
@@ -74,8 +74,9 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
         .await
         .is_err()
     {
-        life.end(Why::Reset(Reset::Other, fault(host, slot)));
-        host.sockets.reset(slot.id);
+        let why = Why::Reset(Reset::Other, fault(host, slot));
+        life.end(why.clone());
+        finish(&instance, &why).await;
     }
     let why = life.ending().expect("an instance says why it ends");
     if why.lets_out() && !instance.is_unborn() {
@@ -105,6 +106,9 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
 /// Opens the object's database.
 fn open(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) -> Result<Rc<Instance>> {
     let storage = Storage::open(&host.vfs, slot.database(), &host.limits.storage)?;
+    if !storage.exists() {
+        host.refuse_if_written(slot.database())?;
+    }
     Ok(Instance::new(host.clone(), slot.clone(), life, storage))
 }
 
@@ -116,6 +120,7 @@ async fn awake(instance: &Rc<Instance>) {
             metrics.activated(began.elapsed());
             work(instance, &object).await;
             shielded(&instance.slot, || drop(object));
+            return;
         }
         Some(Err(error)) => {
             metrics.activation_failed();
@@ -133,6 +138,9 @@ async fn awake(instance: &Rc<Instance>) {
                 tracing::warn!(id = %instance.slot.id, %error, "undoing a `create` that was broken off");
             }
         }
+    }
+    if let Some(why) = instance.life.ending() {
+        finish(instance, &why).await;
     }
 }
 

@@ -77,12 +77,12 @@ pub struct Status {
 /// Whether an object has an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// It has none.
+    /// There is no instance.
     #[default]
     Asleep,
-    /// It is opening its database, or in `create` or `activate`.
+    /// The instance is opening its database, or in `create` or `activate`.
     Waking,
-    /// It takes calls.
+    /// The instance takes calls.
     Awake,
 }
 
@@ -154,8 +154,25 @@ impl Slot {
         chain: Option<Chain>,
         what: What,
     ) {
+        self.push_for(host, section, chain, None, what);
+    }
+
+    /// Queues an event of a chain that is not that of its caller: what a running event has handed out is
+    /// called, and belongs to that event.
+    pub fn push_for(
+        self: &Rc<Self>,
+        host: &Host,
+        section: Option<SectionId>,
+        chain: Option<Chain>,
+        caller: Option<Chain>,
+        what: What,
+    ) {
         match self.admit(host, chain, &what) {
-            Ok(()) => self.enqueue(section, chain.unwrap_or_else(|| host.chains.begin()), what),
+            Ok(()) => {
+                let chain = chain.unwrap_or_else(|| host.chains.begin());
+                let caller = caller.filter(|caller| *caller != chain);
+                self.enqueue(section, chain, caller, what);
+            }
             Err(error) => {
                 if let Error::Overloaded { .. } = error {
                     host.metrics.overloaded();
@@ -165,12 +182,19 @@ impl Slot {
         }
     }
 
-    fn enqueue(self: &Rc<Self>, section: Option<SectionId>, chain: Chain, what: What) {
+    fn enqueue(
+        self: &Rc<Self>,
+        section: Option<SectionId>,
+        chain: Chain,
+        caller: Option<Chain>,
+        what: What,
+    ) {
         let now = Instant::now();
         self.last_used.set(now);
         self.queue.borrow_mut().push_back(Event {
             section,
             chain,
+            caller,
             what,
             ticket: Ticket::new(self),
             span: Span::current(),
@@ -238,9 +262,9 @@ impl Slot {
         queue.remove(next)
     }
 
-    /// Looks at the events that wait, in order, until `look` has found what it looks for.
-    pub fn find_event<T>(&self, look: impl Fn(&Event) -> Option<T>) -> Option<T> {
-        self.queue.borrow().iter().find_map(look)
+    /// Looks at the events that wait, in order.
+    pub fn each_event(&self, look: impl FnMut(&Event)) {
+        self.queue.borrow().iter().for_each(look);
     }
 
     /// Waits for a reason to look again: an event, a wish, a capability let go.
@@ -277,9 +301,12 @@ impl Slot {
         if self.queue.borrow().is_empty() {
             return Next::Leave;
         }
-        let life = Life::waking();
-        self.life.replace(life.clone());
-        Next::Wake(life)
+        if self.is_ending() {
+            // A life that ended before there was an instance leaves nothing to wait for.
+            self.rest();
+            self.life.replace(Life::waking());
+        }
+        Next::Wake(self.life.borrow().clone())
     }
 
     /// Ends the instance that there is, if any. The first reason stands.
@@ -354,7 +381,7 @@ impl Slot {
         Status {
             state: self.life.borrow().state(),
             in_flight: self.in_flight.get(),
-            queued: self.queue.borrow().len() as u64,
+            queued: self.queued() as u64,
             handed_out: self.pins() as u64,
             ..Status::default()
         }
@@ -378,6 +405,11 @@ impl Slot {
     /// Whether nothing would be lost to anybody if the instance were gone.
     pub fn is_idle(&self) -> bool {
         self.is_quiet() && self.pins() == 0
+    }
+
+    /// How many events wait for an instance.
+    pub fn queued(&self) -> usize {
+        self.queue.borrow().len()
     }
 
     /// Whether no event waits for an instance.

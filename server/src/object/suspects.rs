@@ -32,6 +32,10 @@ impl Suspects {
     /// Learns how the process before ended, and lets the next one know of this. To be awaited before any
     /// handler runs.
     pub async fn begin(&self, host: &Host) {
+        if self.has_begun.get() {
+            // The service was restarted, and this process has noted that it runs alarms.
+            return;
+        }
         let suspicious = || self.started_ms.set(Some(host.clock.now_ms()));
         let begun = host.catalog.begin_alarms();
         self.has_begun.set(begun.is_ok());

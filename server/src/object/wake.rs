@@ -26,6 +26,7 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
             return Err(error);
         }
         instance.set_unborn(false);
+        instance.note_activity();
     }
     learn_name(instance)?;
     if let Some(due_ms) = instance.storage.alarms().next_due()? {
@@ -131,9 +132,13 @@ fn learn_name(instance: &Instance) -> Result<()> {
     match (slot.name(), meta.name()?) {
         (Some(_), Some(_)) => {}
         (Some(name), None) => {
-            host.catalog
-                .record(slot.class.interface_id, slot.id, Some(&name))?;
-            meta.set_name(&name)?;
+            // A turn, so that the object does not keep a name that the catalog may never have had.
+            instance.storage.enter_turn();
+            let named = host
+                .catalog
+                .record(slot.class.interface_id, slot.id, Some(&name))
+                .and_then(|()| meta.set_name(&name));
+            instance.end_turn().and(named)?;
         }
         (None, Some(name)) => _ = slot.learn_name(&name.into()),
         (None, None) => {

@@ -1,6 +1,12 @@
 //! What an instance does while it is awake: it lets events in, and lets what they say out.
 
-use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{
+    cell::Cell,
+    future::{poll_fn, ready},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+};
 
 use capnp::{
     capability::{Params, Results},
@@ -45,7 +51,7 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) {
     let mut sleep = pin!(sleep_until(slot.last_used() + idle_after));
     let mut look_for_deadlock = pin!(sleep_until(Instant::now()));
     loop {
-        let waits_for_journal = begin_events(instance, object, &mut running).await;
+        let waiting = begin_events(instance, object, &mut running).await;
         for background in instance.take_background() {
             running.push(Box::pin(in_background(instance, background)));
         }
@@ -58,7 +64,7 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) {
         }
         let waits_for_chain = instance.waits_for_chain();
         if waits_for_chain && look_for_deadlock.is_elapsed() {
-            let next = Instant::now() + host.refuse_deadlocked(instance);
+            let next = Instant::now() + host.refuse_deadlocked();
             look_for_deadlock.as_mut().reset(next);
         }
         let quiet = running.is_empty() && instance.is_idle();
@@ -80,37 +86,53 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) {
         // A busy object leaves the thread to others now and then.
         tokio::task::consume_budget().await;
         tokio::select! {
-            Some(()) = running.next(), if !running.is_empty() => {}
-            () = slot.stirred() => {}
+            biased;
             () = instance.gate.opened() => let_out(instance),
+            Some(()) = running.next(), if !running.is_empty() => {}
+            () = ready(()), if waiting == Waiting::ForOthers => {}
+            () = slot.stirred() => {}
             () = instance.gate.decided(), if undecided => {}
-            () = instance.caught_up(), if waits_for_journal || instance.holds_back() => {}
+            () = instance.caught_up(), if waiting == Waiting::ForJournal || instance.holds_back() => {}
             () = &mut look_for_deadlock, if waits_for_chain => {}
             () = &mut sleep, if idle => {}
         }
     }
 }
 
+/// What the events at the head of the queue wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// None is queued, or those that are queued may not begin yet.
+    ToBeAdmitted,
+    /// The journal is behind.
+    ForJournal,
+    /// The events that run are to get their turns first.
+    ForOthers,
+}
+
 /// Begins the events of the queue that may begin: each gets its first turn here, in the order of the
-/// queue, and only what is not over after it is left to run beside others. Returns whether events wait
-/// because the journal is behind.
+/// queue, and only what is not over after it is left to run beside others. Begins at most as many as are
+/// queued when it is called: events that come meanwhile must not keep the running ones waiting.
 async fn begin_events<'a>(
     instance: &'a Rc<Instance>,
     object: &'a Rc<dyn Dispatch>,
     running: &mut Running<'a>,
-) -> bool {
+) -> Waiting {
     let slot = &instance.slot;
-    while !instance.life.is_over() {
-        if slot.has_nothing_queued() {
-            return false;
+    for _ in 0..slot.queued() {
+        if let Some(error) = instance.gate.lost() {
+            instance.break_off(error, Reset::Storage);
+        }
+        if instance.life.is_over() {
+            break;
         }
         if instance.is_behind() && !sabotaged!(instance.host, BeginOutOfOrder) {
-            return true;
+            return Waiting::ForJournal;
         }
         let Some(event) = slot.next(|event| admits(instance, event)) else {
-            return false;
+            return Waiting::ToBeAdmitted;
         };
-        let entered = (slot.class.is_serial).then(|| slot.serial.enter(event.chain));
+        let entered = (slot.class.is_serial).then(|| slot.serial.enter(event.chain, event.caller));
         let mut handled = handle(instance, object, event);
         if let Some(entered) = entered {
             handled = Box::pin(async move {
@@ -128,7 +150,11 @@ async fn begin_events<'a>(
         let_out(instance);
         tokio::task::consume_budget().await;
     }
-    false
+    if slot.has_nothing_queued() {
+        Waiting::ToBeAdmitted
+    } else {
+        Waiting::ForOthers
+    }
 }
 
 /// Lets out what may leave by now, and resets the instance if something must never leave.
@@ -140,7 +166,7 @@ fn let_out(instance: &Instance) {
 
 /// Counts the end of an instance, and lets out what it said before, if that becomes durable in time: the
 /// reason of a reset may tell of what must not be known before.
-async fn finish(instance: &Instance, why: &Why) {
+pub(super) async fn finish(instance: &Instance, why: &Why) {
     let (slot, host) = (&instance.slot, &instance.host);
     match why {
         Why::Reset(reset, _) => {
@@ -175,6 +201,7 @@ fn handle<'a>(
         ticket,
         span,
         since,
+        ..
     } = event;
     ticket.deliver(&instance.life);
     let flow = Flow::new(section, chain, &what);
@@ -251,7 +278,7 @@ async fn answer(
         interface_id,
         method_id,
     } = method;
-    let mut method = pin!(async {
+    let mut method = pin!(Some(async {
         match target {
             EventTarget::Object => {
                 let (params, results) = (Params::new(params), Results::new(results));
@@ -268,9 +295,10 @@ async fn answer(
                 cap.call(interface_id, method_id, params, results).await
             }
         }
-    });
+    }));
     let code = pin!(poll_fn(|cx| {
-        let polled = method.as_mut().poll(cx);
+        let running = method.as_mut().as_pin_mut().expect("it runs");
+        let polled = running.poll(cx);
         // Early results over the limit are left out: the call fails when it ends.
         if let Some(Ok(early)) = back
             .early
@@ -289,6 +317,8 @@ async fn answer(
         })
     }));
     let outcome = instance.run_for_caller(flow, &returning, code).await;
+    // What a method that was given up holds on to may panic.
+    shielded(&instance.slot, || method.set(None));
     match outcome {
         Ok(outcome) => instance.say(Outcome(returning, outcome.map_err(fault::leaving))),
         // The instance is at its end, and the caller whose call ended it is told why, in its turn.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{CachedStatement, Connection};
 
+use super::costs;
 use super::text::starts_with_word;
 
 /// The start of the names of the vat's own tables, in any case of letters.
@@ -49,6 +50,10 @@ struct Shared {
     writes: AtomicBool,
     pragma: AtomicBool,
     analyzes: AtomicBool,
+    compiled: AtomicBool,
+    schema: AtomicBool,
+    like: Mutex<Option<bool>>,
+    reading: AtomicBool,
 }
 
 /// While it lives, SQL is ours and may do anything, except for what triggers and views do in it:
@@ -79,6 +84,12 @@ pub(super) struct Seen {
     /// It may not be run again without being prepared again: what is seen is seen only then, and
     /// some pragmas do their work then.
     pub(super) once: bool,
+    /// It was compiled, and not found among those that were.
+    pub(super) compiled: bool,
+    /// It changes what is in the schema.
+    pub(super) schema: bool,
+    /// It says whether `LIKE` is to tell upper from lower case.
+    pub(super) like: Option<bool>,
 }
 
 impl Gate {
@@ -108,8 +119,12 @@ impl Gate {
         Statistics(self.clone())
     }
 
-    /// Forgets what was seen, before a statement is prepared.
-    pub(super) fn begin(&self) {
+    /// Forgets what was seen, before a statement is prepared. `reading`: a cursor is open.
+    pub(super) fn begin(&self, reading: bool) {
+        self.0.compiled.store(false, Ordering::Relaxed);
+        self.0.schema.store(false, Ordering::Relaxed);
+        self.0.reading.store(reading, Ordering::Relaxed);
+        *self.like() = None;
         self.0.alters.store(false, Ordering::Relaxed);
         self.0.writes.store(false, Ordering::Relaxed);
         self.0.pragma.store(false, Ordering::Relaxed);
@@ -122,12 +137,19 @@ impl Gate {
             alters,
             writes: self.0.writes.load(Ordering::Relaxed),
             once: alters || self.0.pragma.load(Ordering::Relaxed),
+            compiled: self.0.compiled.load(Ordering::Relaxed),
+            schema: alters || self.0.schema.load(Ordering::Relaxed),
+            like: *self.like(),
         }
     }
 
     /// Why the last refusal, if there is more to say than SQLite does.
     pub(super) fn take_hint(&self) -> Option<&'static str> {
         self.hint().take()
+    }
+
+    fn like(&self) -> std::sync::MutexGuard<'_, Option<bool>> {
+        self.0.like.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hint(&self) -> std::sync::MutexGuard<'_, Option<&'static str>> {
@@ -139,10 +161,28 @@ impl Gate {
         if self.is_trusted() && context.accessor.is_none() {
             return Authorization::Allow;
         }
+        self.0.compiled.store(true, Ordering::Relaxed);
         match context.action {
             AuthAction::AlterTable { .. } => self.0.alters.store(true, Ordering::Relaxed),
-            AuthAction::Pragma { pragma_name, .. } => {
+            AuthAction::CreateTable { .. }
+            | AuthAction::CreateView { .. }
+            | AuthAction::CreateIndex { .. }
+            | AuthAction::CreateTrigger { .. }
+            | AuthAction::CreateVtable { .. } => self.0.schema.store(true, Ordering::Relaxed),
+            AuthAction::Pragma {
+                pragma_name,
+                pragma_value,
+            } => {
                 self.0.pragma.store(true, Ordering::Relaxed);
+                if pragma_name.eq_ignore_ascii_case("case_sensitive_like")
+                    && let Some(value) = pragma_value
+                {
+                    if self.0.reading.load(Ordering::Relaxed) {
+                        *self.hint() = Some("it cannot change while a cursor is open");
+                        return Authorization::Deny;
+                    }
+                    *self.like() = Some(listed(&["true", "yes", "on", "1"], value));
+                }
                 if pragma_name.eq_ignore_ascii_case("optimize") {
                     self.0.writes.store(true, Ordering::Relaxed);
                 }
@@ -228,7 +268,7 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
             }
             visible(table_name)
         }
-        A::Function { function_name } if listed(&FUNCTIONS, function_name) => Ok(()),
+        A::Function { function_name } if costs::of(function_name).is_some() => Ok(()),
         A::Function { .. } => Err("the function is not on the list of functions for user SQL"),
         A::Pragma {
             pragma_name,
@@ -338,39 +378,6 @@ fn listed(list: &[&str], name: &str) -> bool {
 }
 
 const MODULES: [&str; 4] = ["fts5", "fts5vocab", "rtree", "rtree_i32"];
-
-#[rustfmt::skip]
-const FUNCTIONS: [&str; 140] = [
-    // Core.
-    "abs", "changes", "char", "coalesce", "concat", "concat_ws", "format", "glob", "hex", "ifnull",
-    "iif", "instr", "last_insert_rowid", "length", "like", "likelihood", "likely",
-    "load_extension", "lower", "ltrim", "max", "min", "nullif", "octet_length", "printf", "quote",
-    "random", "randomblob", "replace", "round", "rtrim", "sign", "soundex", "substr", "substring",
-    "total_changes", "trim", "typeof", "unhex", "unicode", "unlikely", "upper", "zeroblob",
-    // Date and time.
-    "date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff", "current_date",
-    "current_time", "current_timestamp",
-    // Aggregate and window.
-    "avg", "count", "group_concat", "string_agg", "sum", "total", "row_number", "rank",
-    "dense_rank", "percent_rank", "cume_dist", "ntile", "lag", "lead", "first_value", "last_value",
-    "nth_value",
-    // Mathematics, where SQLite was built with it.
-    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "cos", "cosh", "degrees",
-    "exp", "floor", "ln", "log", "log2", "mod", "pi", "pow", "radians", "sin", "sinh", "sqrt",
-    "tan", "tanh", "trunc",
-    // JSON.
-    "json", "jsonb", "json_array", "jsonb_array", "json_array_length", "json_extract",
-    "jsonb_extract", "->", "->>", "json_insert", "jsonb_insert", "json_object", "jsonb_object",
-    "json_patch", "jsonb_patch", "json_remove", "jsonb_remove", "json_replace", "jsonb_replace",
-    "json_set", "jsonb_set", "json_type", "json_valid", "json_quote", "json_group_array",
-    "jsonb_group_array", "json_group_object", "jsonb_group_object", "json_each", "json_tree",
-    // Full text and r-trees.
-    "match", "highlight", "bm25", "snippet", "rtreecheck",
-    // What ALTER TABLE is made of; SQLite keeps them from user SQL by itself.
-    "sqlite_rename_column", "sqlite_rename_table", "sqlite_rename_test", "sqlite_drop_column",
-    "sqlite_rename_quotefix", "sqlite_drop_constraint", "sqlite_fail", "sqlite_add_constraint",
-    "sqlite_find_constraint",
-];
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use super::{Vfs, vfs::follow_rollbacks};
 use crate::{
     Result,
     folder::DatabaseId,
-    journal::{Database, Lsn, PAGE_BYTES},
+    journal::{Database, Failures, Lsn, PAGE_BYTES},
 };
 
 /// A database that nobody else has open, until this is dropped.
@@ -48,9 +48,14 @@ impl Backing {
     }
 
     /// Gives the journal what SQLite has committed since this was last called; `None` if that is
-    /// nothing. After an error the database must be closed: what was committed has not happened.
-    pub fn commit(&self) -> Result<Option<Lsn>> {
-        self.vfs.journal.commit(&self.database)
+    /// nothing. Refused if the journal has failed since `failures`. After an error the database must be closed: what was committed has not happened.
+    pub fn commit(&self, failures: Failures) -> Result<Option<Lsn>> {
+        self.vfs.journal.commit(&self.database, failures)
+    }
+
+    /// How often the journal has failed: for [`Backing::commit`].
+    pub fn failures(&self) -> Failures {
+        self.vfs.journal.failures()
     }
 
     /// The newest commit, of an earlier opening too unless it is long durable.
@@ -92,10 +97,10 @@ impl Backing {
         self.database.exists()
     }
 
-    /// Ends the database. When that is durable, [`Backing::forget`] makes it so. There must be no
+    /// Ends the database, unless the journal has failed since `failures`. When that is durable, [`Backing::forget`] makes it so. There must be no
     /// connection.
-    pub fn delete(&self) -> Result<Lsn> {
-        self.vfs.journal.delete(&self.database)
+    pub fn delete(&self, failures: Failures) -> Result<Lsn> {
+        self.vfs.journal.delete(&self.database, failures)
     }
 
     /// Removes what [`Backing::delete`] ended.

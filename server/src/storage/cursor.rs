@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use rusqlite::{CachedStatement, Statement, StatementStatus};
+use rusqlite::limits::Limit;
+use rusqlite::{CachedStatement, Connection, Statement, StatementStatus};
 use self_cell::self_cell;
 use serde::de::DeserializeOwned;
 
-use super::watch::{Deadline, Watch};
+use super::watch::{Deadline, Held, Phase, Watch};
 use super::{Attached, Row, SqlValue, Storage};
 use crate::{Error, Result};
 
@@ -29,8 +30,14 @@ pub(super) struct Running<'c> {
     pub(super) writes: bool,
     /// Whether it may change the schema in a way that must be looked at afterwards.
     pub(super) guarded: bool,
+    /// Whether it changes the schema.
+    pub(super) schema: bool,
     /// Whether it may go back to the cache.
     pub(super) keep: bool,
+    /// The largest value it may handle, in bytes, if that is less than others may.
+    pub(super) most_bytes: Option<i32>,
+    /// The memory it holds: with it, what it sorts and gathers.
+    held: Held,
 }
 
 enum Source<'c> {
@@ -39,21 +46,42 @@ enum Source<'c> {
     Taken,
 }
 
+impl<'c> Source<'c> {
+    fn get(&self) -> &Statement<'c> {
+        match self {
+            Source::Cached(statement) => statement,
+            Source::Plain(statement) => statement,
+            Source::Taken => unreachable!("it is taken only when dropped"),
+        }
+    }
+
+    fn get_mut(&mut self) -> &mut Statement<'c> {
+        match self {
+            Source::Cached(statement) => statement,
+            Source::Plain(statement) => statement,
+            Source::Taken => unreachable!("it is taken only when dropped"),
+        }
+    }
+}
+
 impl<'c> Running<'c> {
-    pub(super) fn cached(statement: CachedStatement<'c>) -> Running<'c> {
-        Running::new(Source::Cached(statement))
+    pub(super) fn cached(statement: CachedStatement<'c>, held: Held) -> Running<'c> {
+        Running::new(Source::Cached(statement), held)
     }
 
-    pub(super) fn plain(statement: Statement<'c>) -> Running<'c> {
-        Running::new(Source::Plain(statement))
+    pub(super) fn plain(statement: Statement<'c>, held: Held) -> Running<'c> {
+        Running::new(Source::Plain(statement), held)
     }
 
-    fn new(statement: Source<'c>) -> Running<'c> {
+    fn new(statement: Source<'c>, held: Held) -> Running<'c> {
         let running = Running {
             statement,
             writes: false,
             guarded: false,
+            schema: false,
             keep: true,
+            most_bytes: None,
+            held,
         };
         // A statement from the cache has counted before.
         running
@@ -63,19 +91,11 @@ impl<'c> Running<'c> {
     }
 
     pub(super) fn statement(&self) -> &Statement<'c> {
-        match &self.statement {
-            Source::Cached(statement) => statement,
-            Source::Plain(statement) => statement,
-            Source::Taken => unreachable!("it is taken only when dropped"),
-        }
+        self.statement.get()
     }
 
     fn statement_mut(&mut self) -> &mut Statement<'c> {
-        match &mut self.statement {
-            Source::Cached(statement) => statement,
-            Source::Plain(statement) => statement,
-            Source::Taken => unreachable!("it is taken only when dropped"),
-        }
+        self.statement.get_mut()
     }
 
     pub(super) fn bind(&mut self, values: &[SqlValue]) -> rusqlite::Result<()> {
@@ -86,14 +106,26 @@ impl<'c> Running<'c> {
     }
 
     /// The next row. Not to be called again after an error or the end.
-    pub(super) fn step(&mut self, watch: &Watch) -> rusqlite::Result<Option<Vec<SqlValue>>> {
-        let statement = self.statement_mut();
+    pub(super) fn step(
+        &mut self,
+        connection: &Connection,
+        watch: &Watch,
+    ) -> rusqlite::Result<Option<Vec<SqlValue>>> {
+        let usual = match self.most_bytes {
+            Some(most) => {
+                let usual = connection.limit(Limit::SQLITE_LIMIT_LENGTH)?;
+                connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, most)?;
+                Some(usual)
+            }
+            None => None,
+        };
+        let statement = self.statement.get_mut();
         let columns = statement.column_count();
         let mut rows = statement.raw_query();
-        let step = {
-            let _deadline = watch.start();
-            rows.next()
-        };
+        let step = watch.run(Phase::Run, &mut self.held, || rows.next());
+        if let Some(usual) = usual {
+            connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, usual)?;
+        }
         let row = match step {
             Ok(Some(row)) => {
                 // The schema may have changed under a statement that was compiled before.
@@ -256,7 +288,8 @@ impl Cursor {
             state.source = Rows::Ended(error.clone());
             return Err(error);
         }
-        let step = prepared.with_dependent_mut(|_, running| running.step(&inner.watch));
+        let step =
+            prepared.with_dependent_mut(|_, running| running.step(&connection, &inner.watch));
         self.rows_scanned = prepared.borrow_dependent().scanned();
         match step {
             Ok(Some(values)) => {
@@ -269,7 +302,8 @@ impl Cursor {
             }
             Err(error) => {
                 // Whatever this does to the transaction is done before the statement goes.
-                let error = inner.judge(&connection, &error);
+                let most_bytes = prepared.borrow_dependent().most_bytes;
+                let error = inner.judge_step(&connection, &error, most_bytes);
                 state.source = Rows::Ended(error.clone());
                 Err(error)
             }

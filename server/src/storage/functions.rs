@@ -1,22 +1,28 @@
 //! Functions of SQLite's whose time grows with the product of the sizes of their arguments: anew,
-//! with the sum, or refused where that product is large. The time limit cannot stop a function
-//! before it returns.
+//! with the sum, or refused where that product is large. SQLite's time limit cannot stop a function
+//! before it returns; [`super::costs`] says what bounds each.
 
 use std::collections::HashSet;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use memchr::memmem;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ffi};
 
-type Function =
+use super::{fulltext, meter, pattern};
+
+pub(super) use super::pattern::install_like;
+
+pub(super) type Function =
     unsafe extern "C" fn(*mut ffi::sqlite3_context, c_int, *mut *mut ffi::sqlite3_value);
 
-/// The most that the sizes of the arguments of `json_patch` may be, multiplied. It takes some seconds.
-const MAX_PATCH_PRODUCT: u64 = 1 << 39;
+/// The most that the sizes of the arguments of `json_patch` may be, multiplied: it takes some 200 ms,
+/// for a document of 1 MiB and a patch of 8 KiB.
+const MAX_PATCH_PRODUCT: u64 = 1 << 33;
 
-/// The most that the sizes of the arguments of `unhex` may be, multiplied. It takes some seconds.
-const MAX_UNHEX_PRODUCT: u64 = 1 << 31;
+/// The most that the sizes of the arguments of `unhex` may be, multiplied: it takes some 200 ms, for
+/// 4 MiB and 64 characters that are passed over.
+const MAX_UNHEX_PRODUCT: u64 = 1 << 28;
 
 /// SQLite's mark of text that is JSON.
 const JSON_SUBTYPE: u32 = 74;
@@ -38,29 +44,46 @@ pub(super) fn install(connection: &Connection) -> rusqlite::Result<()> {
         (c"jsonb_patch", 2, jsonb_patch),
     ];
     for (name, arguments, function) in functions {
-        // SAFETY: the handle is that of a connection that is open, the name ends with a NUL, and
-        // the functions read no more than `arguments` arguments and no user data.
-        let code = unsafe {
-            ffi::sqlite3_create_function_v2(
-                connection.handle(),
-                name.as_ptr(),
-                arguments,
-                ffi::SQLITE_UTF8
-                    | ffi::SQLITE_DETERMINISTIC
-                    | ffi::SQLITE_INNOCUOUS
-                    | ffi::SQLITE_RESULT_SUBTYPE,
-                std::ptr::null_mut(),
-                Some(function),
-                None,
-                None,
-                None,
-            )
-        };
-        if code != ffi::SQLITE_OK {
-            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
-        }
+        register(connection, name, arguments, std::ptr::null_mut(), function)?;
     }
-    Ok(())
+    pattern::install(connection)?;
+    fulltext::install(connection)
+}
+
+/// Puts a function in place of SQLite's. It may read so many arguments, and what `data` points at.
+pub(super) fn register(
+    connection: &Connection,
+    name: &CStr,
+    arguments: c_int,
+    data: *mut c_void,
+    function: Function,
+) -> rusqlite::Result<()> {
+    // SAFETY: the handle is that of a connection that is open, and the name ends with a NUL.
+    let code = unsafe {
+        ffi::sqlite3_create_function_v2(
+            connection.handle(),
+            name.as_ptr(),
+            arguments,
+            ffi::SQLITE_UTF8
+                | ffi::SQLITE_DETERMINISTIC
+                | ffi::SQLITE_INNOCUOUS
+                | ffi::SQLITE_RESULT_SUBTYPE,
+            data,
+            Some(function),
+            None,
+            None,
+            None,
+        )
+    };
+    check(code)
+}
+
+/// The result of a call of SQLite's.
+pub(super) fn check(code: c_int) -> rusqlite::Result<()> {
+    if code == ffi::SQLITE_OK {
+        return Ok(());
+    }
+    Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))
 }
 
 /// The text or blob of an argument; a number is written out. `None` for null.
@@ -68,7 +91,10 @@ pub(super) fn install(connection: &Connection) -> rusqlite::Result<()> {
 /// # Safety
 ///
 /// There is such an argument, and SQLite's value is not used otherwise while the result is.
-unsafe fn argument<'a>(arguments: *mut *mut ffi::sqlite3_value, at: usize) -> Option<&'a [u8]> {
+pub(super) unsafe fn argument<'a>(
+    arguments: *mut *mut ffi::sqlite3_value,
+    at: usize,
+) -> Option<&'a [u8]> {
     // SAFETY: the caller vouches for the argument. The length is asked for after the conversion
     // that it depends on, as SQLite wants it, and the bytes stay while the function runs.
     unsafe {
@@ -90,7 +116,7 @@ unsafe fn argument<'a>(arguments: *mut *mut ffi::sqlite3_value, at: usize) -> Op
 /// # Safety
 ///
 /// The context is that of a function that is being called.
-unsafe fn answer(context: *mut ffi::sqlite3_context, text: &[u8]) {
+pub(super) unsafe fn answer(context: *mut ffi::sqlite3_context, text: &[u8]) {
     // SAFETY: SQLite copies the text before this returns, and refuses it if it is too long.
     unsafe {
         ffi::sqlite3_result_text64(
@@ -113,6 +139,9 @@ unsafe extern "C" fn instr(
         let blobs =
             (0..2).all(|at| ffi::sqlite3_value_type(*arguments.add(at)) == ffi::SQLITE_BLOB);
         if let (Some(text), Some(part)) = (argument(arguments, 0), argument(arguments, 1)) {
+            if !meter::spend(text.len() + part.len()) {
+                return ffi::sqlite3_result_error_code(context, ffi::SQLITE_INTERRUPT);
+            }
             let at = if blobs {
                 memmem::find(text, part).map_or(0, |at| at + 1)
             } else {
@@ -156,6 +185,9 @@ unsafe extern "C" fn replace(
         let Some(by) = argument(arguments, 2) else {
             return;
         };
+        if !meter::spend(text.len() + part.len()) {
+            return ffi::sqlite3_result_error_code(context, ffi::SQLITE_INTERRUPT);
+        }
         let database = ffi::sqlite3_context_db_handle(context);
         let most = ffi::sqlite3_limit(database, ffi::SQLITE_LIMIT_LENGTH, -1);
         match replaced(text, part, by, usize::try_from(most).unwrap_or(0)) {
@@ -220,6 +252,10 @@ unsafe fn trim_sides(
     // SAFETY: the caller vouches for them.
     unsafe {
         if let (Some(text), Some(set)) = (argument(arguments, 0), argument(arguments, 1)) {
+            // A character is looked up for each of its possible lengths.
+            if !meter::spend(text.len() + set.len()) {
+                return ffi::sqlite3_result_error_code(context, ffi::SQLITE_INTERRUPT);
+            }
             answer(context, trimmed(text, set, left, right));
         }
     }
@@ -262,7 +298,10 @@ unsafe extern "C" fn unhex(
             context,
             arguments,
             "SELECT unhex(?1, ?2)",
-            MAX_UNHEX_PRODUCT,
+            (
+                "the arguments of unhex (bytes, multiplied)",
+                MAX_UNHEX_PRODUCT,
+            ),
         )
     }
 }
@@ -278,7 +317,10 @@ unsafe extern "C" fn json_patch(
             context,
             arguments,
             "SELECT json_patch(?1, ?2)",
-            MAX_PATCH_PRODUCT,
+            (
+                "the arguments of json_patch (bytes, multiplied)",
+                MAX_PATCH_PRODUCT,
+            ),
         )
     }
 }
@@ -294,7 +336,10 @@ unsafe extern "C" fn jsonb_patch(
             context,
             arguments,
             "SELECT jsonb_patch(?1, ?2)",
-            MAX_PATCH_PRODUCT,
+            (
+                "the arguments of jsonb_patch (bytes, multiplied)",
+                MAX_PATCH_PRODUCT,
+            ),
         )
     }
 }
@@ -308,13 +353,17 @@ unsafe fn bounded(
     context: *mut ffi::sqlite3_context,
     arguments: *mut *mut ffi::sqlite3_value,
     sql: &str,
-    most: u64,
+    (what, most): (&'static str, u64),
 ) {
     // SAFETY: the caller vouches for them. Whatever is answered is copied.
     unsafe {
         let size = |at| argument(arguments, at).map_or(0, |bytes: &[u8]| bytes.len() as u64);
-        let result = if size(0).saturating_mul(size(1)) > most {
+        let product = size(0).saturating_mul(size(1));
+        let result = if product > most {
+            meter::refuse(what, most, product);
             Err("the arguments of the function are too large together".to_owned())
+        } else if !meter::spend(usize::try_from(product / 64).unwrap_or(usize::MAX)) {
+            return ffi::sqlite3_result_error_code(context, ffi::SQLITE_INTERRUPT);
         } else {
             original(
                 sql,
@@ -402,16 +451,26 @@ fn characters(text: &[u8]) -> HashSet<&[u8]> {
 #[cfg(test)]
 mod tests {
 
+    use rusqlite::limits::Limit;
     use rusqlite::types::Value;
 
     use super::super::testing::{TestResult, code, fresh};
     use super::*;
 
+    /// One with SQLite's functions and one with ours.
+    fn connections() -> rusqlite::Result<(Connection, Connection)> {
+        super::super::configure_process();
+        let (theirs, ours) = (Connection::open_in_memory()?, Connection::open_in_memory()?);
+        for connection in [&theirs, &ours] {
+            connection.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50)?;
+        }
+        install(&ours)?;
+        Ok((theirs, ours))
+    }
+
     #[test]
     fn as_sqlite_has_them() -> TestResult {
-        let theirs = Connection::open_in_memory()?;
-        let ours = Connection::open_in_memory()?;
-        install(&ours)?;
+        let (theirs, ours) = connections()?;
         let values = [
             "NULL",
             "''",
@@ -464,10 +523,99 @@ mod tests {
     }
 
     #[test]
+    fn patterns_match_as_sqlite_matches_them() -> TestResult {
+        let (theirs, ours) = connections()?;
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut some = |pieces: &[&str], most: usize| -> Vec<u8> {
+            let count = random.usize(..=most);
+            let pieces = (0..count).map(|_| pieces[random.usize(..pieces.len())]);
+            pieces.collect::<String>().into_bytes()
+        };
+        let pattern = [
+            "a", "A", "b", "é", "É", "%", "%", "_", "*", "*", "?", "[", "]", "[ab]", "[^a]",
+            "[a-c]", "[]a]", "[é-ü]", "!", "-", "^", "\u{0}",
+        ];
+        let text = [
+            "a", "A", "b", "c", "é", "ü", "%", "_", "]", "[", "!", "-", "\u{0}",
+        ];
+        let sql = "SELECT ?1 LIKE ?2, ?1 LIKE ?2 ESCAPE '!', ?1 LIKE ?2 ESCAPE '%', ?1 GLOB ?2, \
+                   cast(?1 AS TEXT) LIKE cast(?2 AS TEXT), like(?2, NULL), glob(NULL, ?1)";
+        let read = |connection: &Connection, text: &[u8], pattern: &[u8]| {
+            connection
+                .prepare_cached(sql)?
+                .query_row((text, pattern), |row| {
+                    (0..7)
+                        .map(|at| row.get(at))
+                        .collect::<rusqlite::Result<Vec<Value>>>()
+                })
+        };
+        for round in 0..20_000 {
+            let mut text = some(&text, 8);
+            let mut pattern = some(&pattern, 7);
+            if round % 5 == 0 {
+                // Not UTF-8.
+                text.insert(text.len() / 2, 0xc3);
+                text.push(0xa9);
+                pattern.insert(0, [0xa9, 0xc3, 0xff][round % 3]);
+            }
+            let what = || format!("{text:?} {pattern:?}");
+            assert_eq!(
+                read(&ours, &text, &pattern)?,
+                read(&theirs, &text, &pattern)?,
+                "{}",
+                what()
+            );
+        }
+        let error = |connection: &Connection, sql: &str| {
+            let result = connection.query_row(sql, [], |row| row.get::<_, Value>(0));
+            result.expect_err("an error").to_string()
+        };
+        for sql in [
+            "SELECT 'a' LIKE 'a' ESCAPE ''",
+            "SELECT 'a' LIKE 'a' ESCAPE 'ab'",
+            "SELECT 'a' LIKE printf('%.*c', 51, '%')",
+        ] {
+            assert_eq!(error(&ours, sql), error(&theirs, sql), "{sql}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_index_helps_patterns() -> TestResult {
+        let (_folder, storage) = fresh();
+        storage.exec(
+            "CREATE TABLE t (a TEXT, b TEXT COLLATE NOCASE); \
+             CREATE INDEX i ON t (a); CREATE INDEX j ON t (b)",
+        )?;
+        let plan = |condition: &str| -> crate::Result<String> {
+            let sql = format!("EXPLAIN QUERY PLAN SELECT 1 FROM t WHERE {condition}");
+            let (.., detail): (i64, i64, i64, String) = storage.sql().exec(&sql, ())?.one_as()?;
+            Ok(detail)
+        };
+        let helped = |condition: &str| plan(condition).map(|plan| plan.starts_with("SEARCH"));
+        assert!(helped("a GLOB 'x*'")?);
+        assert!(helped("b LIKE 'x%'")?);
+        assert!(helped("b LIKE 'x%' ESCAPE '!'")?);
+        assert!(!helped("a LIKE 'x%'")?);
+        assert!(!helped("b GLOB 'x*'")?);
+        storage.exec("PRAGMA case_sensitive_like = ON")?;
+        assert!(helped("a LIKE 'x%'")?);
+        assert!(!helped("b LIKE 'x%'")?);
+        assert_eq!(storage.integers("SELECT 'A' LIKE 'a'")?, [0]);
+        // Ours it is still.
+        storage.exec("PRAGMA case_sensitive_like = OFF")?;
+        assert!(helped("b LIKE 'x%'")?);
+        assert_eq!(storage.integers("SELECT 'A' LIKE 'a'")?, [1]);
+        let _cursor = storage.sql().exec("SELECT 1 UNION ALL SELECT 2", ())?;
+        let refused = storage.exec("PRAGMA case_sensitive_like = ON");
+        assert_eq!(code(refused), "sql-refused");
+        assert_eq!(storage.integers("SELECT 'A' LIKE 'a'")?, [1]);
+        Ok(())
+    }
+
+    #[test]
     fn what_is_bounded_is_as_sqlite_has_it() -> TestResult {
-        let theirs = Connection::open_in_memory()?;
-        let ours = Connection::open_in_memory()?;
-        install(&ours)?;
+        let (theirs, ours) = connections()?;
         let read = |connection: &Connection, sql: &str| -> Result<Value, String> {
             let result = connection.query_row(sql, [], |row| row.get(0));
             result.map_err(|error| match error {
@@ -504,7 +652,7 @@ mod tests {
         let long = "'\"' || printf('%.*c', 2000000, 'a') || '\"'";
         for function in ["json_patch", "jsonb_patch", "unhex"] {
             let large = storage.exec(&format!("SELECT {function}({long}, {long})"));
-            assert_eq!(code(large), "sql-failed");
+            assert_eq!(code(large), "limit-exceeded");
         }
         Ok(())
     }

@@ -113,8 +113,8 @@ impl Meta {
 /// What the vat remembers about an object, as its database says that nobody has open.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Remembered {
-    /// Whether the object's `create` has succeeded.
-    pub created: bool,
+    /// When the object came into being, in milliseconds since 1970, if it has: its `create` has succeeded.
+    pub created_ms: Option<i64>,
     /// The name that the object's id was derived from, if it is known.
     pub name: Option<String>,
     /// When its earliest alarm is due, in milliseconds since 1970.
@@ -154,7 +154,7 @@ impl Remembered {
         }
         let mut query = connection.prepare("SELECT value FROM _vw_meta WHERE key = ?1")?;
         Ok(Remembered {
-            created: query.exists([CREATED])?,
+            created_ms: query.query_row([CREATED], |row| row.get(0)).optional()?,
             name: query.query_row([NAME], |row| row.get(0)).optional()?,
             next_alarm,
         })

@@ -7,12 +7,16 @@
 mod alarms;
 mod authorizer;
 mod backing;
+mod costs;
 mod cursor;
 mod fault;
+mod fulltext;
 mod functions;
 mod kv;
 mod meta;
+mod meter;
 mod open;
+mod pattern;
 mod row;
 mod sql;
 mod text;
@@ -25,7 +29,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 pub(crate) use self::alarms::Alarms;
 pub(crate) use self::backing::{Attached, Backing};
@@ -46,7 +50,11 @@ use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
 use self::transaction::Level;
 use self::watch::Watch;
-use crate::{Error, Result, folder::DatabaseId, journal::Lsn};
+use crate::{
+    Error, Result,
+    folder::DatabaseId,
+    journal::{Failures, Lsn},
+};
 
 /// The database of one object. Clones are handles to the same one.
 ///
@@ -82,6 +90,11 @@ struct Inner {
     /// Explicit transactions, outermost first.
     levels: RefCell<Vec<Level>>,
     next_level: Cell<u64>,
+    /// Whether our functions are in place of SQLite's.
+    functions_ready: Cell<bool>,
+    /// How often the journal had failed before anything was looked at that the next commit is built on:
+    /// when the turn began, or what is written outside of one.
+    failures: Cell<Failures>,
     /// Whether `_vw_kv` is known to be there.
     kv_ready: Cell<bool>,
     alarms: alarms::State,
@@ -114,6 +127,8 @@ impl Storage {
             unconfirmed: Cell::default(),
             levels: RefCell::default(),
             next_level: Cell::default(),
+            functions_ready: Cell::default(),
+            failures: Cell::default(),
             kv_ready: Cell::default(),
             alarms: alarms::State::default(),
         })))
@@ -175,6 +190,13 @@ impl Storage {
         live.is_ok_and(|connection| connection.backing.undecided_pages() > MOST_UNDECIDED)
     }
 
+    /// Whether anything was ever written to it, as far as it can be seen without reading it.
+    pub(crate) fn exists(&self) -> bool {
+        self.0
+            .live()
+            .is_ok_and(|connection| connection.backing.exists())
+    }
+
     /// The newest commit, of an earlier instance too unless it is long durable.
     pub(crate) fn newest(&self) -> Lsn {
         self.0
@@ -186,6 +208,7 @@ impl Storage {
     /// are one commit.
     pub(crate) fn enter_turn(&self) {
         self.0.in_turn.set(true);
+        self.0.note_failures();
     }
 
     /// Ends a turn and commits its writes; the position of the commit if there were any. While a held
@@ -362,9 +385,19 @@ impl Inner {
         }
     }
 
+    /// What is looked at from now on, the next commit may be built on.
+    fn note_failures(&self) {
+        if let Ok(connection) = self.live() {
+            self.failures.set(connection.backing.failures());
+        }
+    }
+
     /// Opens the implicit transaction if none is open.
     fn begin(&self, connection: &Connection) -> Result<()> {
         if !self.open.get() {
+            if !self.in_turn.get() {
+                self.note_failures();
+            }
             self.run(connection, ours!("BEGIN"))?;
             self.open.set(true);
             self.dirty.set(false);
@@ -446,7 +479,7 @@ impl Inner {
     fn give_to_journal(&self, connection: &Attached) -> Result<Option<Lsn>> {
         connection
             .backing
-            .commit()
+            .commit(self.failures.get())
             .map_err(|error| self.latch(connection, error))
     }
 
@@ -471,23 +504,58 @@ impl Inner {
         self.broken.borrow_mut().get_or_insert(error).clone()
     }
 
+    /// The error of a statement that does not compile: nothing has been done yet.
+    fn judge_compile(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
+        let is_out_of_memory = error.sqlite_error_code() == Some(ErrorCode::OutOfMemory);
+        if let Some(refused) = self.watch.take_refusal() {
+            return refused;
+        }
+        if is_out_of_memory && !open::is_memory_scarce() {
+            // What SQLite says of a program that is too long.
+            return Error::SqlLimit {
+                what: "the program of a statement (instructions)",
+                limit: open::MAX_INSTRUCTIONS.into(),
+                key: "a constant",
+            };
+        }
+        self.judge(connection, error)
+    }
+
+    /// The error of a statement that failed while it ran, and could handle values up to `most_bytes`.
+    fn judge_step(
+        &self,
+        connection: &Connection,
+        error: &rusqlite::Error,
+        most_bytes: Option<i32>,
+    ) -> Error {
+        let answer = self.judge(connection, error);
+        match (error.sqlite_error_code(), most_bytes) {
+            (Some(ErrorCode::TooBig), Some(most)) => Error::SqlLimit {
+                what: "a value in a statement as long as this (bytes)",
+                limit: u64::try_from(most).unwrap_or(0),
+                key: "4 MiB, and less for more than some 250 instructions",
+            },
+            _ => answer,
+        }
+    }
+
     /// The error of a failed statement, once its effect on the open transaction is known.
     fn judge(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
-        let interrupted =
-            error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted);
-        let answer = if interrupted {
-            // Nothing else interrupts.
-            self.watch.error()
-        } else {
-            match (fault::convert(error), self.gate.take_hint()) {
-                // A function that is refused is a plain error to SQLite.
-                (Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
-                    Error::SqlRefused(format!("{text}: {hint}"))
-                }
-                (other, _) => other,
+        let refused = self.watch.take_refusal();
+        let is_refused = refused.is_some()
+            && matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::OutOfMemory | ErrorCode::SystemIoFailure)
+            );
+        let answer = match (refused, fault::convert(error), self.gate.take_hint()) {
+            (Some(refused), ..) => refused,
+            // A function that is refused is a plain error to SQLite.
+            (None, Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
+                Error::SqlRefused(format!("{text}: {hint}"))
             }
+            (None, other, _) => other,
         };
-        if fault::is_critical(error) {
+        if fault::is_critical(error) && !is_refused {
             return self.latch(connection, answer);
         }
         if self.open.get() && connection.is_autocommit() {
@@ -596,7 +664,7 @@ impl Inner {
 /// The error of a commit that did not happen.
 fn commit_error(what: &str, error: &rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::ConstraintViolation) => Error::ObjectReset(format!(
+        Some(ErrorCode::ConstraintViolation) => Error::ObjectReset(format!(
             "{what} and rolled back to its last good state because constraints were violated: {}",
             fault::text(error)
         )),

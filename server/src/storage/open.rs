@@ -10,7 +10,7 @@ use vatwerk::limit_capnp as limit;
 
 use super::authorizer::Gate;
 use super::backing::{Attached, Backing};
-use super::functions;
+use super::meter;
 use super::watch::Watch;
 use crate::journal::PAGE_BYTES;
 
@@ -22,13 +22,15 @@ const SOFT_HEAP_BYTES: i64 = 1 << 30;
 /// asks for more fails, and the object it belongs to is reset: `storage-failed`.
 const HARD_HEAP_BYTES: i64 = 2 << 30;
 
+/// The most instructions that the program of a statement has.
+pub(super) const MAX_INSTRUCTIONS: u32 = 25_000;
+
 /// How an object's database is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How long SQL may run in one call: all statements of [`Sql::exec`](super::Sql::exec), the
     /// last up to its first row; or from one row of a cursor to the next, unless [`Cursor::deadline`]
-    /// spans several. A single function is not stopped before it returns. 500 ms unless told
-    /// otherwise.
+    /// spans several. 500 ms unless told otherwise.
     ///
     /// [`Cursor::deadline`]: super::Cursor::deadline
     pub statement_time_limit: Duration,
@@ -36,6 +38,10 @@ pub struct Settings {
     /// needs more; 256 KiB unless told otherwise. Pages are read as they are needed, so a small
     /// database takes less.
     pub cache_bytes: u32,
+    /// The most memory that the SQL of an object takes, in bytes: the statement that runs and the open
+    /// cursors together, with what they sort and gather; 64 MiB unless told otherwise. A statement
+    /// that needs more is `limit-exceeded`.
+    pub sql_memory_bytes: u64,
     /// The most prepared statements kept for reuse; 24 unless told otherwise.
     pub cached_statements: usize,
     /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
@@ -48,6 +54,7 @@ impl Default for Settings {
         Settings {
             statement_time_limit: Duration::from_millis(500),
             cache_bytes: 256 * 1024,
+            sql_memory_bytes: 64 << 20,
             cached_statements: 24,
             max_database_bytes: limit::MAX_DATABASE_BYTES,
         }
@@ -65,9 +72,8 @@ pub(super) fn open(backing: Backing, settings: &Settings) -> rusqlite::Result<Op
     connection.set_prepared_statement_cache_capacity(settings.cached_statements);
     set_limits(&connection)?;
     set_pragmas(&connection, settings)?;
-    functions::install(&connection)?;
     let gate = Gate::install(&mut connection)?;
-    let watch = Watch::install(&mut connection, &gate, settings.statement_time_limit)?;
+    let watch = Watch::install(&mut connection, settings)?;
     Ok(Opened {
         connection: Attached::new(connection, backing),
         gate,
@@ -105,7 +111,7 @@ fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
         (Limit::SQLITE_LIMIT_COLUMN, 100),
         (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
         (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 5),
-        (Limit::SQLITE_LIMIT_VDBE_OP, 25_000),
+        (Limit::SQLITE_LIMIT_VDBE_OP, MAX_INSTRUCTIONS),
         (Limit::SQLITE_LIMIT_FUNCTION_ARG, 127),
         (Limit::SQLITE_LIMIT_ATTACHED, 0),
         (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50),
@@ -126,9 +132,17 @@ pub fn memory_used() -> u64 {
     bytes.unsigned_abs()
 }
 
+/// Whether SQLite is so near to the limit of its memory that it may be out of it.
+pub(super) fn is_memory_scarce() -> bool {
+    // SAFETY: a negative limit changes nothing.
+    let most = unsafe { ffi::sqlite3_hard_heap_limit64(-1) };
+    memory_used() > most.unsigned_abs() / 8 * 7
+}
+
 /// SQLite otherwise sets memory aside for each connection: 48 KiB for small allocations and room
 /// for 20 pages, which is most of what an idle object would take. Only good before the process uses
-/// SQLite for anything. Also limits the memory of all databases together.
+/// SQLite for anything. Also limits the memory of all databases together, and has the memory of the
+/// SQL of each object counted.
 pub fn configure_process() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -139,6 +153,11 @@ pub fn configure_process() {
         unsafe {
             ffi::sqlite3_config(ffi::SQLITE_CONFIG_LOOKASIDE, 0, 0);
             ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, none, 0, 0);
+        }
+        if meter::install().is_err() {
+            tracing::error!(
+                "SQLite was in use before the vat: the memory of an object's SQL is not limited"
+            );
         }
         // SAFETY: these initialize SQLite and set a number.
         unsafe {

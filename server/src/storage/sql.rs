@@ -2,14 +2,15 @@
 
 use std::rc::Rc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Statement, StatementStatus};
 use vatwerk::limit_capnp as limit;
 
 use super::authorizer::{ONE_DATABASE, RESERVED, RESERVED_HINT, cached, ours};
 use super::cursor::{Cursor, Prepared, Running};
 use super::text::{skip_blank, split, starts_with_word};
 use super::value::Bindings;
-use super::{Attached, Inner, SqlValue, Storage};
+use super::watch::Phase;
+use super::{Attached, Inner, SqlValue, Storage, functions};
 use crate::{Error, Result};
 
 /// A statement that is longer is compiled anew each time, in bytes: kept, it would take more memory
@@ -18,8 +19,8 @@ const MAX_CACHED_BYTES: usize = 4096;
 
 /// SQL on the database of an object, in SQLite's dialect.
 ///
-/// The functions `instr`, `replace` and `trim` are ours, with SQLite's results; `unhex` and
-/// `json_patch` refuse large arguments. Refused are names that start with `_vw_`, transaction statements, attached and temporary
+/// `unhex` and `json_patch` refuse large arguments, and a statement whose program has more than some 250
+/// instructions handles smaller values the longer it is: `limit-exceeded`. Refused are names that start with `_vw_`, transaction statements, attached and temporary
 /// databases, and functions, pragmas and virtual tables that are not on a list.
 pub struct Sql {
     storage: Storage,
@@ -39,13 +40,15 @@ impl Sql {
     ///
     /// `invalid-argument` for no statement at all or a wrong number of bindings; `limit-exceeded`
     /// for text over [`limit::MAX_SQL_BYTES`], more than [`limit::MAX_SQL_BINDINGS`] bindings, a
-    /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or statements that run too long together;
+    /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or statements that run too long together or take too
+    /// much memory;
     /// `sql-refused` and `sql-failed` where the authorizer or SQLite refuses.
     pub fn exec(&self, query: &str, bindings: impl Bindings) -> Result<Cursor> {
         let bindings = bindings.into_values();
         check(query, &bindings)?;
         let storage = &self.storage;
         storage.operate(self.scope, |connection| {
+            storage.0.prepare_functions(connection)?;
             let _deadline = storage.0.watch.start();
             let mut rest = skip_blank(query);
             if rest.is_empty() {
@@ -110,6 +113,20 @@ impl Running<'_> {
     }
 }
 
+/// The program of a statement that may handle values of any size that is allowed, in bytes: some 250
+/// instructions. SQLite is not to be stopped within a row, where each of them may be run once on the
+/// same value.
+const FREE_PROGRAM_BYTES: i64 = 24 << 10;
+
+/// The largest value that a statement may handle, in bytes, if its program is a large one: the two sizes
+/// multiplied have a limit.
+fn most_bytes(statement: &Statement<'_>) -> Option<i32> {
+    let program = i64::from(statement.get_status(StatementStatus::MemUsed));
+    let most = i64::from(limit::MAX_SQL_VALUE_BYTES);
+    (program > FREE_PROGRAM_BYTES)
+        .then(|| i32::try_from(most * FREE_PROGRAM_BYTES / program).unwrap_or(i32::MAX))
+}
+
 /// About how much memory a row takes.
 fn size(row: &[SqlValue]) -> u64 {
     let values = std::mem::size_of_val(row) + row.iter().map(SqlValue::len).sum::<usize>();
@@ -117,6 +134,16 @@ fn size(row: &[SqlValue]) -> u64 {
 }
 
 impl Inner {
+    /// Puts our functions in place of SQLite's, which an object without SQL does not need.
+    fn prepare_functions(&self, connection: &Connection) -> Result<()> {
+        if !self.functions_ready.get() {
+            let _trusted = self.gate.trust();
+            functions::install(connection).map_err(|error| self.judge(connection, &error))?;
+            self.functions_ready.set(true);
+        }
+        Ok(())
+    }
+
     fn prepare(
         &self,
         connection: &Rc<Attached>,
@@ -127,22 +154,33 @@ impl Inner {
             // SQLite asks the authorizer about its parts, and only once it is running.
             return Err(Error::SqlRefused(format!("not authorized: {ONE_DATABASE}")));
         }
-        self.gate.begin();
+        self.gate.begin(self.cursors.open() > 0);
+        let mut held = self.watch.hold();
         let mut prepared = Prepared::try_new(connection.clone(), |connection| {
             if sql.len() <= MAX_CACHED_BYTES {
-                connection.prepare_cached(sql).map(Running::cached)
+                let compile = || connection.prepare_cached(sql);
+                let statement = self.watch.run(Phase::Prepare, &mut held, compile)?;
+                Ok(Running::cached(statement, held))
             } else {
-                connection.prepare(sql).map(Running::plain)
+                let compile = || connection.prepare(sql);
+                let statement = self.watch.run(Phase::Prepare, &mut held, compile)?;
+                Ok(Running::plain(statement, held))
             }
         })
-        .map_err(|error| self.judge(connection, &error))?;
+        .map_err(|error| self.judge_compile(connection, &error))?;
         let seen = self.gate.seen();
         prepared.with_dependent_mut(|_, running| {
             // A foreign key onto a table of ours has its name in the text.
             running.guarded = seen.alters
                 || starts_with_word(sql, "create") && sql.to_ascii_lowercase().contains(RESERVED);
+            running.schema = seen.schema;
             running.writes = seen.writes || !running.statement().readonly();
             running.keep = !seen.once;
+            if seen.compiled {
+                running.most_bytes = most_bytes(running.statement());
+                // One from the cache is not measured again.
+                running.keep &= running.most_bytes.is_none();
+            }
             let expected = running.statement().parameter_count();
             if expected != bindings.len() {
                 return Err(Error::InvalidArgument(format!(
@@ -154,6 +192,11 @@ impl Inner {
                 .bind(bindings)
                 .map_err(|error| self.judge(connection, &error))
         })?;
+        if let Some(sensitive) = seen.like {
+            let _trusted = self.gate.trust();
+            functions::install_like(connection, sensitive)
+                .map_err(|error| self.judge(connection, &error))?;
+        }
         Ok(prepared)
     }
 
@@ -184,8 +227,7 @@ impl Inner {
         };
         self.guarded(connection, guard, || {
             while more && (writes || rows.is_empty()) {
-                let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
-                match row.map_err(|error| self.judge(connection, &error))? {
+                match self.step(connection, &mut prepared)? {
                     Some(row) => {
                         bytes += size(&row);
                         rows.push(row);
@@ -214,6 +256,7 @@ impl Inner {
         if writes {
             self.wrote(true);
         }
+        self.forget_compiled(connection, &prepared);
         let written = connection.total_changes() - before;
         Ok(Cursor::new(storage, scope, prepared, rows, more, written))
     }
@@ -227,20 +270,35 @@ impl Inner {
             self.begin(connection)?;
         }
         self.guarded(connection, guard, || {
-            loop {
-                let row = prepared.with_dependent_mut(|_, running| running.step(&self.watch));
-                if row
-                    .map_err(|error| self.judge(connection, &error))?
-                    .is_none()
-                {
-                    return Ok(());
-                }
-            }
+            while self.step(connection, &mut prepared)?.is_some() {}
+            Ok(())
         })?;
         if writes {
             self.wrote(true);
         }
+        self.forget_compiled(connection, &prepared);
         Ok(())
+    }
+
+    /// After a change of the schema: SQLite compiles statements that it has compiled before anew when
+    /// they run next, which nobody would measure.
+    fn forget_compiled(&self, connection: &Connection, prepared: &Prepared) {
+        if prepared.borrow_dependent().schema {
+            connection.flush_prepared_statement_cache();
+        }
+    }
+
+    fn step(
+        &self,
+        connection: &Connection,
+        prepared: &mut Prepared,
+    ) -> Result<Option<Vec<SqlValue>>> {
+        let step = |running: &mut Running<'_>| running.step(connection, &self.watch);
+        let row = prepared.with_dependent_mut(|_, running| step(running));
+        row.map_err(|error| {
+            let most_bytes = prepared.borrow_dependent().most_bytes;
+            self.judge_step(connection, &error, most_bytes)
+        })
     }
 
     /// Runs a statement and undoes it if it fails; with [`Guard::Look`], also if it did what the authorizer is not

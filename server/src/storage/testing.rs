@@ -96,7 +96,7 @@ pub(super) fn code<T>(result: Result<T>) -> &'static str {
     match result {
         Ok(_) => "ok",
         Err(Error::InvalidArgument(_)) => "invalid-argument",
-        Err(Error::LimitExceeded { .. }) => "limit-exceeded",
+        Err(Error::LimitExceeded { .. } | Error::SqlLimit { .. }) => "limit-exceeded",
         Err(Error::StatementTimeout { .. }) => "timeout",
         Err(Error::SqlRefused(_)) => "sql-refused",
         Err(Error::SqlFailed(_)) => "sql-failed",

@@ -284,6 +284,7 @@ impl Inner {
 
     fn commit_root(&self, connection: &Attached) -> Result<Option<Lsn>> {
         self.levels.borrow_mut().clear();
+        self.note_failures();
         self.check_journal(connection)?;
         let alarms = self.tell_of_alarms(connection)?;
         self.end_transaction(connection).map_err(|error| {

@@ -1,21 +1,28 @@
-//! The time limit of SQL, kept by SQLite's progress handler.
+//! The limits of time and memory of SQL: what a call and an object may take.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::authorizer::Gate;
+use super::Settings;
+use super::meter::{self, Allowance, Refusal, clock};
 use crate::{Error, Result, error::StatementLimit};
 
-/// Virtual machine instructions between two looks at the clock.
-const INSTRUCTIONS: i32 = 1000;
+/// Virtual machine instructions between two looks at the clock and the memory.
+const INSTRUCTIONS: i32 = 100;
 
-/// Stops user SQL that runs past the deadline. SQL of our own is never stopped.
+/// Stops user SQL that runs past the deadline, or takes too much memory. SQL of our own is never
+/// stopped.
 pub(super) struct Watch {
-    shared: Arc<Shared>,
+    shared: Rc<Shared>,
+    /// The bytes that running statements hold together.
+    held: Rc<Cell<i64>>,
+    /// The most that this may be.
+    memory: i64,
+    /// Why the newest statement was stopped.
+    refusal: Cell<Option<Refusal>>,
     /// What a call has that is not inside another.
     limit: Cell<Limit>,
     /// What the call at hand has.
@@ -28,60 +35,117 @@ struct Limit {
     set_by: StatementLimit,
 }
 
-// SQLite's hooks must be `Send`, though everything here happens on one thread.
+#[derive(Default)]
 struct Shared {
-    start: Instant,
-    /// Nanoseconds after `start`; no deadline while `depth` is zero.
-    deadline: AtomicU64,
-    depth: AtomicU32,
+    /// Nanoseconds of [`clock`]; no deadline while `depth` is zero.
+    deadline: Cell<u64>,
+    depth: Cell<u32>,
 }
 
 impl Shared {
-    fn nanoseconds(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     fn is_late(&self) -> bool {
-        self.depth.load(Ordering::Relaxed) > 0
-            && self.nanoseconds() >= self.deadline.load(Ordering::Relaxed)
+        self.depth.get() > 0 && clock() >= self.deadline.get()
     }
+}
+
+/// The memory that a statement holds, given back when it is dropped.
+pub(super) struct Held {
+    bytes: i64,
+    all: Rc<Cell<i64>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.bytes);
+    }
+}
+
+/// What may be lost with a statement that is stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing: it is only being compiled.
+    Prepare,
+    /// What the turn has written, if an allocation fails.
+    Run,
 }
 
 /// While it lives, SQL on one database has together no more time than the limit for one call.
 /// Nested in another it changes nothing. Not to be held while something else may run.
 #[must_use]
-pub struct Deadline(Arc<Shared>);
+pub struct Deadline(Rc<Shared>);
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.0.depth.fetch_sub(1, Ordering::Relaxed);
+        self.0.depth.set(self.0.depth.get() - 1);
     }
 }
 
 impl Watch {
     pub(super) fn install(
         connection: &mut Connection,
-        gate: &Gate,
-        limit: Duration,
+        settings: &Settings,
     ) -> rusqlite::Result<Watch> {
-        let shared = Arc::new(Shared {
-            start: Instant::now(),
-            deadline: AtomicU64::default(),
-            depth: AtomicU32::default(),
-        });
-        let (seen, gate) = (shared.clone(), gate.clone());
-        connection.progress_handler(
-            INSTRUCTIONS,
-            Some(move || seen.is_late() && !gate.is_trusted()),
-        )?;
+        connection.progress_handler(INSTRUCTIONS, Some(meter::is_over))?;
         let limit = Limit {
-            time: limit,
+            time: settings.statement_time_limit,
             set_by: StatementLimit::Vat,
         };
         Ok(Watch {
-            shared,
+            shared: Rc::default(),
+            held: Rc::default(),
+            memory: i64::try_from(settings.sql_memory_bytes).unwrap_or(i64::MAX / 2),
+            refusal: Cell::default(),
             limit: Cell::new(limit),
             at_hand: Cell::new(limit),
+        })
+    }
+
+    /// For a statement that holds nothing yet.
+    pub(super) fn hold(&self) -> Held {
+        Held {
+            bytes: 0,
+            all: self.held.clone(),
+        }
+    }
+
+    /// Runs user SQL within its limits.
+    pub(super) fn run<T>(&self, phase: Phase, held: &mut Held, run: impl FnOnce() -> T) -> T {
+        let _deadline = self.start();
+        let deadline = self.shared.deadline.get();
+        let limit = u64::try_from(self.at_hand.get().time.as_nanos()).unwrap_or(u64::MAX);
+        let allowance = Allowance {
+            memory: self.memory - (self.held.get() - held.bytes),
+            deadline,
+            patience: match phase {
+                Phase::Prepare => deadline,
+                Phase::Run => deadline.saturating_add(limit),
+            },
+        };
+        let (result, bytes, refusal) = meter::measured(held.bytes, allowance, run);
+        self.held.set(self.held.get() - held.bytes + bytes);
+        held.bytes = bytes;
+        self.refusal.set(refusal);
+        result
+    }
+
+    /// Why the statement that has just failed was stopped, if the vat stopped it. Answers once.
+    pub(super) fn take_refusal(&self) -> Option<Error> {
+        Some(match self.refusal.take()? {
+            Refusal::Time => self.error(),
+            Refusal::Memory => Error::SqlLimit {
+                what: "the memory of an object's SQL (bytes)",
+                limit: u64::try_from(self.memory).unwrap_or(0),
+                key: "`limits.sql_memory_bytes`",
+            },
+            Refusal::Arguments {
+                what,
+                limit,
+                actual,
+            } => Error::LimitExceeded {
+                what,
+                limit,
+                actual,
+            },
         })
     }
 
@@ -103,11 +167,12 @@ impl Watch {
     }
 
     fn start_with(&self, limit: Limit) -> Deadline {
-        if self.shared.depth.fetch_add(1, Ordering::Relaxed) == 0 {
+        let depth = self.shared.depth.get();
+        self.shared.depth.set(depth + 1);
+        if depth == 0 {
             self.at_hand.set(limit);
             let limit = u64::try_from(limit.time.as_nanos()).unwrap_or(u64::MAX);
-            let deadline = self.shared.nanoseconds().saturating_add(limit);
-            self.shared.deadline.store(deadline, Ordering::Relaxed);
+            self.shared.deadline.set(clock().saturating_add(limit));
         }
         Deadline(self.shared.clone())
     }

@@ -30,7 +30,8 @@ pub struct Vat {
 }
 
 impl Vat {
-    /// The vat in front of the objects of `directory`. `description` is what [`describe`] made of its classes.
+    /// The vat in front of the objects of `directory`. `description` is what [`describe`] made of its
+    /// classes.
     pub fn new(directory: Directory, description: Vec<u8>, started_ms: i64) -> Vat {
         Vat {
             directory,

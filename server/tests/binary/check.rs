@@ -167,10 +167,70 @@ fn a_file_that_was_removed_is_missed() {
     assert!(found[0].starts_with(&told), "{found:?}");
     fs::remove_file(folder.path().join("data/catalog.sqlite")).unwrap();
     let found = problems(folder.path());
-    assert_eq!(
-        found,
-        ["missing: data/catalog.sqlite: there are objects, and no catalog"]
-    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    let told = "missing: data/catalog.sqlite: there are objects, and no catalog; `vatwerk check \
+                --rebuild-catalog` makes it anew";
+    assert_eq!(found[0], told);
+}
+
+#[test]
+fn a_catalog_that_is_gone_or_damaged_is_made_anew_from_the_objects() {
+    for damage in ["gone", "empty", "damaged", "forgetful"] {
+        let folder = tempdir().unwrap();
+        let mut vat = vat(folder.path());
+        vat.printed(&["sql", "Cell", "nameless", "CREATE TABLE t (a)"]);
+        let listed = |vat: &Vat| {
+            ["Counter", "Cell"].map(|class| {
+                let listed = vat.printed(&["objects", "list", class]);
+                let first = |line: &str| line.split('\t').take(2).collect::<Vec<_>>().join(" ");
+                listed.lines().map(first).collect::<Vec<_>>()
+            })
+        };
+        let before = listed(&vat);
+        vat.signal(libc::SIGTERM);
+        assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+        let catalog = folder.path().join("data/catalog.sqlite");
+        match damage {
+            "gone" => fs::remove_file(&catalog).unwrap(),
+            "empty" => fs::write(&catalog, "").unwrap(),
+            "damaged" => fs::write(&catalog, vec![7; 20_000]).unwrap(),
+            _ => {
+                let connection = Connection::open(&catalog).unwrap();
+                connection
+                    .execute_batch("DELETE FROM objects WHERE name = 'one'")
+                    .unwrap();
+                connection.close().unwrap();
+            }
+        }
+        if damage != "forgetful" {
+            let refused = run(folder.path(), ["serve", "--data", "data"]).failed(1);
+            assert!(
+                damage == "damaged" || refused.contains("--rebuild-catalog"),
+                "{refused}"
+            );
+        }
+        let rebuilt = run(
+            folder.path(),
+            ["check", "--data", "data", "--rebuild-catalog"],
+        );
+        assert_eq!(
+            rebuilt.code,
+            Some(0),
+            "{damage}: {} {}",
+            rebuilt.out,
+            rebuilt.err
+        );
+        let entered = if damage == "forgetful" { 1 } else { 4 };
+        let told = format!("{entered} objects were entered");
+        assert!(rebuilt.out.contains(&told), "{}", rebuilt.out);
+        let kept = folder.path().join("data/catalog.sqlite.damaged");
+        assert_eq!(kept.exists(), ["empty", "damaged"].contains(&damage));
+        let vat = Vat::listening(folder.path(), &["tcp:127.0.0.1:0", "unix:data/vat.sock"]);
+        assert_eq!(listed(&vat), before);
+        assert!(vat.call("Counter", "one", "increment", "{}").contains('2'));
+        stop(vat);
+        assert_eq!(check(folder.path()).0, Some(0));
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! A vat whose thread an object holds is still seen, and still ends.
 
 use std::{
+    ffi::CString,
     fs,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::ffi::OsStringExt,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -99,6 +101,66 @@ fn a_vat_that_is_held_answers_operators_and_ends_when_it_is_told_to() {
         assert_eq!(vat.call("Held", "a", "get", "{}"), r#"{"count":1}"#);
         assert_eq!(vat.call("Held", "b", "get", "{}"), r#"{"count":0}"#);
     }
+}
+
+#[test]
+fn a_vat_ends_though_another_of_its_threads_does_not() {
+    for (drain_ms, signals, end) in [(100, 1, "stopped\n"), (3_600_000, 2, "without draining\n")] {
+        let folder = tempdir().unwrap();
+        let mut vat = vat(folder.path(), &format!("drain_ms = {drain_ms}\n"));
+        let mut call = vat.begin(&["call", "Held", "a", "reset", "{}"]);
+        let busy = "vatwerk_calls_in_flight 1\n";
+        let began = Instant::now();
+        while !ask(&vat, "/metrics").contains(busy) {
+            assert!(began.elapsed() < PATIENCE, "the call does not begin");
+        }
+        for signal in 0..signals {
+            vat.signal(libc::SIGTERM);
+            if signal == 0 {
+                logged(&vat, "stopping");
+            }
+        }
+        assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+        assert!(vat.errors().ends_with(end), "{}", vat.errors());
+        call.wait().unwrap();
+    }
+}
+
+/// A vat that is starting, and waits until its file `format` is written.
+fn starting(folder: &Path) -> Vat {
+    let data = folder.join("data");
+    fs::create_dir(&data).unwrap();
+    let format = CString::new(data.join("format").into_os_string().into_vec()).unwrap();
+    // SAFETY: it is a text that ends with a zero.
+    assert_eq!(unsafe { libc::mkfifo(format.as_ptr(), 0o600) }, 0);
+    let vat = Vat::spawn_program(&example("held"), folder, ["--listen", "unix:vat.sock"]);
+    let began = Instant::now();
+    // The folder is taken after the signals.
+    while !data.join("LOCK").exists() {
+        assert!(began.elapsed() < PATIENCE, "{}", vat.errors());
+        thread::sleep(Duration::from_millis(10));
+    }
+    vat
+}
+
+#[test]
+fn a_vat_that_is_starting_stops_when_it_has_or_at_the_second_signal() {
+    let folder = tempdir().unwrap();
+    let mut vat = starting(folder.path());
+    vat.signal(libc::SIGTERM);
+    logged(&vat, "the vat is starting");
+    vat.signal(libc::SIGTERM);
+    assert_eq!(vat.wait(), Some(1), "{}", vat.errors());
+    let log = vat.errors();
+    assert!(log.contains("stopped while it was starting"), "{log}");
+
+    let folder = tempdir().unwrap();
+    let mut vat = starting(folder.path());
+    vat.signal(libc::SIGTERM);
+    logged(&vat, "the vat is starting");
+    fs::write(folder.path().join("data/format"), "vatwerk 3\n").unwrap();
+    assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+    assert!(vat.errors().ends_with("stopped\n"), "{}", vat.errors());
 }
 
 #[test]

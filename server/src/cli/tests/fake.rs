@@ -164,7 +164,7 @@ impl namespace::Server for Namespace {
         Ok(())
     }
 
-    /// Likewise.
+    /// Says that the object existed if it is given by its name.
     async fn delete(
         self: Rc<Self>,
         params: namespace::DeleteParams,
@@ -176,7 +176,7 @@ impl namespace::Server for Namespace {
         Ok(())
     }
 
-    /// Likewise.
+    /// Says that the object was awake if it is given by its name.
     async fn reset(
         self: Rc<Self>,
         params: namespace::ResetParams,

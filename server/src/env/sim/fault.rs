@@ -40,18 +40,20 @@ impl Operation {
     }
 }
 
-type Predicate = Box<dyn Fn(&Path, Operation) -> bool + Send>;
+pub(super) type Predicate = Box<dyn Fn(&Path, Operation) -> bool + Send>;
 
 /// A rule by which operations fail: all of them, for ever, unless it is narrowed.
 ///
 /// An operation that fails does nothing, with two exceptions. A write may have written its beginning.
 /// And a sync that fails forgets what was pending, as Linux does: it stays visible until the crash,
-/// but only what the rule's survival keeps is on the disk, and a later sync succeeds without it.
+/// but only what the rule's survival keeps is on the disk, and a later sync succeeds without it. With
+/// [`Fault::evicting`] it is not even visible.
 pub struct Fault {
     errno: Errno,
     predicate: Predicate,
     left: Option<u64>,
     survival: Survival,
+    evicts: bool,
 }
 
 impl Fault {
@@ -65,13 +67,26 @@ impl Fault {
         Fault::new(Errno::IO)
     }
 
+    /// `EMFILE`: the process has no file descriptors left.
+    pub fn no_descriptors() -> Fault {
+        Fault::new(Errno::MFILE)
+    }
+
     fn new(errno: Errno) -> Fault {
         Fault {
             errno,
             predicate: Box::new(|_, _| true),
             left: None,
             survival: Survival::Nothing,
+            evicts: false,
         }
+    }
+
+    /// After a sync that fails files are read as they are on the disk: the operating system had no memory
+    /// left for what it could not write, and reads the old pages.
+    pub fn evicting(mut self) -> Fault {
+        self.evicts = true;
+        self
     }
 
     /// Only operations for which this holds. It must not use the disk.
@@ -102,7 +117,7 @@ impl Fault {
             Survival::Seeded(seed) => Survival::Seeded(seed ^ n.rotate_left(32)),
             certain => certain,
         };
-        Some(Failure::Fault(self.errno, survival))
+        Some(Failure::Fault(self.errno, survival, self.evicts))
     }
 }
 
@@ -113,14 +128,15 @@ pub(super) enum Failure {
     CrashPoint,
     /// It has been gone for a while.
     Crashed,
-    Fault(Errno, Survival),
+    /// And whether what a sync could not write is evicted.
+    Fault(Errno, Survival, bool),
 }
 
 impl From<Failure> for io::Error {
     fn from(failure: Failure) -> io::Error {
         match failure {
             Failure::CrashPoint | Failure::Crashed => io::Error::other(Crash),
-            Failure::Fault(errno, _) => errno.into(),
+            Failure::Fault(errno, ..) => errno.into(),
         }
     }
 }

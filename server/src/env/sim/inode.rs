@@ -115,10 +115,16 @@ impl Inode {
         self.pending.push(change);
     }
 
-    /// Ends the time of what is pending: it is on the disk now, or it never will be.
-    pub fn settle(&mut self, fates: &mut Fates) {
+    /// Ends the time of what is pending: it is on the disk now, or it never will be. `evicts`: what is not
+    /// is no longer visible either.
+    pub fn settle(&mut self, fates: &mut Fates, evicts: bool) {
         settle(&mut self.durable, &self.pending, None, fates);
         self.pending.clear();
+        if evicts {
+            let len = self.visible.len();
+            self.visible = self.durable.clone();
+            self.visible.set_len(len);
+        }
     }
 
     /// The file as it is found after a crash, that may have cut a change short.

@@ -23,6 +23,7 @@ pub use fault::{Fault, Operation, is_crash};
 pub use survival::Survival;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -69,6 +70,11 @@ impl SimDisk {
     /// The `n`-th is not performed, but a seeded survival may find a part of it on the disk.
     pub fn crash_at(&self, n: u64) {
         lock(&self.0).schedule.crash_at(n);
+    }
+
+    /// Takes the power away at the next operation that changes the disk and for which this holds.
+    pub fn crash_when(&self, when: impl Fn(&Path, Operation) -> bool + Send + 'static) {
+        lock(&self.0).schedule.crash_when(Box::new(when));
     }
 
     /// Whether the power is gone.
@@ -165,8 +171,12 @@ impl Disk for SimDisk {
         lock(&self.0).sync_folder(folder)
     }
 
-    fn sync_all(&self, folder: &Path) -> io::Result<()> {
-        lock(&self.0).sync_all(folder)
+    /// There is one file system.
+    fn sync_all(&self, folders: &BTreeSet<PathBuf>) -> io::Result<()> {
+        match folders.first() {
+            Some(folder) => lock(&self.0).sync_all(folder),
+            None => Ok(()),
+        }
     }
 }
 

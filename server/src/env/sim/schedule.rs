@@ -2,13 +2,14 @@
 
 use std::{io, path::Path};
 
-use super::fault::{Failure, Fault, Operation};
+use super::fault::{Failure, Fault, Operation, Predicate};
 
 /// Counts operations, and knows which of them meet a crash or a fault.
 #[derive(Default)]
 pub struct Schedule {
     operations: u64,
     crash_at: Option<u64>,
+    crash_when: Option<Predicate>,
     crashed: bool,
     crashed_in: Option<Operation>,
     faults: Vec<Fault>,
@@ -22,7 +23,11 @@ impl Schedule {
         }
         if operation.is_change() {
             self.operations += 1;
-            if self.crash_at.is_some_and(|n| n <= self.operations) {
+            let is_meant = self
+                .crash_when
+                .as_ref()
+                .is_some_and(|when| when(path, operation));
+            if is_meant || self.crash_at.is_some_and(|n| n <= self.operations) {
                 self.crashed = true;
                 self.crashed_in = Some(operation);
                 return Err(Failure::CrashPoint);
@@ -49,6 +54,10 @@ impl Schedule {
 
     pub fn crash_at(&mut self, n: u64) {
         self.crash_at = Some(n);
+    }
+
+    pub fn crash_when(&mut self, when: Predicate) {
+        self.crash_when = Some(when);
     }
 
     pub fn crash(&mut self) {

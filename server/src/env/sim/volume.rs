@@ -211,7 +211,7 @@ impl Volume {
 
     pub fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
         self.expect_folder(folder)?;
-        let (mut fates, synced) = self.begin_sync(folder, Operation::SyncFolder)?;
+        let (mut fates, _, synced) = self.begin_sync(folder, Operation::SyncFolder)?;
         if let Some(folder) = self.folders.get_mut(folder) {
             folder.settle(&mut fates);
         }
@@ -221,34 +221,34 @@ impl Volume {
 
     pub fn sync_all(&mut self, folder: &Path) -> io::Result<()> {
         self.expect_folder(folder)?;
-        let (mut fates, synced) = self.begin_sync(folder, Operation::SyncAll)?;
+        let (mut fates, evicts, synced) = self.begin_sync(folder, Operation::SyncAll)?;
         for folder in self.folders.values_mut() {
             folder.settle(&mut fates);
         }
         for inode in self.files.values_mut() {
-            inode.settle(&mut fates);
+            inode.settle(&mut fates, evicts);
         }
         self.forget_removed();
         synced
     }
 
     pub fn sync(&mut self, file: &Handle) -> io::Result<()> {
-        let (mut fates, synced) = self.begin_sync(&file.path, Operation::Sync)?;
-        self.inode(file.id).settle(&mut fates);
+        let (mut fates, evicts, synced) = self.begin_sync(&file.path, Operation::Sync)?;
+        self.inode(file.id).settle(&mut fates, evicts);
         synced
     }
 
-    /// The fates of what is to be synced, and the result to return afterwards: a sync that fails
+    /// The fates of what is to be synced, whether what is lost of it is evicted, and the result to return afterwards: a sync that fails
     /// settles what is pending too, only otherwise. At a crash nothing is settled yet.
     fn begin_sync(
         &mut self,
         path: &Path,
         operation: Operation,
-    ) -> io::Result<(Fates, io::Result<()>)> {
+    ) -> io::Result<(Fates, bool, io::Result<()>)> {
         match self.schedule.begin(path, operation) {
-            Ok(()) => Ok((Fates::new(Survival::Everything), Ok(()))),
-            Err(failure @ Failure::Fault(_, survival)) => {
-                Ok((Fates::new(survival), Err(failure.into())))
+            Ok(()) => Ok((Fates::new(Survival::Everything), false, Ok(()))),
+            Err(failure @ Failure::Fault(_, survival, evicts)) => {
+                Ok((Fates::new(survival), evicts, Err(failure.into())))
             }
             Err(crash) => Err(crash.into()),
         }
@@ -278,7 +278,7 @@ impl Volume {
         let (written, result) = match self.schedule.begin(&file.path, Operation::Write) {
             Ok(()) if fitting < bytes.len() => (fitting, Err(Errno::NOSPC.into())),
             Ok(()) => (fitting, Ok(())),
-            Err(failure @ Failure::Fault(_, survival)) => {
+            Err(failure @ Failure::Fault(_, survival, _)) => {
                 let there = self.files[&file.id].visible().len();
                 let written = Fates::new(survival).prefix(fitting);
                 (whole_sectors(offset, written, there), Err(failure.into()))

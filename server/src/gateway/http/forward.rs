@@ -52,7 +52,10 @@ where
     let (body, broken) = arriving(body, settings.limits.body_bytes, settings.limits.stall)?;
     let request = inward(&mut head, prefix, connection.ends, body)?;
     let asked = fetch::ask(&object, request).await;
-    let mut response = asked.map_err(|error| broken.why().unwrap_or(Problem::Object(error)))?;
+    let mut response = asked.map_err(|error| match broken.why() {
+        Some(body) => Problem::Unfinished(body.into()),
+        None => Problem::Object(error),
+    })?;
     drop_hop_by_hop(response.headers_mut());
     let socket = response.body_mut().take_socket();
     match (socket, handshake) {

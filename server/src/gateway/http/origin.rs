@@ -33,7 +33,7 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// Those of a list such as `https://app.example`; `*` is all of them.
+    /// The origins of a list such as `https://app.example`; `*` is all of them.
     pub fn new(listed: &[String]) -> Origins {
         Origins {
             any: listed.iter().any(|origin| origin == "*"),

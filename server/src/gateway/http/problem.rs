@@ -21,7 +21,7 @@
 //! | a class's own | 422 | |
 //! | `application-failed`, `activation-failed`, `internal` | 500 | |
 //! | `unimplemented` | 501 | 404 for a method that there is not, 405, 415 and 426 where HTTP has a word for it |
-//! | `disconnected` | 502 | |
+//! | `disconnected`, `outcome-unknown` | 502 | |
 //! | `object-reset`, `shutting-down`, `overloaded`, `storage-failed` | 503 | with `Retry-After` |
 //!
 //! What is said with a 5xx is a sentence of this file, but for `overloaded`: what failed inside is
@@ -54,51 +54,54 @@ pub(super) enum Problem {
     Stopping,
     /// So many requests are under way, or so many bytes of them are held.
     Busy(&'static str, usize),
-    /// There are more fields in the header than that.
+    /// There are more fields in the header than this limit.
     ManyFields(usize),
-    /// The URL is longer than that, in bytes.
+    /// The URL is longer than this limit, in bytes.
     LongUrl(usize),
-    /// The body is longer than that, in bytes.
+    /// The body is longer than this limit, in bytes.
     LongBody(u64),
     /// The body did not go on for a while.
     SlowBody,
     /// The body broke off, or is none.
     BrokenBody,
-    /// There is no `Host`.
+    /// The body came to an early end, of one of the kinds above, when the object may have begun.
+    Unfinished(Box<Problem>),
+    /// The request has no `Host`, or several.
     NoHost,
-    /// It is none of this vat.
+    /// The `Host` of the request is none of this vat.
     WrongHost,
-    /// A page of somebody else asks.
+    /// The request is of a page of another origin.
     ForeignOrigin,
-    /// There is nothing.
+    /// There is nothing at the path.
     NoSuchPath,
     /// There is no such class here, or not for everybody.
     NoSuchClass(String),
     /// The class does not speak HTTP.
     NoPages(&'static str),
-    /// That cannot be the name of an object.
+    /// The name in the path cannot be that of an object.
     BadName,
-    /// Another method, one of these.
+    /// The request needs another method: one of these.
     Method(&'static str),
-    /// The parameters of a call are JSON.
+    /// The parameters of a call are said to be something else than JSON.
     MediaType,
-    /// The JSON of a call; why it is none.
+    /// The parameters of a call are no JSON; why.
     Json(String),
-    /// This asks for a WebSocket, but not as it should.
+    /// The request asks for a WebSocket, but not as it should; why.
     NoHandshake(&'static str),
-    /// WebSockets have version 13 here.
+    /// The request asks for a WebSocket of another version than 13.
     SocketVersion,
-    /// A WebSocket to somebody who has not asked for it.
+    /// The object answers with a WebSocket, and the request did not ask for one.
     UnaskedSocket,
-    /// The object says so.
+    /// The object failed, or the vat refused the call.
     Object(capnp::Error),
-    /// The call did not succeed.
+    /// The call did not fit the method, or its results do not fit JSON.
     Call(CallError),
 }
 
+/// The vat's own errors come before the call is made: so the call has not run.
 impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
-        Problem::Object(error.into())
+        Problem::Object(fault::not_delivered(error))
     }
 }
 
@@ -111,7 +114,7 @@ impl From<CallError> for Problem {
     }
 }
 
-/// How it is told.
+/// A problem in the words of HTTP.
 struct Told {
     status: StatusCode,
     code: Cow<'static, str>,
@@ -121,7 +124,7 @@ struct Told {
 }
 
 impl Problem {
-    /// It as an answer.
+    /// The answer that tells of the problem.
     pub fn into_response(self) -> Response {
         let Told {
             status,
@@ -157,6 +160,7 @@ impl Problem {
                 let version = HeaderValue::from_static("13");
                 headers.insert(header::SEC_WEBSOCKET_VERSION, version);
             }
+            Problem::Unfinished(body) => body.explain(status, headers),
             // What is left of the body is not wanted.
             Problem::LongBody(_) | Problem::SlowBody | Problem::BrokenBody => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -207,6 +211,10 @@ impl Problem {
                 Code::InvalidArgument,
                 "the body of the request is broken".into(),
             ),
+            Problem::Unfinished(body) => Told {
+                delivery: Delivery::Unknown,
+                ..body.told()
+            },
             Problem::NoHost => told(
                 Http::BAD_REQUEST,
                 Code::InvalidArgument,
@@ -289,11 +297,14 @@ impl Problem {
             Problem::Call(CallError::Call(error)) => failure(error.clone()),
             Problem::Call(error) => {
                 tracing::warn!(%error, "results that have no form in JSON");
-                told(
-                    Http::INTERNAL_SERVER_ERROR,
-                    Code::Internal,
-                    "the results have no form in JSON".into(),
-                )
+                Told {
+                    delivery: Delivery::Delivered,
+                    ..told(
+                        Http::INTERNAL_SERVER_ERROR,
+                        Code::Internal,
+                        "the results have no form in JSON".into(),
+                    )
+                }
             }
         }
     }
@@ -356,6 +367,12 @@ fn status(code: Code) -> (StatusCode, Option<&'static str>) {
             Http::BAD_GATEWAY,
             Some("a connection that the object needed is gone"),
         ),
+        Code::OutcomeUnknown => (
+            Http::BAD_GATEWAY,
+            Some(
+                "whether what the object wrote is on the disk, nobody knows: read it before you try again",
+            ),
+        ),
         Code::ApplicationFailed => (Http::INTERNAL_SERVER_ERROR, Some("the object failed")),
         Code::ActivationFailed => (
             Http::INTERNAL_SERVER_ERROR,
@@ -408,6 +425,15 @@ mod tests {
         assert_eq!(message, "the object failed");
     }
 
+    /// Results of a call that have no form in JSON.
+    fn formless() -> CallError {
+        let schemas = vatwerk::json::Schemas::load(vatwerk::CODE_GENERATOR_REQUEST).unwrap();
+        let mut message = capnp::message::Builder::new_default();
+        message.init_root::<capnp::any_pointer::Builder<'_>>();
+        let results = message.get_root_as_reader().unwrap();
+        CallError::Results(schemas.read_struct(0, results).unwrap_err())
+    }
+
     #[test]
     fn what_http_has_words_for_is_told_with_them() {
         let (status, _, _, headers) = told(Problem::Method("POST"));
@@ -424,6 +450,11 @@ mod tests {
         let reset = |text: &str| Problem::Object(capnp::Error::disconnected(text.into()));
         assert_eq!(body(Problem::Stopping), "not-delivered");
         assert_eq!(body(Problem::LongBody(1)), "not-delivered");
+        let unfinished = Problem::Unfinished(Problem::LongBody(1).into());
+        assert_eq!(body(unfinished), "delivery-unknown");
+        assert_eq!(body(formless().into()), "delivered");
+        assert_eq!(body(Error::ShuttingDown.into()), "not-delivered");
+        assert_eq!(body(Error::NotFound("x".into()).into()), "not-delivered");
         assert_eq!(body(reset("object-reset: x")), "delivery-unknown");
         assert_eq!(
             body(reset("object-reset: x [not-delivered]")),

@@ -14,7 +14,7 @@ pub(super) enum Route<'a> {
         /// What comes before the path as the object sees it: `/{Class}/{name}`.
         prefix: &'a str,
     },
-    /// The same without a path. It is elsewhere: there.
+    /// An object without a path: `/{Class}/{name}`. Its own page is elsewhere.
     Moved {
         /// The object.
         object: Named<'a>,

@@ -13,7 +13,7 @@ use super::budget::Share;
 use super::ledger::{Ledger, Question};
 use super::promise::imported;
 use super::shared::Due;
-use super::{Limits, Refusal};
+use super::{Limits, Refusal, reply};
 
 /// The decision about a message of this side.
 pub(super) enum Outcome {
@@ -165,7 +165,7 @@ impl Ledger {
                 };
                 if names_refused {
                     let mut exception = resolve.init_exception();
-                    let why = "the call whose result this is was not sent";
+                    let why = reply::not_delivered("the call whose result this is was not sent");
                     exception.set_reason(format!("{}: {why}", Code::Overloaded));
                     exception.set_type(capnp_rpc::rpc_capnp::exception::Type::Overloaded);
                 }

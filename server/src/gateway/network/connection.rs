@@ -37,7 +37,7 @@ struct Incoming<R> {
     /// Gone once the connection is over, even if capnp-rpc still holds it.
     stream: Option<R>,
     frames: FrameReader,
-    /// When the rest of a large message is late.
+    /// When the rest of a message is late.
     late: Option<Pin<Box<Sleep>>>,
     replies: Vec<Builder<HeapAllocator>>,
 }
@@ -174,7 +174,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 }
                 Some(Due::Exception { question, refusal }) => {
                     let Refusal { code, text } = refusal;
-                    Frame::copy_of(&reply::exception(question, code, &text))
+                    Frame::copy_of(&reply::refusal(question, code, &text))
                 }
                 None if shared.outbox.borrow().unwritten_bytes
                     > shared.limits.max_unwritten_bytes =>
@@ -301,20 +301,20 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         Ok(())
     }
 
-    /// Ready when nothing has come for too long of a large message that is here in part.
-    fn poll_late(&self, late: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<Refusal> {
-        let bytes = self.shared.arriving_bytes.get();
-        if bytes == 0 {
+    /// Ready when nothing has come for too long of a message that is here in part, be it the beginning
+    /// of its table of segments.
+    fn poll_late(&self, incoming: &mut Incoming<R>, cx: &mut Context<'_>) -> Poll<Error> {
+        if incoming.frames.at_boundary() {
             return Poll::Pending;
         }
-        let stall = self.shared.limits.stall;
-        let late = late.get_or_insert_with(|| Box::pin(sleep(stall)));
+        let limit = self.shared.limits.stall;
+        let late = &mut incoming.late;
+        let late = late.get_or_insert_with(|| Box::pin(sleep(limit)));
         late.as_mut().poll(cx).map(|()| {
-            let ms = stall.as_millis();
-            Refusal::new(
-                Code::LimitExceeded,
-                format!("nothing came of the rest of a message within {ms} ms (`limits.stall_ms`)"),
-            )
+            let end = End::Late { limit };
+            let error = Error::failed(format!("{}: {end}", Code::LimitExceeded));
+            self.shared.ending(end);
+            error
         })
     }
 
@@ -324,6 +324,10 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         loop {
             if let Poll::Ready(received) = self.take(incoming) {
                 return Poll::Ready(received);
+            }
+            incoming.frames.make_room();
+            if let Err(refusal) = self.count_arriving(incoming.frames.arriving_bytes()) {
+                return Poll::Ready(Err(self.refused(refusal)));
             }
             // All that was here has been dealt with.
             shared.outbox.borrow_mut().set_burst(false);
@@ -339,10 +343,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             let mut buffer = ReadBuf::new(incoming.frames.space());
             match Pin::new(stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
-                    return match self.poll_late(&mut incoming.late, cx) {
-                        Poll::Ready(refusal) => Poll::Ready(Err(self.refused(refusal))),
-                        Poll::Pending => Poll::Pending,
-                    };
+                    return self.poll_late(incoming, cx).map(Err);
                 }
                 Poll::Ready(Ok(())) => incoming.late = None,
                 Poll::Ready(Err(failure)) => {
@@ -361,9 +362,6 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 return Poll::Ready(Err(Error::disconnected(text.into())));
             }
             incoming.frames.filled(bytes);
-            if let Err(refusal) = self.count_arriving(incoming.frames.arriving_bytes()) {
-                return Poll::Ready(Err(self.refused(refusal)));
-            }
             shared.outbox.borrow_mut().set_burst(true);
         }
     }

@@ -119,21 +119,22 @@ impl FrameReader {
         self.large.is_none() && self.start == self.end
     }
 
-    /// The memory that a large message takes that has arrived in part, in bytes.
+    /// The memory of a large message that has arrived in part, in bytes, with the room for what comes
+    /// next.
     pub(super) fn arriving_bytes(&self) -> usize {
         let large = self.large.as_ref();
         large.map_or(0, |large| large.frame.len_bytes())
     }
 
-    /// Where the next bytes go; never empty. Tell [`FrameReader::filled`] how many came.
-    pub(super) fn space(&mut self) -> &mut [u8] {
+    /// Makes room for the next bytes.
+    pub(super) fn make_room(&mut self) {
         if let Some(large) = &mut self.large {
             let words = &mut large.frame.words;
             if large.filled_bytes == words.len() * 8 {
                 let grown = (words.len() * 2).max(BUFFER_CEILING / 8);
                 words.resize(grown.min(large.total_words), ZERO);
             }
-            return &mut Word::words_to_bytes_mut(words)[large.filled_bytes..];
+            return;
         }
         if self.start == self.end {
             self.start = 0;
@@ -149,7 +150,17 @@ impl FrameReader {
                 self.buffer.resize(grown, 0);
             }
         }
-        &mut self.buffer[self.end..]
+    }
+
+    /// The room for the next bytes; not empty after [`FrameReader::make_room`]. Tell
+    /// [`FrameReader::filled`] how many came.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        match &mut self.large {
+            Some(large) => {
+                &mut Word::words_to_bytes_mut(&mut large.frame.words)[large.filled_bytes..]
+            }
+            None => &mut self.buffer[self.end..],
+        }
     }
 
     /// `bytes` have been put into what [`FrameReader::space`] returned last.

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use vatwerk::Code;
+
 use super::Refusal;
 use super::shared::Shared;
 
@@ -31,6 +33,15 @@ pub enum End {
         /// The limit: [`Limits::stall`](super::Limits::stall).
         limit: Duration,
     },
+    /// The peer sent a part of a message, and then nothing of the rest. It was sent an abort.
+    #[error(
+        "nothing came of the rest of a message within {} ms (`limits.stall_ms`)",
+        limit.as_millis()
+    )]
+    Late {
+        /// The limit: [`Limits::stall`](super::Limits::stall).
+        limit: Duration,
+    },
     /// The peer did not read fast enough, and the vat had no room for what it was to read.
     #[error(
         "{unwritten_bytes} bytes were queued for the peer when the connections of this vat held more \
@@ -42,7 +53,7 @@ pub enum End {
         /// The limit for all connections: [`Limits::vat`](super::Limits::vat).
         limit_bytes: usize,
     },
-    /// Its owner closed it.
+    /// The owner of the connection closed it.
     #[error("the connection was closed")]
     Stopped,
     /// Reading or writing failed, or the stream ended within a message.
@@ -54,6 +65,18 @@ pub enum End {
     /// capnp-rpc panicked, or an object that ran within it, with this text.
     #[error("the connection panicked: {0}")]
     Panicked(String),
+}
+
+impl End {
+    /// Whether the peer took or sent too little, or the vat had no room for the connection: what an
+    /// operator may want to do something about.
+    pub fn is_overload(&self) -> bool {
+        match self {
+            End::Stalled { .. } | End::Late { .. } | End::Overrun { .. } => true,
+            End::Refused(refusal) => refusal.code == Code::Overloaded,
+            _ => false,
+        }
+    }
 }
 
 /// What a connection has done and holds, at one moment.

@@ -23,13 +23,13 @@ const MAX_UNIMPLEMENTED_WORDS: u64 = 1024;
 
 /// What to do with a message that came in.
 pub(super) enum Verdict {
-    /// capnp-rpc gets it.
+    /// Give the message to capnp-rpc.
     Deliver,
-    /// It has been dealt with.
+    /// Drop the message: it has been dealt with.
     Swallow,
-    /// capnp-rpc gets this message in its place.
+    /// Give this message to capnp-rpc in place of the one that came in.
     Instead(Builder<HeapAllocator>),
-    /// It is the end of this question, and capnp-rpc gets it once it has answered.
+    /// Keep the message, a finish of this question, until capnp-rpc has answered the question.
     Hold { question: u32, release: bool },
 }
 
@@ -37,20 +37,22 @@ pub(super) enum Verdict {
 #[derive(Default)]
 pub(super) struct Answer {
     pub(super) is_call: bool,
-    /// The size of the call until it returns, and then of the answer, if it is kept for its
-    /// capabilities.
+    /// The size, in bytes, of the call until it returns, and then of the answer, if the peer has to finish
+    /// it.
     pub(super) bytes: usize,
     pub(super) returned: bool,
-    /// Pending, or returned with a promise among its capabilities.
+    /// Whether the answer is pending, or was returned with a promise among its capabilities.
     pub(super) unsettled: bool,
-    /// Its result was passed on as a capability (`receiverAnswer`) before it returned.
+    /// Whether the result was passed on as a capability (`receiverAnswer`) before the call returned.
     pub(super) passed_on: bool,
     pub(super) exports: Vec<u32>,
 }
 
+/// A capability of this side that the peer holds.
 pub(super) struct Export {
     pub(super) references: u64,
-    /// The peer was told that it is a promise, and so expects to hear what it resolves to.
+    /// Whether the peer was told that the capability is a promise, and so expects to hear what that
+    /// resolves to.
     pub(super) promise: bool,
     pub(super) unsettled: bool,
 }
@@ -70,18 +72,18 @@ pub(super) struct Ledger {
     pub(super) answers: HashMap<u32, Answer>,
     pub(super) calls_in_flight: usize,
     pub(super) bytes_in_flight: usize,
-    /// Bytes of answers that hold capabilities and that the peer has not finished.
+    /// Bytes of answers that the peer has to finish and has not finished.
     pub(super) answer_bytes: usize,
-    /// Questions answered here, and not finished.
-    refused: HashSet<u32>,
+    /// The questions of the peer that were refused here, and that it has not finished.
+    pub(super) refused: HashSet<u32>,
     pub(super) exports: HashMap<u32, Export>,
     pub(super) imports: HashMap<u32, u64>,
     pub(super) questions: HashMap<u32, Question>,
     /// Questions of this side that were sent and have not been answered, and their bytes.
     pub(super) asked: usize,
     pub(super) asked_bytes: usize,
-    /// Every further call is answered with this.
-    closed_for_calls: bool,
+    /// Whether every further call is answered `shutting-down`.
+    pub(super) closed_for_calls: bool,
     pub(super) calls: u64,
     pub(super) calls_refused: u64,
     /// Calls of this side that were not sent.
@@ -419,78 +421,6 @@ impl Ledger {
         } else {
             Ok(())
         }
-    }
-
-    /// Why a further question cannot be taken, if it cannot.
-    fn overload(
-        &self,
-        limits: &Limits,
-        share: &Share,
-        bytes: usize,
-        new_imports: usize,
-    ) -> Option<String> {
-        if self.closed_for_calls {
-            return Some(String::new());
-        }
-        let full = |what: &str, limit: usize| Some(format!("{what}, at most {limit}"));
-        if self.calls_in_flight >= limits.max_calls_in_flight {
-            return full("too many calls in flight", limits.max_calls_in_flight);
-        }
-        // One call of any size that may be sent at all always gets through.
-        if self.calls_in_flight > 0 && self.bytes_in_flight + bytes > limits.max_bytes_in_flight {
-            return full(
-                "too many bytes of calls in flight",
-                limits.max_bytes_in_flight,
-            );
-        }
-        if self.answer_bytes > limits.max_bytes_in_flight {
-            return full(
-                "too many bytes of answers not finished",
-                limits.max_bytes_in_flight,
-            );
-        }
-        if self.open_questions() >= limits.max_open_questions {
-            return full("too many questions not finished", limits.max_open_questions);
-        }
-        if self.exports.len() >= limits.max_exports {
-            return full("too many capabilities held", limits.max_exports);
-        }
-        if self.imports.len() + new_imports > limits.max_imports {
-            return full("too many capabilities given", limits.max_imports);
-        }
-        share.full_for(bytes)
-    }
-
-    /// The answer to a question that there is no room for.
-    fn overloaded(&self, id: u32, why: &str) -> Builder<HeapAllocator> {
-        if self.closed_for_calls {
-            reply::exception(id, Code::ShuttingDown, "the vat is shutting down")
-        } else {
-            reply::exception(id, Code::Overloaded, why)
-        }
-    }
-
-    /// Answers question `id` without capnp-rpc.
-    fn refuse(
-        &mut self,
-        limits: &Limits,
-        id: u32,
-        reply: Builder<HeapAllocator>,
-        replies: &mut Vec<Builder<HeapAllocator>>,
-    ) -> Read<Verdict> {
-        // A peer that is merely fast finishes what was refused.
-        if self.refused.len() >= limits.max_open_questions {
-            return Err(Refusal::new(
-                Code::LimitExceeded,
-                format!(
-                    "{} questions were refused and have not been finished",
-                    self.refused.len()
-                ),
-            ));
-        }
-        self.refused.insert(id);
-        replies.push(reply);
-        Ok(Verdict::Swallow)
     }
 }
 

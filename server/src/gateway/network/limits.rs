@@ -35,8 +35,8 @@ pub struct Limits {
     /// the peer is answered `overloaded`, and so are calls on its result. A further call of this side
     /// is not sent, and fails with `overloaded`.
     pub max_calls_in_flight: usize,
-    /// The most bytes of calls of the peer that have not been answered, of answers with capabilities
-    /// that the peer has not finished, of calls of this side that the peer has not answered, and of
+    /// The most bytes of calls of the peer that have not been answered, of answers that the peer has to
+    /// finish and has not finished, of calls of this side that the peer has not answered, and of
     /// whatever else waits to be written when this side makes a call: each of these by itself. Default
     /// 64 MiB. A further call, of either side, fails with `overloaded`. One call gets through whatever
     /// its size, if there is no other.
@@ -66,7 +66,7 @@ pub struct Limits {
     /// Default 4 MiB.
     pub max_unwritten_bytes: usize,
     /// How long a peer may take nothing of what waits to be written for it, and send nothing of the rest
-    /// of a message of 32 KiB or more, before the connection is ended. Default 30 s.
+    /// of a message that it has begun, before the connection is ended. Default 30 s.
     pub stall: Duration,
     /// How many bytes of a `-> stream` may be on their way to the peer without an answer. Default
     /// 512 KiB.
@@ -99,7 +99,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same limits, as capnp wants them when it reads a message of `bytes`.
+    /// The options with which capnp reads a message of `bytes` within these limits.
     pub(super) fn reader_options(&self, bytes: usize) -> ReaderOptions {
         let words = self.max_traversal_words.max(bytes / 8 * PASSES);
         ReaderOptions {
@@ -108,7 +108,7 @@ impl Limits {
         }
     }
 
-    /// The most segments, within what a read buffer can take.
+    /// The most segments of a message, within what a read buffer can take.
     pub(super) fn segments(&self) -> u32 {
         self.max_segments.clamp(1, SEGMENTS_CEILING)
     }

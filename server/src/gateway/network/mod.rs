@@ -63,6 +63,7 @@ mod outbox;
 mod outgoing;
 mod promise;
 mod reply;
+mod room;
 mod shared;
 
 #[cfg(test)]

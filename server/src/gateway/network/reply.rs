@@ -3,13 +3,23 @@
 use capnp::ErrorKind;
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{exception, message};
-use vatwerk::Code;
+use vatwerk::{Code, Delivery};
 
 fn small() -> Builder<HeapAllocator> {
     Builder::new(HeapAllocator::new().first_segment_words(32))
 }
 
-/// Answers a question with an exception.
+/// An exception that answers a call which has not begun, and says so.
+pub(super) fn refusal(question: u32, code: Code, why: &str) -> Builder<HeapAllocator> {
+    exception(question, code, &not_delivered(why))
+}
+
+/// The text of an exception, marked with the fact that its call has not begun.
+pub(super) fn not_delivered(why: &str) -> String {
+    format!("{why} [{}]", Delivery::NotDelivered)
+}
+
+/// An exception that answers a question. Without a mark in `why` it says that the call has run.
 pub(super) fn exception(question: u32, code: Code, why: &str) -> Builder<HeapAllocator> {
     let mut builder = small();
     let mut ret = builder.init_root::<message::Builder<'_>>().init_return();

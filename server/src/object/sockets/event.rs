@@ -3,6 +3,7 @@
 use std::{future::poll_fn, rc::Rc};
 
 use tokio::time::timeout;
+use vatwerk::Delivery;
 
 use super::{
     RESTARTED,
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     Error,
     call::Reply,
+    fault,
     fetch::Frame,
     metrics::Reset,
     object::{
@@ -91,7 +93,7 @@ impl SocketEvent {
         }
     }
 
-    /// It does not reach the object, or nobody knows what comes of it.
+    /// Refuses the event: it does not reach the object, or its outcome is not known.
     pub fn refuse(mut self, error: Error) {
         if self.is_handled {
             // What the handler has written is lost, and the object is reset for it.
@@ -100,7 +102,12 @@ impl SocketEvent {
             self.socket.lose(&error);
         }
         if let Some(reply) = self.reply.take() {
-            reply.finish(Err(error.into()));
+            let delivery = if self.is_handled {
+                Delivery::Unknown
+            } else {
+                Delivery::NotDelivered
+            };
+            reply.finish(Err(fault::mark(error.into(), delivery)));
         }
     }
 }
@@ -158,12 +165,15 @@ pub(in crate::object) async fn run(
         };
         object.web_socket_close(socket.clone(), close)
     };
-    let handler = match heard {
-        Heard::Frame(Frame::Text(text)) => message(SocketMessage::Text(text)),
-        Heard::Frame(Frame::Data(data)) => message(SocketMessage::Data(data)),
-        Heard::Frame(Frame::Close { code, reason }) => close(code, reason, true),
-        Heard::Frame(Frame::Failed(reason)) => object.web_socket_error(socket.clone(), reason),
-        Heard::Gone(code, reason) => close(code, reason.to_owned(), false),
+    let handler = async {
+        let handler = match heard {
+            Heard::Frame(Frame::Text(text)) => message(SocketMessage::Text(text)),
+            Heard::Frame(Frame::Data(data)) => message(SocketMessage::Data(data)),
+            Heard::Frame(Frame::Close { code, reason }) => close(code, reason, true),
+            Heard::Frame(Frame::Failed(reason)) => object.web_socket_error(socket.clone(), reason),
+            Heard::Gone(code, reason) => close(code, reason.to_owned(), false),
+        };
+        handler.await
     };
     let limit = event.socket.sockets().event_timeout();
     let mut handled = Box::pin(async {

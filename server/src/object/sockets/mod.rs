@@ -34,7 +34,7 @@ pub(super) use socket::{Acceptance, Offer, Socket};
 
 /// The code with which sockets are closed whose object was reset: "service restart".
 const RESTARTED: u16 = 1012;
-/// Likewise, when the vat stops: "going away".
+/// The code with which sockets are closed when the vat stops: "going away".
 const GOING_AWAY: u16 = 1001;
 
 /// The WebSockets of a vat.
@@ -99,12 +99,12 @@ impl Sockets {
         objects.values().map(|object| object.count()).sum()
     }
 
-    /// Those of an object, if it has any.
+    /// The sockets of an object, if it has any.
     pub fn find(&self, id: ObjectId) -> Option<Rc<ObjectSockets>> {
         self.objects.borrow().get(&id).cloned()
     }
 
-    /// Those of an object.
+    /// The sockets of an object, with room for more.
     pub fn of(&self, host: &Rc<Host>, class: &Rc<ClassEntry>, id: ObjectId) -> Rc<ObjectSockets> {
         let mut objects = self.objects.borrow_mut();
         let new = || {
@@ -149,7 +149,7 @@ impl Sockets {
 }
 
 impl Drop for Sockets {
-    /// They know those that they are among.
+    /// Takes the sockets out of the vat's table.
     fn drop(&mut self) {
         for object in self.objects.take().into_values() {
             object.open.take();
@@ -225,7 +225,7 @@ impl ObjectSockets {
         }
     }
 
-    /// Those with a tag, in the order in which they were accepted, or all of them, the newest first.
+    /// The sockets with a tag, in the order in which they were accepted, or all of them, the newest first.
     pub fn list(&self, tag: Option<&str>) -> Vec<Rc<Socket>> {
         let open = self.open.borrow();
         match tag {

@@ -22,6 +22,7 @@ use crate::{
     Error,
     account::{Account, Counted},
     call::{Call, Hook, Reply, Target},
+    fault,
     fetch::{Frame, send_frame, write_headers},
     object::gate::{Output, Way},
 };
@@ -170,7 +171,12 @@ impl Socket {
     /// The vat itself answers: at once, but not before what the object has said.
     fn answer_with(self: &Rc<Self>, frame: Frame) {
         if self.backlog.is_full() {
-            return self.give_up(POLICY, "it reads too slowly");
+            // The peer cannot have read frames that are at the gate; what it has asked for itself counts.
+            let is_at_gate = self.said.get() > self.left.get();
+            if !is_at_gate || !self.answers.borrow().is_empty() {
+                self.give_up(POLICY, "it reads too slowly");
+            }
+            return;
         }
         self.answers
             .borrow_mut()
@@ -227,7 +233,7 @@ impl Socket {
         }
     }
 
-    /// The vat ends it, and the object hears of that.
+    /// Ends the socket from the vat's side, and tells the object.
     fn give_up(self: &Rc<Self>, code: u16, reason: &'static str) {
         if self.has_ended() {
             return;
@@ -236,7 +242,7 @@ impl Socket {
         self.hear(Heard::Gone(code, reason), None);
     }
 
-    /// It is over.
+    /// Forgets the socket, which is over.
     pub(super) fn forget(&self) {
         let phase = self.phase.replace(Phase::Ended);
         drop(self.answers.take());
@@ -356,7 +362,7 @@ impl Target for Up {
             self.socket
                 .give_up(POLICY, "it does not wait for its messages to be taken");
         }
-        let read = read.map_err(capnp::Error::from);
+        let read = read.map_err(fault::not_delivered);
         let read = read.and_then(|()| Frame::read(call.method_id, call.params.get()?));
         match read {
             Ok(frame) if self.socket.has_failed.get() && !frame.is_last() => {
@@ -442,7 +448,7 @@ impl Output for Box<Acceptance> {
     /// The asker must not be told.
     fn fail(mut self, error: &Error) {
         if let Some(asked) = self.asked.take() {
-            asked.finish(Err(error.clone().into()));
+            asked.finish(Err(fault::outcome_unknown(error.clone())));
         }
         self.socket.forget();
     }

@@ -97,7 +97,10 @@ fn a_database_without_the_table_has_no_next_alarm() -> TestResult {
     write_back(&folder);
     let file = rusqlite::Connection::open(path(&folder))?;
     let remembered = Remembered::read(&file)?;
-    assert_eq!((remembered.created, remembered.next_alarm), (true, None));
+    assert_eq!(
+        (remembered.created_ms.is_some(), remembered.next_alarm),
+        (true, None)
+    );
     Ok(())
 }
 

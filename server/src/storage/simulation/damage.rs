@@ -109,12 +109,32 @@ fn a_damaged_record_at_the_end_of_a_full_segment_is_refused() {
 
 #[test]
 fn a_segment_that_is_missing_between_others_is_refused() {
+    for (name, sequence) in [("0001.segment", 2), ("0000.segment", 1)] {
+        let disk = after_commits(40, 10);
+        disk.remove(&path(name)).unwrap();
+        let gone = refused(&disk);
+        assert!(matches!(gone, JournalError::Gone { .. }), "{gone}");
+        // Told by those that are left, too.
+        disk.remove(&Layout::new(Path::new(DATA)).segments())
+            .unwrap();
+        assert_eq!(damaged(&disk), Damage::Missing { sequence });
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_at_the_end_is_refused_and_so_is_a_journal_of_none() {
     let disk = after_commits(40, 10);
-    disk.remove(&path("0001.segment")).unwrap();
-    assert_eq!(damaged(&disk), Damage::Missing { sequence: 2 });
-    let disk = after_commits(40, 10);
-    disk.remove(&path("0000.segment")).unwrap();
-    assert_eq!(damaged(&disk), Damage::Missing { sequence: 1 });
+    let segments = disk.files();
+    let mut segments: Vec<_> = segments
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|it| it == "segment"))
+        .collect();
+    assert!(segments.len() > 1);
+    while let Some(last) = segments.pop() {
+        disk.remove(&last).unwrap();
+        let gone = refused(&disk);
+        assert!(matches!(gone, JournalError::Gone { .. }), "{gone}");
+    }
 }
 
 #[test]

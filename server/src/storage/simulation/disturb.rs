@@ -31,9 +31,10 @@ pub fn disturb(random: &mut Random, vat: &Vat, faults: bool) {
 
 fn fault(random: &mut Random) -> Fault {
     use Operation::*;
-    let fault = match random.percent(30) {
-        true => Fault::no_space(),
-        false => Fault::io_error(),
+    let fault = match random.below(10) {
+        0..3 => Fault::no_space(),
+        3 => Fault::no_descriptors(),
+        _ => Fault::io_error(),
     };
     let kinds: [&[Operation]; _] = [
         &[Write],
@@ -46,13 +47,20 @@ fn fault(random: &mut Random) -> Fault {
         &[Open],
     ];
     let kinds = random.pick(&kinds);
-    let place = random.pick(&["", "", "journal", "objects", "segment", "pages"]);
+    // All files of a kind, or those of one object, of two classes.
+    let place = random.pick(&[
+        "", "", "journal", "objects", "segment", "pages", "0101", "0202", "catalog", "held",
+    ]);
     let fault = fault.when(move |path, kind| {
         kinds.contains(&kind) && (place.is_empty() || path.to_string_lossy().contains(place))
     });
     let seeded = Survival::Seeded(random.next());
     let fault = fault.leaving(random.pick(&[Survival::Nothing, Survival::Everything, seeded]));
-    match random.pick(&[0, 1, 1, 2, 3, 6]) {
+    let fault = match random.percent(50) {
+        true => fault.evicting(),
+        false => fault,
+    };
+    match random.pick(&[0, 0, 1, 1, 2, 3, 6]) {
         0 => fault,
         times => fault.times(times),
     }

@@ -72,6 +72,34 @@ fn a_crash_at_any_point_loses_nothing_that_was_durable() {
     }
 }
 
+/// Else a seed that fails tells nothing.
+#[test]
+fn a_run_is_a_function_of_its_seed() {
+    for faults in [false, true] {
+        let options = Options {
+            faults,
+            ..Options::default()
+        };
+        for seed in 0..25 {
+            let trace = || {
+                let mut met = Met {
+                    trace: Some(Vec::new()),
+                    ..Met::default()
+                };
+                if let Err(failure) = run(seed, options, &mut met) {
+                    failure.panic(seed);
+                }
+                met.trace.unwrap_or_default()
+            };
+            let (first, second) = (trace(), trace());
+            assert!(!first.is_empty());
+            let differs = first.iter().zip(&second).find(|(one, other)| one != other);
+            assert_eq!(differs, None, "seed {seed}, faults {faults}");
+            assert_eq!(first.len(), second.len(), "seed {seed}, faults {faults}");
+        }
+    }
+}
+
 #[test]
 fn a_failing_disk_loses_nothing_that_was_durable() {
     let options = Options {

@@ -313,7 +313,7 @@ impl Object {
         if !backing.exists() {
             return Ok(());
         }
-        let lsn = backing.delete()?;
+        let lsn = backing.delete(backing.failures())?;
         self.history.commit(lsn, State::default())?;
         if half {
             return Ok(());

@@ -56,12 +56,21 @@ pub struct Met {
     pub refusals: u64,
     /// Whether to tell what happens.
     pub is_told: bool,
+    /// What has happened, if that is to be kept.
+    pub trace: Option<Vec<String>>,
 }
 
 impl Met {
-    fn say(&self, text: impl FnOnce() -> String) {
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        if !self.is_told && self.trace.is_none() {
+            return;
+        }
+        let text = text();
         if self.is_told {
-            println!("{}", text());
+            println!("{text}");
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.push(text);
         }
     }
 

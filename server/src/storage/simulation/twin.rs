@@ -113,7 +113,8 @@ impl Twins {
         let ours = self.ours();
         let is_committed = ours.is_autocommit();
         if is_committed {
-            ours.backing.commit().expect("the journal takes it");
+            let failures = ours.backing.failures();
+            ours.backing.commit(failures).expect("the journal takes it");
         }
         assert_eq!(is_committed, self.theirs.is_autocommit(), "{sql}");
     }

@@ -445,6 +445,99 @@ fn a_database_has_a_largest_size() -> TestResult {
     Ok(())
 }
 
+#[test]
+fn what_statements_gather_is_bounded() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let settings = Settings {
+        statement_time_limit: Duration::from_secs(60),
+        sql_memory_bytes: 10 << 20,
+        ..Settings::default()
+    };
+    let storage = try_open(&folder, &settings)?;
+    exec(&storage, "CREATE TABLE t (a); INSERT INTO t VALUES (1)")?;
+    let over = Error::SqlLimit {
+        what: "the memory of an object's SQL (bytes)",
+        limit: 10 << 20,
+        key: "`limits.sql_memory_bytes`",
+    };
+    let rows = |most: u32| {
+        format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {most})")
+    };
+    let many = rows(100);
+    let gathering = [
+        "SELECT randomblob(1000000) AS b FROM n ORDER BY b",
+        "SELECT DISTINCT randomblob(1000000) FROM n",
+        "SELECT randomblob(1000000) AS b, count(*) FROM n GROUP BY b",
+        "SELECT randomblob(1000000) FROM n UNION SELECT randomblob(1000000) FROM n",
+        "SELECT randomblob(1000000) FROM n EXCEPT SELECT randomblob(1000000) FROM n",
+        "SELECT last_value(b) OVER (ORDER BY i ROWS BETWEEN UNBOUNDED PRECEDING AND \
+         UNBOUNDED FOLLOWING) FROM (SELECT i, randomblob(1000000) AS b FROM n)",
+        "SELECT count(DISTINCT randomblob(1000000)) FROM n",
+        "SELECT 1 WHERE x'00' IN (SELECT randomblob(1000000) FROM n)",
+        ", m(b) AS MATERIALIZED (SELECT randomblob(1000000) FROM n) SELECT * FROM m x, m y \
+         WHERE x.b > y.b",
+        ", q(b) AS (SELECT x'' UNION ALL SELECT randomblob(1000000) FROM q, n) SELECT * FROM q",
+    ];
+    storage.enter_turn();
+    exec(&storage, "INSERT INTO t VALUES (2)")?;
+    for sql in gathering {
+        let all = || exec(&storage, &format!("{many} {sql}"))?.to_vec();
+        assert_eq!(all().expect_err(sql), over, "{sql}");
+    }
+    // What the turn had written is still there.
+    assert!(storage.commit_turn()?.is_some());
+    assert_eq!(storage.integers("SELECT a FROM t")?, [1, 2]);
+    assert_eq!(storage.broken(), None);
+
+    // Cursors count together, until they are dropped or at their end.
+    let sorting = format!(
+        "{} SELECT randomblob(100000) AS b FROM n ORDER BY b",
+        rows(40)
+    );
+    for _ in 0..3 {
+        let mut first = exec(&storage, &sorting)?;
+        let _second = exec(&storage, &sorting)?;
+        assert_eq!(exec(&storage, &sorting).map(drop), Err(over.clone()));
+        first.to_vec()?;
+        exec(&storage, &sorting)?;
+    }
+    // Nothing is left over from what was not stopped.
+    for _ in 0..50 {
+        exec(&storage, &sorting)?.to_vec()?;
+    }
+    // A write that is stopped undoes itself.
+    let writing = format!("{many} INSERT INTO t SELECT randomblob(1000000) AS b FROM n ORDER BY b");
+    assert_eq!(exec(&storage, &writing).map(drop), Err(over));
+    assert_eq!(storage.integers("SELECT a FROM t")?, [1, 2]);
+    Ok(())
+}
+
+#[test]
+fn a_program_that_is_too_long_harms_nothing() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.enter_turn();
+    exec(
+        &storage,
+        "CREATE TABLE z (a); INSERT INTO z VALUES (1); CREATE VIEW v0 AS SELECT a FROM z",
+    )?;
+    for at in 1..14 {
+        let before = at - 1;
+        let twice =
+            format!("SELECT a + 1 AS a FROM v{before} UNION ALL SELECT a + 2 FROM v{before}");
+        exec(&storage, &format!("CREATE VIEW v{at} AS {twice}"))?;
+    }
+    let error = exec(&storage, "SELECT * FROM v13")
+        .map(drop)
+        .expect_err("too long");
+    assert!(
+        matches!(error, Error::SqlLimit { limit: 25_000, .. }),
+        "{error}"
+    );
+    assert!(storage.commit_turn()?.is_some());
+    assert_eq!(storage.integers("SELECT a FROM z")?, [1]);
+    Ok(())
+}
+
 /// In a process of its own, for the limit is one of the process.
 #[test]
 fn memory_is_bounded() -> TestResult {

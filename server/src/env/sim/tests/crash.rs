@@ -82,7 +82,7 @@ fn sync_all_syncs_contents_and_names_alike() -> io::Result<()> {
     disk.create_folder(Path::new("/data/sub"))?;
     open(&disk, "/data/sub/a").write_at(b"content", 0)?;
     open(&disk, "/data/b");
-    disk.sync_all(Path::new("/data"))?;
+    disk.sync_all(&["/data".into()].into())?;
     let after = disk.after_crash(Survival::Nothing);
     assert_eq!(after.read("/data/sub/a").unwrap(), b"content");
     assert_eq!(after.files().len(), 2);
@@ -214,7 +214,7 @@ fn the_power_goes_at_the_chosen_operation() -> io::Result<()> {
         disk.create_folder(Path::new("/data/sub"))?;
         disk.sync_folder(Path::new("/data"))?;
         disk.remove(Path::new("/data/a"))?;
-        disk.sync_all(Path::new("/data"))
+        disk.sync_all(&["/data".into()].into())
     };
     let whole = disk();
     run(&whole)?;
@@ -268,7 +268,9 @@ fn a_sync_that_the_crash_cut_short_may_have_synced_a_part() -> io::Result<()> {
     file.write_at(b"aaaa", 0)?;
     other.write_at(b"bbbb", 0)?;
     disk.crash_at(disk.operations() + 1);
-    assert!(is_crash(&disk.sync_all(Path::new("/data")).unwrap_err()));
+    assert!(is_crash(
+        &disk.sync_all(&["/data".into()].into()).unwrap_err()
+    ));
     let mut seen: Vec<_> = SEEDS
         .map(|seed| disk.after_crash(seed))
         .map(|after| {
@@ -300,7 +302,7 @@ fn handles_from_before_a_crash_are_dead_for_ever() -> io::Result<()> {
         file.lock(),
         disk.remove(Path::new("/data/a")),
         disk.scratch(Path::new("/data")).map(drop),
-        disk.sync_all(Path::new("/data")),
+        disk.sync_all(&["/data".into()].into()),
     ];
     for failure in failures {
         assert!(is_crash(&failure.unwrap_err()));

@@ -90,7 +90,7 @@ fn a_sync_that_fails_may_keep_some() -> io::Result<()> {
         file.write_at(&[b'x'; 512], 0)?;
         file.write_at(&[b'x'; 512], 512)?;
         disk.fail(Fault::io_error().leaving(seed).times(1));
-        assert_eq!(errno(disk.sync_all(Path::new("/data"))), EIO);
+        assert_eq!(errno(disk.sync_all(&["/data".into()].into())), EIO);
         let content = disk.after_crash(Survival::Everything).read("/data/a");
         let content = content.unwrap();
         seen.push((content[0], content[512]));

@@ -21,7 +21,7 @@ fn disk_with(path: &str, content: &[u8]) -> (SimDisk, Arc<dyn DiskFile>) {
     let disk = disk();
     let file = open(&disk, path);
     file.write_at(content, 0).unwrap();
-    disk.sync_all(Path::new("/data")).unwrap();
+    disk.sync_all(&["/data".into()].into()).unwrap();
     (disk, file)
 }
 

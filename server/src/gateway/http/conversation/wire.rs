@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         buffered(self.protocol.write(&mut Full, message))
     }
 
-    /// Likewise the close frame. Nothing can be written after it.
+    /// Puts the close frame where the next flush finds it. Nothing can be written after it.
     pub fn close(&mut self, close: Option<CloseFrame>) -> Result<(), Error> {
         self.unsent += AROUND;
         buffered(self.protocol.close(&mut Full, close))

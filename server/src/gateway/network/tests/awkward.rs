@@ -217,7 +217,7 @@ fn calls_to_a_peer_that_does_not_answer_fail_and_it_never_hears_of_them() {
         // The one that does not fit: the caller hears why.
         peer.send(&[call(4, BOOT, FORWARD, Cap::Hosted(7))]).await;
         let refused = told.until_returned(&mut peer, 4).await.unwrap_err();
-        assert!(refused.contains("overloaded: "), "{refused}");
+        assert_overloaded(refused.trim_start_matches("remote exception: "));
         assert!(refused.contains("limits.calls_per_connection"), "{refused}");
         // What leads to its answer leads nowhere, and what it gave away is let go.
         peer.send(&[call(5, BOOT, PIPELINE, Cap::Hosted(7))]).await;
@@ -257,6 +257,31 @@ fn calls_to_a_peer_that_does_not_answer_fail_and_it_never_hears_of_them() {
 }
 
 #[test]
+fn a_call_that_is_refused_for_other_reasons_says_that_it_has_not_run() {
+    watched(LIMIT, || async {
+        let limits = Limits {
+            max_message_bytes: 1000,
+            ..Limits::default()
+        };
+        let mut peer = Peer::new(limits);
+        peer.send(&[bootstrap(0)]).await;
+        peer.returned(0).await.unwrap();
+        peer.send(&[call(1, BOOT, SEND_BIG, Cap::Hosted(7))]).await;
+        let refused = peer.returned(1).await.unwrap_err();
+        assert!(refused.contains("limit-exceeded: "), "{refused}");
+        assert!(refused.contains("limits.message_bytes"), "{refused}");
+        assert!(refused.ends_with(" [not-delivered]"), "{refused}");
+        peer.handle.refuse_calls();
+        peer.send(&[call(2, BOOT, NOTHING, Cap::None)]).await;
+        let refused = peer.returned(2).await.unwrap_err();
+        assert_eq!(
+            refused,
+            "shutting-down: the vat is shutting down [not-delivered]"
+        );
+    });
+}
+
+#[test]
 fn answers_with_capabilities_that_are_not_finished_are_limited_in_bytes() {
     watched(LIMIT, || async {
         let limits = Limits {
@@ -276,7 +301,7 @@ fn answers_with_capabilities_that_are_not_finished_are_limited_in_bytes() {
                 break refused;
             }
         };
-        assert!(refused.starts_with("overloaded: "), "{refused}");
+        assert_overloaded(&refused);
         assert!(refused.contains("not finished"), "{refused}");
         let finished: Vec<_> = (1..=question).map(|n| finish(n, true)).collect();
         peer.send(&finished).await;
@@ -301,7 +326,7 @@ fn connections_share_a_budget_and_one_that_holds_little_gets_through() {
         let calls: Vec<_> = (1..=9).map(|n| large_call(n, NEVER, 120_000)).collect();
         hog.send(&calls).await;
         let refused = hog.returned(9).await.unwrap_err();
-        assert!(refused.starts_with("overloaded: "), "{refused}");
+        assert_overloaded(&refused);
         assert!(refused.contains("limits.bytes_per_vat"), "{refused}");
         other.send(&[large_call(1, NOTHING, 120_000)]).await;
         let refused = other.returned(1).await.unwrap_err();
@@ -356,11 +381,42 @@ fn a_peer_that_does_not_send_the_rest_of_a_message_loses_its_connection() {
         }
         sleep(Duration::from_secs(3600)).await;
         assert_eq!(peer.handle.end(), None);
-        peer.send_bytes(&bytes[..100_000]).await;
-        let (reason, _) = peer.aborted().await;
-        assert!(reason.starts_with("limit-exceeded: "), "{reason}");
-        assert!(reason.contains("30000 ms"), "{reason}");
+        // The table of segments alone announces the largest message there may be.
+        let announced = [0, 0, 0, 0, 0, 0, 64, 0];
+        let with_room = [&announced[..], &[0; 4096]].concat();
+        let small = &bootstrap_bytes()[..24];
+        for (part, counted) in [
+            (&bytes[..100_000], true),
+            (&announced[..3], false),
+            (&announced[..], true),
+            (&with_room[..], true),
+            (small, false),
+        ] {
+            let limits = Limits::default();
+            let budget = limits.vat.clone();
+            let mut peer = Peer::new(limits);
+            peer.send(&[bootstrap(0)]).await;
+            peer.returned(0).await.unwrap();
+            peer.send(&[finish(0, true)]).await;
+            let began = Instant::now();
+            peer.send_bytes(part).await;
+            turns().await;
+            assert_eq!(budget.used_bytes() > 0, counted, "{} bytes", part.len());
+            let (reason, end) = peer.aborted().await;
+            assert!(reason.starts_with("limit-exceeded: "), "{reason}");
+            assert!(reason.contains("30000 ms"), "{reason}");
+            let limit = Duration::from_secs(30);
+            assert_eq!(end, End::Late { limit });
+            assert_eq!(began.elapsed().as_secs(), 30);
+            assert_eq!(budget.used_bytes(), 0);
+        }
     });
+}
+
+fn bootstrap_bytes() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    capnp::serialize::write_message(&mut bytes, &bootstrap(0)).unwrap();
+    bytes
 }
 
 #[test]
@@ -379,7 +435,7 @@ fn a_message_in_which_much_is_pointed_to_twice_counts_as_large_as_its_copy() {
         peer.send(&[call(2, BOOT, NEVER, Cap::None)]).await;
         peer.send_bytes(&message).await;
         let refused = peer.returned(1).await.unwrap_err();
-        assert!(refused.starts_with("overloaded: "), "{refused}");
+        assert_overloaded(&refused);
         assert!(refused.contains("bytes of calls"), "{refused}");
     });
 }

@@ -14,7 +14,7 @@ fn knots(messages: Vec<Outgoing>, reason: Option<&'static str>) {
     knots_in_answers(Vec::new(), messages, reason);
 }
 
-/// The same, where `first` makes the other side ask the peer something, as question 0, before
+/// Runs [`knots`] where `first` makes the other side ask the peer something, as question 0, before
 /// `messages` are sent.
 fn knots_in_answers(first: Vec<Outgoing>, messages: Vec<Outgoing>, reason: Option<&'static str>) {
     let first = serialized(&first);
@@ -117,7 +117,7 @@ fn answers_may_not_become_each_other() {
     );
 }
 
-/// The same, with the questions finished before they are answered.
+/// Two pending answers that become each other, their questions finished before they are answered.
 #[test]
 fn finished_answers_may_not_become_each_other() {
     knots(
@@ -323,12 +323,12 @@ fn a_storm_of_calls_is_answered_overloaded() {
                 .await;
             if question > 10 {
                 let refused = peer.returned(question).await.unwrap_err();
-                assert!(refused.starts_with("overloaded: "), "{refused}");
+                assert_overloaded(&refused);
                 let on_it = call(5000, Target::Answer(question), NOTHING, Cap::None);
                 peer.send(&[on_it, finish(5000, true), finish(question, true)])
                     .await;
                 let refused = peer.returned(5000).await.unwrap_err();
-                assert!(refused.starts_with("overloaded: "), "{refused}");
+                assert_overloaded(&refused);
             }
         }
         let counters = peer.handle.counters();
@@ -370,7 +370,7 @@ fn the_bytes_of_waiting_calls_are_limited() {
         messages.extend((1..=9).map(|n| call(n, BOOT, NEVER, Cap::None)));
         peer.send(&messages).await;
         let refused = peer.returned(9).await.unwrap_err();
-        assert!(refused.starts_with("overloaded: "), "{refused}");
+        assert_overloaded(&refused);
         assert!((2..=5).contains(&peer.handle.counters().calls_in_flight));
     });
 }
@@ -406,12 +406,7 @@ fn exports_and_imports_are_counted_and_limited() {
         }
         peer.send(&[call(3, BOOT, LATE_ECHO, Cap::Promise(3))])
             .await;
-        assert!(
-            peer.returned(3)
-                .await
-                .unwrap_err()
-                .starts_with("overloaded: ")
-        );
+        assert_overloaded(&peer.returned(3).await.unwrap_err());
         peer.send(&[call(4, BOOT, PUT, Cap::Yours(0))]).await;
         peer.returned(1).await.unwrap();
         peer.returned(2).await.unwrap();
@@ -582,7 +577,7 @@ fn a_refused_call_is_released_at_once() {
         });
         peer.send(&[many]).await;
         let refused = peer.returned(1).await.unwrap_err();
-        assert!(refused.starts_with("overloaded: "), "{refused}");
+        assert_overloaded(&refused);
         // The bootstrap's return, two releases, and this return.
         assert_eq!(peer.handle.counters().messages_out, 4);
     });

@@ -32,6 +32,8 @@ pub const LATE_BIG: u16 = 10;
 pub const METHODS: u16 = 11;
 /// Panics; not among the methods that are called at random.
 pub const PANIC: u16 = 11;
+/// Calls the capability it is given with `BIG_BYTES` bytes; not among the methods called at random.
+pub const SEND_BIG: u16 = 12;
 
 pub const BIG_BYTES: u32 = 100_000;
 pub const INTERFACE: u64 = 0xf00d_f00d_f00d_f00d;
@@ -176,6 +178,12 @@ impl Knot {
                         .set_as_capability(client.hook);
                 }
                 drop(request.send());
+            }
+            SEND_BIG => {
+                let mut request = given()?
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
+                let _: capnp::data::Builder<'_> = request.get().initn_as(BIG_BYTES);
+                request.send().promise.await?;
             }
             PANIC => panic!("on demand"),
             _ => return Err(Error::unimplemented("no such method".into())),

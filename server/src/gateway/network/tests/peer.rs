@@ -243,3 +243,9 @@ impl Peer {
         (reason.expect("no abort before the end"), end)
     }
 }
+
+/// Asserts that an exception says that there was no room for a call, and that it has not run.
+pub fn assert_overloaded(text: &str) {
+    assert!(text.starts_with("overloaded: "), "{text}");
+    assert!(text.ends_with(" [not-delivered]"), "{text}");
+}

@@ -1,0 +1,60 @@
+//! The numbers that parts of a vat keep anyway, for operators.
+
+use std::rc::Rc;
+
+use crate::{
+    gateway::{Gateway, http::Http},
+    metrics::{Metrics, Reading},
+    object::Host,
+};
+
+/// Shows operators the numbers that the parts of a vat keep.
+pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Http>) {
+    // From the start, so that the first event of a kind is seen as a change.
+    for class in host.classes.iter() {
+        metrics.class(class.name);
+    }
+    let before = host.commits.journal().commits();
+    let commits = move |host: &Host| host.commits.journal().commits() - before;
+    let bytes = |host: &Host| host.commits.journal().bytes();
+    let awake = |host: &Host| host.resident() as u64;
+    metrics.show(Reading::CallsInFlight, of(host, Host::calls_in_flight));
+    let pending = |host: &Host| host.catalog.alarm_count().unwrap_or(0);
+    metrics.show(Reading::AlarmsPending, of(host, pending));
+    metrics.show(Reading::AlarmsRunning, of(host, Host::alarms_running));
+    let undelivered = Host::alarms_undelivered;
+    metrics.show(Reading::AlarmsUndelivered, of(host, undelivered));
+    let are_on = |host: &Host| u64::from(host.limits.alarms_at_once > 0);
+    metrics.show(Reading::AlarmsOn, of(host, are_on));
+    let connections = |gateway: &Gateway| gateway.connections() as u64;
+    metrics.show(Reading::Commits, of(host, commits));
+    metrics.show(Reading::JournalBytes, of(host, bytes));
+    let quarantined = |host: &Host| host.commits.journal().quarantined().len() as u64;
+    metrics.show(Reading::Quarantined, of(host, quarantined));
+    metrics.show(Reading::ObjectsAwake, of(host, awake));
+    let sockets = |host: &Host| host.web_sockets() as u64;
+    metrics.show(Reading::WebSockets, of(host, sockets));
+    metrics.show(Reading::Connections, of(gateway, connections));
+    let taken = Gateway::connections_taken;
+    metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
+    let stalled = Gateway::connections_stalled;
+    metrics.show(Reading::ConnectionsStalled, of(gateway, stalled));
+    let refused = Gateway::calls_refused;
+    metrics.show(Reading::ConnectionCallsRefused, of(gateway, refused));
+    let not_sent = Gateway::calls_not_sent;
+    metrics.show(Reading::ConnectionCallsNotSent, of(gateway, not_sent));
+    let bytes = |gateway: &Gateway| gateway.held_bytes() as u64;
+    metrics.show(Reading::ConnectionBytes, of(gateway, bytes));
+    let connections = |http: &Http| http.connections() as u64;
+    metrics.show(Reading::HttpConnections, of(http, connections));
+    let requests = |http: &Http| http.requests() as u64;
+    metrics.show(Reading::HttpRequests, of(http, requests));
+    let sockets = |http: &Http| http.sockets() as u64;
+    metrics.show(Reading::HttpSockets, of(http, sockets));
+}
+
+/// A number of something that is not kept alive for it.
+fn of<T, F: Fn(&T) -> u64>(owner: &Rc<T>, read: F) -> impl Fn() -> u64 + use<T, F> {
+    let owner = Rc::downgrade(owner);
+    move || owner.upgrade().map_or(0, |owner| read(&owner))
+}
