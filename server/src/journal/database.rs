@@ -385,12 +385,13 @@ impl Database {
     /// knows what the file holds of what came since the last one that did not: the overlay keeps that.
     pub(super) fn end_sync(&self, _databases: &Databases, applied: Lsn, is_synced: bool) {
         let mut state = self.state();
-        if is_synced || sabotaged!(_databases.queue, ForgetUnsynced) {
+        let is_durable = is_synced && !state.is_suspect;
+        if is_durable || sabotaged!(_databases.queue, ForgetUnsynced) {
             state.synced = state.synced.max(applied);
             let synced = state.synced;
             state.overlay.forget_up_to(synced);
         }
-        if !is_synced {
+        if !is_durable {
             (state.dirty, state.is_suspect) = (true, true);
         }
     }

@@ -62,6 +62,7 @@ impl Retirer {
 
     /// Makes everything durable in the files that is durable in the journal, whose segments stay.
     pub fn write_back(&self) -> Result<(), JournalError> {
+        self.mend()?;
         for segment in self.segments.live() {
             let committed = self.queue.committed();
             let mut bytes = Vec::new();
