@@ -13,7 +13,7 @@ use crate::support::{
     cell::{Ops, cell},
     code,
     disk::{is_in, night},
-    run, run_paused, settle,
+    run_paused, settle,
 };
 
 /// More than the journal has room for, each of 100 KB.
@@ -147,44 +147,5 @@ fn what_a_crash_leaves_of_a_file_that_cannot_be_written_is_mended_by_the_start_t
         let bad = cell(&wire, "bad");
         assert!(bad.get("k").await.unwrap() == Some(vec![3; 5000]));
         bad.put("k", &[4; 5000]).await.unwrap();
-    });
-}
-
-/// As in production: the retirer's thread finds out by itself that the file can be written again.
-#[test]
-fn with_threads_a_quarantine_begins_and_ends_likewise() {
-    run(async {
-        let mut vat = TestVat::on_disk_with_threads(|config| {
-            config.limits.journal_bytes = 8 << 20;
-        })
-        .await;
-        let wire = vat.wire().await;
-        let (bad, good) = (cell(&wire, "bad"), cell(&wire, "good"));
-        bad.put("k", &[1; 5000]).await.unwrap();
-        vat.stop().await;
-        let file = vat.disk().files().into_iter();
-        let file = file.filter(|path| is_in(path, "objects")).next().unwrap();
-        vat.start_again().await;
-        drop((bad, good));
-        let wire = vat.wire().await;
-        let (bad, good) = (cell(&wire, "bad"), cell(&wire, "good"));
-        vat.disk()
-            .fail(Fault::io_error().when(move |path, op| path == file && op.is_change()));
-        bad.put("k", &[2; 5000]).await.unwrap();
-        fill(&good, 60).await;
-        while bad.put("k", &[2; 5000]).await.is_ok() {
-            good.put("k", &[1; 100_000]).await.unwrap();
-        }
-        vat.disk().heal();
-        while let Err(error) = bad.put("l", &[3; 5000]).await {
-            assert_eq!(code::<()>(Err(error)), Code::StorageFailed);
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        assert!(bad.get("k").await.unwrap() == Some(vec![2; 5000]));
-        vat.lose_power(Survival::Nothing).await;
-        vat.start_again().await;
-        let bad = cell(&vat.wire().await, "bad");
-        assert!(bad.get("l").await.unwrap() == Some(vec![3; 5000]));
-        vat.stop().await;
     });
 }
