@@ -158,8 +158,11 @@ fn is_of_the_disk(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
 }
 
-/// The names of all tables and indexes, and the checksum of every row.
-fn content(connection: &Connection) -> SqlResult<(Vec<String>, Vec<(i64, u32)>)> {
+/// The id and the checksum of a row.
+type Row = (i64, u32);
+
+/// The names of all tables and indexes, and every row.
+fn content(connection: &Connection) -> SqlResult<(Vec<String>, Vec<Row>)> {
     let mut names = connection.prepare("SELECT name FROM sqlite_schema ORDER BY name")?;
     let names: SqlResult<Vec<String>> = names.query_map([], |row| row.get(0))?.collect();
     let (names, mut rows) = (names?, Vec::new());
