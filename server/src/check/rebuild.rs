@@ -24,9 +24,10 @@ impl Check<'_> {
     pub(super) fn rebuild_catalog(&mut self) -> Result<(), CheckError> {
         let path = self.layout.database(DatabaseId::CATALOG);
         let is_whole = is_whole(&path);
-        let target = match is_whole {
-            true => path.clone(),
-            false => path.with_extension("sqlite.new"),
+        let target = if is_whole {
+            path.clone()
+        } else {
+            path.with_extension("sqlite.new")
         };
         let added = self.salvage(&target).map_err(|stop| match stop {
             Stop::Check(error) => error,
@@ -60,6 +61,8 @@ impl Check<'_> {
                 Ok::<_, Stop>(())
             })
         })?;
+        // As the vat has it: closing leaves one file again.
+        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         connection.close().map_err(|(_, error)| error)?;
         Ok(added)
     }
