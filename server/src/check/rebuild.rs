@@ -129,7 +129,7 @@ fn each_database(
     Ok(())
 }
 
-/// What is to be listed of an object: nothing if its database is damaged or another's, of which the check
+/// The row that lists an object: none if its database is damaged or another's, of which the check
 /// tells, or if it has not come into being.
 fn found(path: &Path, id: DatabaseId, ids: &IdScheme) -> Result<Option<Found>, CheckError> {
     let Ok(remembered) = look_at(path) else {

@@ -72,7 +72,7 @@ struct Shared {
 /// Lets an answer leave when it may.
 type Outlet = Box<dyn Fn(Shown)>;
 
-/// What shows the writers of a body something.
+/// A closure that shows the writers of a body something.
 type Show = Box<dyn FnOnce(&RefCell<Shared>)>;
 
 /// Something that writers are to notice of the reader. Dropped, it gives the body up.

@@ -16,7 +16,7 @@ use std::{
 use super::{log::Log, page::PAGE_BYTES, queue::BesideFile, record::Beside};
 use crate::env::{Disk, DiskFile, Open};
 
-/// What the files are called, behind their number.
+/// The ending of the files' names, behind their number.
 const SUFFIX: &str = ".pages";
 
 /// All such files of a journal.

@@ -376,7 +376,7 @@ impl Database {
         state.synced = state.synced.max(state.applied);
     }
 
-    /// Nobody knows what the file holds.
+    /// The content of the file is not known.
     pub(super) fn suspect(&self) {
         let mut state = self.state();
         (state.dirty, state.is_suspect) = (true, true);
