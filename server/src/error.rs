@@ -22,7 +22,7 @@ pub enum Error {
     /// Something is over a limit.
     #[error("{what} is limited to {limit}, and this is {actual}")]
     LimitExceeded {
-        /// What is limited, with its unit: `a key (bytes)`.
+        /// The thing that is limited, with its unit: `a key (bytes)`.
         what: &'static str,
         /// The limit.
         limit: u64,
@@ -32,11 +32,11 @@ pub enum Error {
     /// SQL needs more of something than it may take.
     #[error("{what} is limited to {limit} ({key}), and this needs more")]
     SqlLimit {
-        /// What is limited, with its unit.
+        /// The thing that is limited, with its unit.
         what: &'static str,
         /// The limit.
         limit: u64,
-        /// What sets the limit: the key of a setting, or a constant.
+        /// The source of the limit: the key of a setting, or a constant.
         key: &'static str,
     },
     /// The SQL of one call ran for longer than it may.

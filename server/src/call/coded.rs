@@ -8,6 +8,8 @@ use capnp::{
     private::capability::{ClientHook, ParamsHook, ResultsHook},
 };
 
+use vatwerk::Delivery;
+
 use super::hook::{Capability, Hook};
 use crate::fault;
 
@@ -16,6 +18,14 @@ use crate::fault;
 pub fn serve<C: FromServer<S>, S: 'static>(server: S) -> C {
     let client: C = capnp_rpc::new_client(server);
     C::new(Box::new(Hook(Rc::new(Coded(client.into_client_hook())))))
+}
+
+/// The error of a call on one of the vat's own capabilities: one that says that nothing has begun is right.
+fn coded(error: Error) -> Error {
+    match Delivery::split(&error.extra).1 {
+        Some(Delivery::NotDelivered) => error,
+        _ => fault::leaving(error),
+    }
 }
 
 struct Coded(Box<dyn ClientHook>);
@@ -38,6 +48,6 @@ impl Capability for Coded {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let done = self.0.call(interface_id, method_id, params, results);
-        Promise::from_future(async move { done.await.map_err(fault::leaving) })
+        Promise::from_future(async move { done.await.map_err(coded) })
     }
 }

@@ -30,7 +30,8 @@ pub trait Capability: 'static {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error>;
 
-    /// What a promised capability has resolved to. `None` for all others: nothing may go round them.
+    /// The capability that a promised one has resolved to. `None` for all others: nothing may go round
+    /// them.
     fn resolved(&self) -> Option<Box<dyn ClientHook>> {
         None
     }

@@ -62,7 +62,7 @@ pub enum CheckError {
     Watcher(#[from] io::Error),
 }
 
-/// What a check does beside looking.
+/// The options of a check, beside looking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// List every object that has a database in the catalog: it is made anew if it is gone or damaged.

@@ -24,9 +24,10 @@ impl Check<'_> {
     pub(super) fn rebuild_catalog(&mut self) -> Result<(), CheckError> {
         let path = self.layout.database(DatabaseId::CATALOG);
         let is_whole = is_whole(&path);
-        let target = match is_whole {
-            true => path.clone(),
-            false => path.with_extension("sqlite.new"),
+        let target = if is_whole {
+            path.clone()
+        } else {
+            path.with_extension("sqlite.new")
         };
         let added = self.salvage(&target).map_err(|stop| match stop {
             Stop::Check(error) => error,
@@ -60,6 +61,8 @@ impl Check<'_> {
                 Ok::<_, Stop>(())
             })
         })?;
+        // As the vat has it: closing leaves one file again.
+        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         connection.close().map_err(|(_, error)| error)?;
         Ok(added)
     }
@@ -126,7 +129,7 @@ fn each_database(
     Ok(())
 }
 
-/// What is to be listed of an object: nothing if its database is damaged or another's, of which the check
+/// The row that lists an object: none if its database is damaged or another's, of which the check
 /// tells, or if it has not come into being.
 fn found(path: &Path, id: DatabaseId, ids: &IdScheme) -> Result<Option<Found>, CheckError> {
     let Ok(remembered) = look_at(path) else {

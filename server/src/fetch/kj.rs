@@ -161,7 +161,7 @@ fn fetch_params(from: any_pointer::Reader<'_>) -> capnp::Result<Message> {
     };
     let exchange = Exchange {
         method: method.parse().expect("a method of HTTP"),
-        context: from.get_context().map(settle)?,
+        context: from.get_context().map(settled_client)?,
     };
     let mut message = Message::new(None);
     let mut params: stub::fetch_params::Builder<'_> = message.root().init_as();
@@ -274,7 +274,7 @@ impl exchange::Server for Exchange {
     }
 }
 
-fn settle<T: FromClientHook>(cap: T) -> T {
+fn settled_client<T: FromClientHook>(cap: T) -> T {
     T::new(settled(cap.into_client_hook()))
 }
 

@@ -72,10 +72,13 @@ struct Shared {
 /// Lets an answer leave when it may.
 type Outlet = Box<dyn Fn(Shown)>;
 
+/// A closure that shows the writers of a body something.
+type Show = Box<dyn FnOnce(&RefCell<Shared>)>;
+
 /// Something that writers are to notice of the reader. Dropped, it gives the body up.
 pub struct Shown {
     shared: Rc<RefCell<Shared>>,
-    show: Option<Box<dyn FnOnce(&RefCell<Shared>)>>,
+    show: Option<Show>,
 }
 
 impl Shown {

@@ -15,7 +15,7 @@ use std::{
 use super::{overlay::Overlay, page::PAGE_BYTES, queue::BesideFile, record::Beside};
 use crate::env::{Disk, DiskFile, Open};
 
-/// What the files are called, behind their number.
+/// The ending of the files' names, behind their number.
 const SUFFIX: &str = ".pages";
 
 /// All such files of a journal.

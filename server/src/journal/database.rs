@@ -415,7 +415,7 @@ impl Database {
         state.overlay.forget_up_to(synced);
     }
 
-    /// Nobody knows what the file holds.
+    /// The content of the file is not known.
     pub(super) fn suspect(&self) {
         let mut state = self.state();
         (state.dirty, state.is_suspect) = (true, true);

@@ -30,7 +30,7 @@ use crate::{
     folder::DatabaseId,
 };
 
-/// What the files are called, behind the name of the database.
+/// The ending of the files' names, behind the name of the database.
 pub(super) const HELD_SUFFIX: &str = ".held";
 
 const MAGIC: &[u8; 8] = b"VWHELD01";
@@ -52,7 +52,7 @@ pub(super) struct Held {
     files: Mutex<BTreeMap<DatabaseId, Known>>,
 }
 
-/// What is known of one file.
+/// The knowledge of one file.
 #[derive(Clone, Copy, Default)]
 struct Known {
     /// How long its records are, in bytes.

@@ -44,7 +44,7 @@ struct State {
     down: Option<String>,
     /// Positions that will never be durable, oldest first.
     void: Vec<Range<Lsn>>,
-    /// Those of `void` that a recovery may find all the same, until the journal says otherwise.
+    /// The commits of `void` that a recovery may find all the same, until the journal says otherwise.
     doubtful: Range<Lsn>,
     stopping: bool,
 }
@@ -107,7 +107,7 @@ pub(super) enum Fate {
     Durable,
     /// It never happened.
     Void,
-    /// It never happens in this life of the vat; the next may find it.
+    /// The commit never happens in this life of the vat; the next may find it.
     Doubtful,
 }
 

@@ -141,7 +141,7 @@ pub(super) struct SegmentFile {
 }
 
 impl SegmentFile {
-    /// What the file is called.
+    /// The name of the segment's file.
     pub fn name(&self) -> Cow<'_, str> {
         let name = self.path.file_name().unwrap_or_default();
         name.to_string_lossy()

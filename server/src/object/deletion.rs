@@ -41,7 +41,7 @@ async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
     let backing = Backing::open(&host.vfs, object)?;
     let failures = host.catalog.failures();
     let existed = backing.exists();
-    host.notes.forget(object);
+    host.notes.erase(object);
     let is_there = existed || listed;
     if is_there {
         // Else, after a crash between these, it would be missed.

@@ -177,13 +177,13 @@ impl OutputGate {
     /// There is a commit at `lsn`: what the turn said may leave when that is durable.
     pub fn committed(&self, lsn: Lsn) {
         self.newest.set(lsn);
-        self.settled();
+        self.turn_ended();
     }
 
     /// There is a commit at `lsn` that nothing waits for.
     pub fn committed_unconfirmed(&self, lsn: Lsn) {
         self.unconfirmed.set(lsn);
-        self.settled();
+        self.turn_ended();
     }
 
     /// The newest commit.
@@ -216,7 +216,7 @@ impl OutputGate {
 
     /// Nothing is left uncommitted of what the turn has written so far, if anything: what it said
     /// waits for the newest commit.
-    pub fn settled(&self) {
+    pub fn turn_ended(&self) {
         for waiting in self.waiting.borrow_mut().iter_mut() {
             if let Release::ThisTurn = waiting.release {
                 waiting.release = Release::Durable(self.newest.get());

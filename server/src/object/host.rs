@@ -251,11 +251,11 @@ impl Host {
                 }
                 Ok(slot)
             }
-            None => self.wake(class, id, name),
+            None => self.new_slot(class, id, name),
         }
     }
 
-    fn wake(
+    fn new_slot(
         self: &Rc<Self>,
         class: &Rc<ClassEntry>,
         id: ObjectId,

@@ -249,7 +249,7 @@ impl Instance {
         match self.storage.commit_turn() {
             Ok(Some(lsn)) => self.committed(lsn),
             Ok(None) => {
-                self.gate.settled();
+                self.gate.turn_ended();
                 self.pass_note_on();
             }
             Err(error) => {

@@ -50,7 +50,7 @@ impl Notes {
     }
 
     /// The object is gone: nothing is to be said of it.
-    pub fn forget(&self, object: DatabaseId) {
+    pub fn erase(&self, object: DatabaseId) {
         self.pending.borrow_mut().remove(&object);
     }
 

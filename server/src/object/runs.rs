@@ -63,7 +63,7 @@ enum Next {
     /// A handler is to run.
     Run(Box<Begun>),
     /// An alarm was dealt with without its handler.
-    Settled,
+    DealtWith,
     /// A run was cut short by the end of an earlier process.
     CutShort(String, Outcome, Option<After>),
     /// Nothing before that time, in milliseconds since 1970, or before an alarm changes.
@@ -127,7 +127,7 @@ impl Look<'_> {
                     running.push(self.run_one(alarm));
                     None
                 }
-                Ok(Next::Settled) => continue,
+                Ok(Next::DealtWith) => continue,
                 Ok(Next::CutShort(name, outcome, after)) => {
                     self.tell(&name, outcome, after, Some("the vat's process ended"));
                     continue;
@@ -227,12 +227,12 @@ impl Look<'_> {
             WhenDue::Skip(after) => {
                 alarms.apply(name, scheduled_ms, after)?;
                 self.instance.slot.metrics.alarm_ran(AlarmOutcome::Skipped);
-                return Ok(Next::Settled);
+                return Ok(Next::DealtWith);
             }
             WhenDue::Run(info) => info,
         };
         if !alarms.begin_run(name, scheduled_ms, now_ms)? {
-            return Ok(Next::Settled);
+            return Ok(Next::DealtWith);
         }
         if sabotaged!(host, ClearAlarmBeforeRun) {
             alarms.apply(name, scheduled_ms, After::Gone)?;

@@ -124,7 +124,7 @@ pub(super) async fn schedule(host: Rc<Host>) {
     let places = Arc::new(Semaphore::new(at_once));
     let mut due = VecDeque::new();
     loop {
-        settle(&host);
+        pass_notes_on(&host);
         let next = if are_on {
             look(&host, &places, &mut due).unwrap_or_else(|error| {
                 tracing::warn!(%error, "reading which alarms are due");
@@ -144,7 +144,7 @@ pub(super) async fn schedule(host: Rc<Host>) {
 
 /// Tells the catalog what has been noted, and lets those objects be looked at again that are done
 /// with.
-fn settle(host: &Rc<Host>) {
+fn pass_notes_on(host: &Rc<Host>) {
     let scheduler = &host.scheduler;
     if scheduler.finished.borrow().is_empty() && !host.notes.are_due(host.clock.now_ms()) {
         return;

@@ -14,7 +14,7 @@ use super::{
     instance::Instance,
     life::{Life, Why},
     slot::{Next, Slot, shielded},
-    wake::{forget, wake},
+    wake::{unmake, wake},
     work::{finish, work},
 };
 use crate::{
@@ -133,7 +133,7 @@ async fn awake(instance: &Rc<Instance>) {
         // Ended from outside while it woke: by a deletion, an operator or the vat's end.
         None => {
             if instance.is_unborn()
-                && let Err(error) = forget(instance)
+                && let Err(error) = unmake(instance)
             {
                 tracing::warn!(id = %instance.slot.id, %error, "undoing a `create` that was broken off");
             }
@@ -174,7 +174,7 @@ async fn activate(instance: &Rc<Instance>) -> Option<Result<Rc<dyn Dispatch>>> {
         Ok(awake) => awake,
         Err(_) => {
             if instance.is_unborn()
-                && let Err(error) = forget(instance)
+                && let Err(error) = unmake(instance)
             {
                 return Some(Err(error));
             }

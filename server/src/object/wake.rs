@@ -22,7 +22,7 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
             come_into_being(instance)
         });
         if let Err(error) = created.await {
-            forget(instance)?;
+            unmake(instance)?;
             return Err(error);
         }
         instance.set_unborn(false);
@@ -62,7 +62,7 @@ async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) ->
 }
 
 /// Undoes what a failed `create` has left: turns before its last have been committed.
-pub(super) fn forget(instance: &Instance) -> Result<()> {
+pub(super) fn unmake(instance: &Instance) -> Result<()> {
     instance.undo_turn();
     let storage = &instance.storage;
     // One commit: tables that are gone must not count as migrated.

@@ -32,7 +32,7 @@ pub(super) enum Refusal {
     Memory,
     /// A function got arguments that are too large.
     Arguments {
-        /// What is limited, with its unit.
+        /// The thing that is limited, with its unit.
         what: &'static str,
         limit: u64,
         actual: u64,

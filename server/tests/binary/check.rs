@@ -336,7 +336,8 @@ fn an_object_that_the_catalog_does_not_list_is_found() {
     assert_eq!(
         found,
         [format!(
-            "unlisted: {file}: the catalog does not list this object"
+            "unlisted: {file}: the catalog does not list this object; `vatwerk check \
+             --rebuild-catalog` enters it"
         )]
     );
 }

@@ -115,7 +115,7 @@ impl SocketEvent {
 impl Drop for SocketEvent {
     fn drop(&mut self) {
         if self.is_last {
-            self.socket.forget();
+            self.socket.conclude();
         } else if !self.is_handled || self.has_failed {
             self.socket.heard();
         }

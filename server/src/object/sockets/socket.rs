@@ -220,7 +220,7 @@ impl Socket {
     pub fn end(self: &Rc<Self>, code: u16, reason: &str) {
         let reason = reason.to_owned();
         self.transmit(self.backlog.add(Frame::Close { code, reason }));
-        self.forget();
+        self.conclude();
     }
 
     /// The object could not be told what the peer said: what comes after it must not be told either.
@@ -243,7 +243,7 @@ impl Socket {
     }
 
     /// Forgets the socket, which is over.
-    pub(super) fn forget(&self) {
+    pub(super) fn conclude(&self) {
         let phase = self.phase.replace(Phase::Ended);
         drop(self.answers.take());
         let inbox = self.inbox.take();
@@ -403,7 +403,7 @@ impl Offer {
 impl Drop for Offer {
     fn drop(&mut self) {
         if let Some(socket) = self.0.take() {
-            socket.forget();
+            socket.conclude();
         }
     }
 }
@@ -450,7 +450,7 @@ impl Output for Box<Acceptance> {
         if let Some(asked) = self.asked.take() {
             asked.finish(Err(fault::outcome_unknown(error.clone())));
         }
-        self.socket.forget();
+        self.socket.conclude();
     }
 }
 
