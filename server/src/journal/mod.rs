@@ -43,6 +43,8 @@ mod segment;
 mod segments;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod writer;
 
@@ -60,7 +62,7 @@ pub use segment::{Damage, JournalError};
 
 use crate::{
     Error, Result,
-    env::Disk,
+    env::{self, Disk},
     folder::{DatabaseId, Layout},
 };
 use queue::{Fate, Queue};
@@ -79,6 +81,9 @@ pub struct Settings {
     pub open_files: usize,
     /// Who does its work.
     pub driver: Driver,
+    /// The clock that tells when records are written, in ms since 1970. It may go back: times of records never
+    /// do.
+    pub now_ms: fn() -> u64,
 }
 
 /// Who does the work of a journal.
@@ -105,6 +110,7 @@ impl Default for Settings {
             bytes: 256 << 20,
             open_files: 1000,
             driver: Driver::Threads,
+            now_ms: || env::now_ms().try_into().unwrap_or_default(),
         }
     }
 }
@@ -132,6 +138,9 @@ pub struct Recovery {
     pub commits: u64,
     /// How many bytes of the journal told of them.
     pub bytes: u64,
+    /// When the newest commit there ever was in the data folder was written, in ms since 1970; 0 if that is not
+    /// known.
+    pub time_ms: u64,
 }
 
 impl Journal {
@@ -182,7 +191,7 @@ impl Journal {
         prepare: impl Fn(Queue) -> Queue,
     ) -> Result<(Journal, Recovery), JournalError> {
         // Nothing is queued there.
-        let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0)));
+        let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0, settings.now_ms, 0)));
         let recovered =
             recover::recover(&disk, layout, nobody, settings.most_held_bytes(), progress)?;
         let segment_bytes = Journal::segment_bytes(settings);
@@ -190,12 +199,15 @@ impl Journal {
         let quarter = segment_bytes / 4;
         let queue = Queue::new(
             recovered.newest,
+            recovered.time_ms,
+            settings.now_ms,
             usize::try_from(quarter).unwrap_or(usize::MAX),
         );
         let queue = Arc::new(prepare(queue));
         let recovery = Recovery {
             commits: recovered.commits,
             bytes: recovered.bytes,
+            time_ms: recovered.time_ms,
         };
         let databases = Arc::new(Databases::new(
             disk.clone(),
@@ -359,23 +371,5 @@ impl Journal {
             ..
         } = &*self.0;
         Retirer::new(queue.clone(), segments.clone(), databases.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_record_of_any_journal_has_a_length_of_32_bits() {
-        for bytes in [0, 8 << 20, 256 << 20, 1 << 40, u64::MAX] {
-            let settings = Settings {
-                bytes,
-                ..Settings::default()
-            };
-            let segment = Journal::segment_bytes(&settings);
-            assert!(segment >= Journal::LEAST_SEGMENT_BYTES);
-            assert!(segment / 4 + (1 << 20) < u64::from(u32::MAX), "{bytes}");
-        }
     }
 }

@@ -24,6 +24,9 @@ pub(super) struct Queue {
     written: AtomicU64,
     /// The newest position that is durable: the one that gates, fates and files rely on.
     committed: AtomicU64,
+    /// When the newest record was written, in ms since 1970.
+    time_ms: AtomicU64,
+    now_ms: fn() -> u64,
     /// Whether any position is void.
     voided: AtomicBool,
     /// How often [`Queue::fail`] was called. Changes while the state is locked.
@@ -112,8 +115,9 @@ pub(super) enum Fate {
 }
 
 impl Queue {
-    /// An empty queue, `newest` being the last position that was ever used.
-    pub fn new(newest: Lsn, most_bytes: usize) -> Queue {
+    /// An empty queue, `newest` being the last position that was ever used, and `time_ms` when that was written.
+    /// `now_ms`: the clock.
+    pub fn new(newest: Lsn, time_ms: u64, now_ms: fn() -> u64, most_bytes: usize) -> Queue {
         Queue {
             state: Mutex::new(State {
                 newest,
@@ -122,6 +126,8 @@ impl Queue {
             work: Condvar::new(),
             written: AtomicU64::new(newest.0),
             committed: AtomicU64::new(newest.0),
+            time_ms: AtomicU64::new(time_ms),
+            now_ms,
             voided: AtomicBool::new(false),
             failures: AtomicU64::default(),
             progress: watch::Sender::new(newest),
@@ -220,6 +226,17 @@ impl Queue {
     /// those before them.
     pub fn written(&self) -> Lsn {
         Lsn(self.written.load(Ordering::Acquire))
+    }
+
+    /// When the newest record was written, in ms since 1970.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms.load(Ordering::Acquire)
+    }
+
+    /// The time for records that are written now: never before that of any other, whatever the clock says.
+    pub fn look_at_clock(&self) -> u64 {
+        let now_ms = (self.now_ms)();
+        self.time_ms.fetch_max(now_ms, Ordering::AcqRel).max(now_ms)
     }
 
     /// The newest position that is durable: what may leave an object, and be brought to files. Never

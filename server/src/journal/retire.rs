@@ -91,7 +91,8 @@ impl Retirer {
             self.sync()?;
         }
         self.hold(segment, &bytes, committed)?;
-        self.segments.free(segment, self.queue.newest().next())?;
+        let (next, time_ms) = (self.queue.newest().next(), self.queue.time_ms());
+        self.segments.free(segment, next, time_ms)?;
         for number in beside {
             self.databases.beside.remove(number);
         }

@@ -138,6 +138,7 @@ impl Writer {
         }
         // Once more in another segment, if the first is full or can no longer be written.
         let (written, room) = (self.queue.written(), self.segments.bytes);
+        let time_ms = self.queue.look_at_clock();
         let early = sabotaged!(self.queue, PublishBeforeSync);
         let mut attempts = 2;
         loop {
@@ -149,7 +150,7 @@ impl Writer {
                 None => self.rotate(first)?,
             };
             let segment = &current.segment;
-            record::seal(&mut batch.records[..records], written, segment.salt);
+            record::seal(&mut batch.records[..records], written, time_ms, segment.salt);
             let file = &segment.file.file;
             *tried = true;
             let written = file
@@ -178,7 +179,8 @@ impl Writer {
         if let Some(retirer) = &self.retirer {
             retirer.work();
         }
-        let segment = self.segments.begin(first, self.queue.written().next())?;
+        let (void_from, time_ms) = (self.queue.written().next(), self.queue.time_ms());
+        let segment = self.segments.begin(first, void_from, time_ms)?;
         Ok(self.current.insert(Current {
             segment,
             position: BLOCK as u64,
