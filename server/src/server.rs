@@ -381,7 +381,13 @@ fn recover(
             bytes,
             time_ms: newest_ms,
         } = recovery;
-        tracing::info!(commits, bytes, newest_ms, took_ms, "recovered from the journal");
+        tracing::info!(
+            commits,
+            bytes,
+            newest_ms,
+            took_ms,
+            "recovered from the journal"
+        );
     }
     Ok(journal)
 }

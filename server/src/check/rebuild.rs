@@ -61,8 +61,6 @@ impl Check<'_> {
                 Ok::<_, Stop>(())
             })
         })?;
-        // As the vat has it: closing leaves one file again.
-        connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
         connection.close().map_err(|(_, error)| error)?;
         Ok(added)
     }

@@ -260,6 +260,11 @@ impl Database {
         state.overlay.forget_unnumbered();
     }
 
+    /// Whether an object, or the catalog, uses it.
+    pub(super) fn is_open(&self) -> bool {
+        self.state().is_open
+    }
+
     /// Whether there is nothing to remember about it.
     pub(super) fn is_spent(&self, queue: &Queue) -> bool {
         let mut state = self.state();
@@ -550,6 +555,12 @@ impl Database {
         };
         part[read..].fill(0);
         if read == 0 && number == 1 {
+            let state = self.state();
+            let has_content = !state.undecided.is_empty() || state.decided.1.is_some();
+            if has_content && state.end.is_none() {
+                let gone = format!("{} is gone, or empty", self.path.display());
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, gone));
+            }
             // The database is empty.
             part.copy_from_slice(&empty::PAGE[within..within + part.len()]);
         }

@@ -205,9 +205,13 @@ impl Databases {
         self.troubled.load(Ordering::Acquire)
     }
 
-    /// How many there are to keep an eye on.
-    pub(super) fn len(&self) -> usize {
-        self.table().len()
+    /// The number of databases that nobody has open and that are here because their files lack something.
+    pub(super) fn closed(&self) -> usize {
+        let table = self.table();
+        table
+            .values()
+            .filter(|database| !database.is_open())
+            .count()
     }
 
     /// Makes every file durable as it is now, but those that are in quarantine. Returns at which files the

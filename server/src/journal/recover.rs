@@ -234,21 +234,30 @@ fn sync(chain: &[Segment<'_>], databases: &Databases) -> Result<Bad, JournalErro
         return Ok(Bad::new());
     }
     let suspects = databases.suspects();
-    let mut bad = apply_held(databases, &suspects)?;
-    for segment in chain {
-        with_changes(segment, databases, |changes, _, _| {
-            for (id, change) in changes.iter().filter(|(id, _)| suspects.contains(id)) {
-                let database = databases.recover(id);
-                if bad.contains_key(&id) {
-                    continue;
-                }
-                database.suspect();
-                if let Err(error) = database.apply(databases, change) {
-                    check_of_file(&mut bad, id, error)?;
-                }
-            }
-            Ok(())
-        })?;
+    let mut held = Vec::new();
+    for id in &suspects {
+        held.push(databases.held.read(*id)?);
+    }
+    let mut segments = vec![Vec::new(); chain.len()];
+    for (segment, bytes) in chain.iter().zip(&mut segments) {
+        segment.file.read(bytes)?;
+    }
+    // All at once, so that nothing goes back to what it was before, or comes back.
+    let mut changes = Changes::default();
+    for (id, bytes) in suspects.iter().zip(&held) {
+        changes.add_held(databases, *id, bytes)?;
+    }
+    for (segment, bytes) in chain.iter().zip(&segments) {
+        let records = Records::new(bytes, segment.header.salt, segment.first);
+        read(segment, records, databases, &mut changes)?;
+    }
+    let mut bad = Bad::new();
+    for id in suspects {
+        if let Some(change) = changes.of(id)
+            && let Err(error) = databases.recover(id).apply(databases, change)
+        {
+            check_of_file(&mut bad, id, error)?;
+        }
     }
     for (database, error) in databases.sync()? {
         check_of_file(&mut bad, database.id(), error)?;

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::folder::DatabaseId;
 
-/// How many databases may have files that are not durable before they are made so.
-const MOST_DATABASES: usize = 100_000;
+/// The most databases that nobody has open and whose files lack something, before everything is brought to
+/// the files: each takes some memory.
+const MOST_CLOSED: usize = 100_000;
 
 /// Retires segments. There is one.
 pub(super) struct Retirer {
@@ -54,7 +55,7 @@ impl Retirer {
             self.retire(&oldest)?;
         }
         self.mend()?;
-        if self.databases.len() > MOST_DATABASES {
+        if self.databases.closed() > MOST_CLOSED {
             self.write_back()?;
         }
         Ok(())
@@ -63,8 +64,9 @@ impl Retirer {
     /// Makes everything durable in the files that is durable in the journal, whose segments stay.
     pub fn write_back(&self) -> Result<(), JournalError> {
         self.mend()?;
+        // Before the segments are looked at: what comes later may be in another.
+        let committed = self.queue.committed();
         for segment in self.segments.live() {
-            let committed = self.queue.committed();
             let mut bytes = Vec::new();
             segment.file.read(&mut bytes)?;
             self.bring(&segment, &bytes, committed)?;

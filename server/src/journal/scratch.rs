@@ -12,8 +12,8 @@ pub(crate) struct Scratch {
     file: Option<Arc<dyn DiskFile>>,
 }
 
-/// What is longer goes to a file, in bytes.
-pub(super) const IN_MEMORY: usize = 1 << 20;
+/// What is longer goes to a file, in bytes. In tests of this crate little is much.
+pub(super) const IN_MEMORY: usize = if cfg!(test) { 32 << 10 } else { 1 << 20 };
 
 impl Scratch {
     /// How long it is, in bytes.

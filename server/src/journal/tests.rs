@@ -58,7 +58,8 @@ fn commit(journal: &Journal) {
 /// The segment that is written, or was last.
 fn newest(disk: &SimDisk) -> (SegmentFile, Header) {
     let paths = disk.files();
-    let is_segment = |path: &&std::path::PathBuf| path.extension().is_some_and(|it| it == "segment");
+    let is_segment =
+        |path: &&std::path::PathBuf| path.extension().is_some_and(|it| it == "segment");
     let segments = paths.iter().filter(is_segment).map(|path| {
         let file = disk.open(path, Open::Existing).unwrap();
         let path = path.clone();

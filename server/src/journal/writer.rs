@@ -150,7 +150,12 @@ impl Writer {
                 None => self.rotate(first)?,
             };
             let segment = &current.segment;
-            record::seal(&mut batch.records[..records], written, time_ms, segment.salt);
+            record::seal(
+                &mut batch.records[..records],
+                written,
+                time_ms,
+                segment.salt,
+            );
             let file = &segment.file.file;
             *tried = true;
             let written = file

@@ -1,14 +1,20 @@
 //! What runs have found, each told in as few steps as it takes.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use vatwerk::ObjectId;
 
-use super::vat::{self, Vat};
+use super::vat::{self, DATA, Vat};
 use crate::{
     Error, Result,
     env::sim::{Fault, Operation, SimDisk, Survival},
-    folder::DatabaseId,
+    folder::{DatabaseId, Layout},
     storage::{Backing, Settings, Storage},
 };
 
@@ -187,4 +193,102 @@ fn the_pages_of_large_commits_are_bounded_with_the_journal() {
     }
     // Some 50 KiB each, and eight segments of 64 KiB.
     assert!((1..=20).contains(&most), "{most}");
+}
+
+#[test]
+fn a_file_that_may_have_lost_what_was_synced_gets_nothing_before_it_is_written_again() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    let struck = Arc::new(AtomicU64::default());
+    let strikes = struck.clone();
+    let file = move |path: &Path, operation| {
+        let strikes_now =
+            operation == Operation::Sync && path.extension().is_some_and(|name| name == "sqlite");
+        strikes_now && strikes.fetch_add(1, Ordering::Relaxed) % 2 == 0
+    };
+    vat.disk.fail(Fault::io_error().when(file).evicting());
+    let mut keys = 0;
+    // Segments go round, and one sync in two fails.
+    while struck.load(Ordering::Relaxed) < 6 {
+        put(&storage, &format!("{keys:03}-"), 1, 3000).unwrap();
+        keys += 1;
+        assert!(keys < 1000, "the sync fails");
+    }
+    drop(storage);
+    let disk = vat.disk.after_crash(Survival::Nothing);
+    drop(vat);
+    assert_eq!(open(&start(&disk)).unwrap().keys().len(), keys);
+}
+
+/// Has another database write more than the journal has room for.
+fn go_round(vat: &Vat) {
+    let busy = DatabaseId { class: 2, ..ID };
+    let busy = Storage::open(&vat.vfs, busy, &Settings::default()).unwrap();
+    for n in 0..200 {
+        put(&busy, &format!("{n:03}-"), 1, 3000).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_which_the_journal_tells_nothing_more_is_not_suspect_for_ever() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "before", 1, 10).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    let backing = Backing::open(&vat.vfs, ID).unwrap();
+    let end = backing.delete(backing.failures()).unwrap();
+    // Until nothing is left in the journal of what it said of the database.
+    go_round(&vat);
+    backing.forget(end).unwrap();
+    drop(backing);
+    let root =
+        |path: &Path, operation| operation == Operation::SyncFolder && path == Path::new(DATA);
+    vat.disk.fail(Fault::io_error().when(root).times(1));
+    go_round(&vat);
+    let storage = open(&vat).unwrap();
+    put(&storage, "later", 1, 10).unwrap();
+    assert_eq!(storage.keys(), ["later0"]);
+}
+
+#[test]
+fn a_database_that_has_ended_does_not_come_back_when_a_recovery_writes_once_more() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "before", 10, 1000).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    // The end is in another segment than the pages.
+    let busy = DatabaseId { class: 2, ..ID };
+    let busy = Storage::open(&vat.vfs, busy, &Settings::default()).unwrap();
+    put(&busy, "busy", 15, 3000).unwrap();
+    put(&busy, "busier", 15, 3000).unwrap();
+    assert!(vat.journal().live_segments() > 1);
+    let backing = Backing::open(&vat.vfs, ID).unwrap();
+    backing.delete(backing.failures()).unwrap();
+    drop((backing, busy));
+    let disk = vat.disk.after_crash(Survival::Everything);
+    drop(vat);
+    let root =
+        |path: &Path, operation| operation == Operation::SyncFolder && path == Path::new(DATA);
+    disk.fail(Fault::io_error().when(root).times(1));
+    let vat = start(&disk);
+    assert_eq!(disk.read(Layout::new(Path::new(DATA)).database(ID)), None);
+    assert_eq!(open(&vat).unwrap().keys(), [""; 0]);
+}
+
+#[test]
+fn a_file_that_is_gone_is_not_an_empty_database() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "kept", 1, 10).unwrap();
+    vat.journal().write_back().unwrap();
+    // Of this the first page is no part.
+    put(&storage, "more", 1, 10).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    let path = Layout::new(Path::new(DATA)).database(ID);
+    crate::env::Disk::remove(&vat.disk, &path).unwrap();
+    let opened = open(&vat).and_then(|storage| put(&storage, "new", 1, 10));
+    assert!(matches!(opened, Err(Error::StorageFailed(_))), "{opened:?}");
 }

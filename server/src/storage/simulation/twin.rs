@@ -44,9 +44,10 @@ enum Act {
     Reopen,
     LosePower,
     FailRead,
+    FailScratch,
 }
 
-const ACTS: [(u64, Act); 19] = [
+const ACTS: [(u64, Act); 20] = [
     (10, Act::Insert),
     (6, Act::InsertMany),
     (3, Act::InsertConflicting),
@@ -66,6 +67,7 @@ const ACTS: [(u64, Act); 19] = [
     (4, Act::Reopen),
     (3, Act::LosePower),
     (3, Act::FailRead),
+    (4, Act::FailScratch),
 ];
 
 struct Twins {
@@ -75,16 +77,19 @@ struct Twins {
     ours: Option<Attached>,
     /// SQLite's.
     theirs: Connection,
+    /// Whether a connection is used further that the disk has failed, as the catalog's is.
+    goes_on: bool,
 }
 
 impl Twins {
-    fn new(segment_bytes: u64) -> Twins {
+    fn new(segment_bytes: u64, goes_on: bool) -> Twins {
         let settings = vat::settings(segment_bytes);
         Twins {
             vat: start(&vat::new_disk(), &settings),
             settings,
             ours: None,
             theirs: Connection::open_in_memory().expect("a database"),
+            goes_on,
         }
     }
 
@@ -106,7 +111,12 @@ impl Twins {
     fn run(&mut self, sql: &str) {
         let ours = self.ours().execute_batch(sql);
         if matches!(&ours, Err(error) if is_of_the_disk(error)) {
-            return self.reopen();
+            if !self.goes_on {
+                self.reopen();
+            } else if self.ours().is_autocommit() {
+                self.undo();
+            }
+            return;
         }
         let theirs = self.theirs.execute_batch(sql);
         assert_eq!(ours.is_ok(), theirs.is_ok(), "{sql}: {ours:?}, {theirs:?}");
@@ -225,7 +235,8 @@ fn sql(random: &mut Random, act: Act) -> String {
 
 fn live(seed: u64) {
     let mut random = Random::new(seed);
-    let mut twins = Twins::new(random.pick(&[32 << 10, 256 << 10, 1 << 20]));
+    let segment_bytes = random.pick(&[32 << 10, 256 << 10, 1 << 20]);
+    let mut twins = Twins::new(segment_bytes, random.percent(50));
     let vacuum = random.below(3);
     twins.run(&format!("PRAGMA auto_vacuum = {vacuum}; VACUUM"));
     for table in ["t1", "t2"] {
@@ -244,6 +255,15 @@ fn live(seed: u64) {
                     path.starts_with("/data/objects") && operation == Operation::Read
                 };
                 twins.vat.disk.fail(Fault::io_error().when(reads).times(1));
+            }
+            Act::FailScratch => {
+                let which = random.pick(&[Operation::Write, Operation::Create, Operation::SetLen]);
+                let scratch =
+                    move |path: &Path, operation| path.ends_with("scratch") && operation == which;
+                twins
+                    .vat
+                    .disk
+                    .fail(Fault::io_error().when(scratch).times(1));
             }
             _ => {
                 let sql = sql(&mut random, act);
