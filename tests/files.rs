@@ -130,7 +130,9 @@ fn a_catalog_whose_file_cannot_be_written_lists_everybody_all_the_same() {
             }
             made += 1;
             assert!(made < 200, "the journal is full");
-            let _ = noisy.put("noise", &vec![0xAB; 100_000]).await;
+            if let Err(error) = noisy.put(&made.to_string(), &vec![0xAB; 100_000]).await {
+                assert_eq!(code::<()>(Err(error)), Code::StorageFailed);
+            }
         }
         assert!(made > 30, "{made}");
         vat.lose_power(Survival::Nothing).await;

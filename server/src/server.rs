@@ -393,7 +393,8 @@ fn recover(
 }
 
 /// How many files of databases may be open: half of what this process may open, whose limit is
-/// raised as far as it goes. The others are for connections, and for logs that have become long.
+/// raised as far as it goes. The others are for connections, and for overlays and rollback journals
+/// that have become large.
 fn openable() -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     usize::try_from(files / 2).unwrap_or(usize::MAX)
