@@ -16,10 +16,10 @@ use vatwerk_server::{
 };
 
 use crate::support::{
-    Hook, TestVat,
+    TestVat,
     cell::cell,
     code,
-    disk::{catalog, count, is_in, listed, night, object_files, read, vat_on_disk, write},
+    disk::{catalog, count, is_in, listed, object_files, read, vat_on_disk, write},
     run, run_paused, tell,
 };
 
