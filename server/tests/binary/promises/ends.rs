@@ -1,7 +1,7 @@
 //! What the end of an instance, or of the vat, means for calls: those that have begun, and those that have
 //! not.
 
-use capnp::capability::Promise;
+use capnp::capability::{Promise, Response};
 use futures::future::join_all;
 use serde_json::Value;
 use tempfile::tempdir;
@@ -45,10 +45,10 @@ impl Line {
     }
 }
 
-fn number(
-    served: Promise<capnp::capability::Response<clerk::serve_results::Owned>, capnp::Error>,
-) -> impl Future<Output = capnp::Result<u64>> + 'static {
-    async move { Ok(served.await?.get()?.get_number()) }
+type Serving = Promise<Response<clerk::serve_results::Owned>, capnp::Error>;
+
+async fn number(served: Serving) -> capnp::Result<u64> {
+    Ok(served.await?.get()?.get_number())
 }
 
 /// Has an operator end the clerk, and returns what its calls then come to.

@@ -295,7 +295,8 @@ fn a_request_over_http_is_answered_when_its_write_is_on_disk() {
     check::<Posted>();
 }
 
-/// The reading of a request's body, which lets its sender go on.
+/// The reading of a request's body, which lets its sender go on. Until then the client waits: it has not
+/// sent more than the vat takes of a body that nobody reads.
 struct BodyRead(Rc<Cell<usize>>);
 
 /// Far more than the vat takes before somebody reads.

@@ -117,7 +117,10 @@ fn objects_that_wait_for_each_other_to_come_into_being_are_refused() {
         let error = error(left.get_request().send().promise.await);
         assert_eq!(error.code(), Some(Code::Deadlock), "{error}");
         let text = error.to_string();
-        assert!(text.contains("left"), "{text}");
+        assert!(
+            text.contains("`left`") && text.contains("`right`"),
+            "{text}"
+        );
     });
 }
 
