@@ -56,6 +56,7 @@ mod suspects;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod wake;
+mod waking;
 mod work;
 
 pub use alarms::Alarms;

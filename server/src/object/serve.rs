@@ -161,15 +161,11 @@ async fn activate(instance: &Rc<Instance>) -> Option<Result<Rc<dyn Dispatch>>> {
     let awake = tokio::select! {
         // First, so that an end from outside is not taken for a failure of the class.
         biased;
-        () = poll_fn(|cx| life.poll_ended(cx)) => {
-            slot.set_waking(None);
-            return None;
-        }
+        () = poll_fn(|cx| life.poll_ended(cx)) => return None,
         awake = timeout(limit, wake(instance)) => awake,
         failed = instance.gate.drive() => Ok(Err(failed)),
         () = catching_up => unreachable!("it goes on for ever"),
     };
-    slot.set_waking(None);
     Some(match awake {
         Ok(awake) => awake,
         Err(_) => {

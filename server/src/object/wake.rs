@@ -45,9 +45,9 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
 /// Runs code of the object by itself, in turns. If it fails, its last turn is undone.
 async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) -> Result<T> {
     let flow = Flow::begun(None, instance.host.chains.begin(), Runs::Waking);
-    instance.slot.set_waking(Some(flow.chain));
+    let _waking = instance.host.waking.enter(&instance.slot, flow.chain);
     let mut code = pin!(code);
-    let done = poll_fn(|cx| {
+    poll_fn(|cx| {
         instance.poll_turn(&flow, cx, |cx| {
             let polled = code.as_mut().poll(cx);
             if let Poll::Ready(Err(_)) = &polled {
@@ -56,9 +56,7 @@ async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) ->
             polled
         })
     })
-    .await;
-    instance.slot.set_waking(None);
-    done?
+    .await?
 }
 
 /// Undoes what a failed `create` has left: turns before its last have been committed.

@@ -9,7 +9,10 @@ mod kills;
 mod locks;
 mod log;
 mod metrics;
+mod promises;
 mod readme;
 mod serve;
 mod vat;
 mod verbs;
+
+capnp::generated_code!(pub mod promises_capnp);
