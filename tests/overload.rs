@@ -1,6 +1,6 @@
 //! Queues have an end, and past it callers are told at once.
 
-use std::sync::LazyLock;
+use std::{cell::Cell, path::Path, sync::LazyLock};
 
 use capnp::{
     Error, ErrorKind,
@@ -8,6 +8,7 @@ use capnp::{
 };
 use futures::future::join_all;
 use vatwerk::{Code, Delivery};
+use vatwerk_server::env::sim::Fault;
 
 use crate::{
     probe_capnp::probe,
@@ -165,6 +166,53 @@ fn an_object_waits_when_much_of_it_is_not_on_disk_and_others_do_not() {
         assert!(join_all(calls).await.iter().all(Result::is_ok));
         assert!(join_all(others).await.iter().all(Result::is_ok));
         assert_eq!(vat.controls.arrivals("written"), 61);
+    });
+}
+
+#[test]
+fn callers_of_others_neither_wait_for_a_large_commit_nor_fail_with_it() {
+    run_paused(async {
+        let vat = TestVat::on_disk(|config| config.limits.journal_bytes = 8 << 20).await;
+        let wire = vat.wire().await;
+        let (large, other) = (cell(&wire, "large"), cell(&wire, "other"));
+        for fails in [false, true] {
+            large.put("before", &[1]).await.unwrap();
+            vat.hold.hold_pages();
+            // More than a 32nd of the journal.
+            let value = vec![0xAB; 400_000];
+            let is_told = Cell::new(false);
+            let put = async {
+                let put = large.put("large", &value).await;
+                is_told.set(true);
+                put
+            };
+            let next = large.get("before");
+            let meanwhile = async {
+                settle().await;
+                other.put("small", &[1]).await.unwrap();
+                assert!(!is_told.get(), "it is not on disk");
+                if fails {
+                    let is_pages =
+                        |path: &Path, _| path.extension().is_some_and(|it| it == "pages");
+                    vat.disk().fail(Fault::io_error().when(is_pages));
+                }
+                vat.hold.release_pages();
+                other.put("small", &[2]).await.unwrap();
+                settle().await;
+                vat.disk().heal();
+            };
+            let (put, next, ()) = tokio::join!(put, next, meanwhile);
+            if fails {
+                assert_eq!(code(put), Code::StorageFailed);
+            } else {
+                put.unwrap();
+                assert_eq!(next.unwrap(), Some(vec![1]));
+                large.delete("large").await.unwrap();
+            }
+            assert_eq!(large.get("large").await.unwrap(), None);
+            assert_eq!(large.get("before").await.unwrap(), Some(vec![1]));
+            assert_eq!(other.get("small").await.unwrap(), Some(vec![2]));
+        }
     });
 }
 

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use super::{overlay::Overlay, page::PAGE_BYTES, queue::BesideFile, record::Beside};
+use super::{database::Database, lsn::Lsn, page::PAGE_BYTES, record::Beside};
 use crate::env::{Disk, DiskFile, Open};
 
 /// The ending of the files' names, behind their number.
@@ -34,56 +34,16 @@ impl BesideFiles {
         }
     }
 
-    /// Writes the pages of a large commit, those that SQLite has committed, to a file of their own.
-    pub fn write(&self, overlay: &Overlay) -> io::Result<(Beside, BesideFile)> {
-        const CHUNK_BYTES: usize = 1 << 20;
+    /// Writes the pages of the commit that was promised a position to a file of their own, durably.
+    pub fn write(&self, database: &Database, promise: Lsn) -> io::Result<Beside> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let file = self.open(number, Open::OrCreate)?;
-        let written = || -> io::Result<Beside> {
-            file.set_len(0)?;
-            let mut beside = Beside {
-                number,
-                bytes: 0,
-                checksum: 0,
-            };
-            let mut chunk = Vec::with_capacity(CHUNK_BYTES + 2 * PAGE_BYTES);
-            let mut page = [0; PAGE_BYTES];
-            let mut write = |chunk: &mut Vec<u8>| {
-                file.write_at(chunk, beside.bytes)?;
-                beside.checksum = crc32c::crc32c_append(beside.checksum, chunk);
-                beside.bytes += chunk.len() as u64;
-                chunk.clear();
-                Ok(())
-            };
-            overlay.for_each_committed(|number, packed| {
-                packed.unpack(&mut page);
-                chunk.extend_from_slice(&number.to_le_bytes());
-                chunk.extend_from_slice(&page);
-                if chunk.len() < CHUNK_BYTES {
-                    return Ok(());
-                }
-                write(&mut chunk)
-            })?;
-            write(&mut chunk)?;
+        let written = write(&*file, number, database, promise).and_then(|beside| {
+            file.sync()?;
+            self.sync_names()?;
             Ok(beside)
-        };
-        match written() {
-            Ok(beside) => {
-                let bytes = beside.bytes;
-                Ok((
-                    beside,
-                    BesideFile {
-                        number,
-                        bytes,
-                        file,
-                    },
-                ))
-            }
-            Err(error) => {
-                self.remove(number);
-                Err(error)
-            }
-        }
+        });
+        written.inspect_err(|_| self.remove(number))
     }
 
     fn path(&self, number: u64) -> PathBuf {
@@ -96,7 +56,7 @@ impl BesideFiles {
     }
 
     /// Makes the files' names durable.
-    pub fn sync_names(&self) -> io::Result<()> {
+    fn sync_names(&self) -> io::Result<()> {
         self.disk.sync_folder(&self.folder)
     }
 
@@ -116,4 +76,33 @@ impl BesideFiles {
         }
         Ok(())
     }
+}
+
+/// Writes the pages of a commit, so many at a time that the database is never locked for long.
+fn write(
+    file: &dyn DiskFile,
+    number: u64,
+    database: &Database,
+    promise: Lsn,
+) -> io::Result<Beside> {
+    const CHUNK_PAGES: usize = 256;
+    file.set_len(0)?;
+    let mut beside = Beside {
+        number,
+        bytes: 0,
+        checksum: 0,
+    };
+    let mut chunk = Vec::with_capacity(CHUNK_PAGES * (4 + PAGE_BYTES));
+    let mut next = Some(1);
+    while let Some(from) = next {
+        chunk.clear();
+        next = database.pages_of(promise, from, CHUNK_PAGES, |number, page| {
+            chunk.extend_from_slice(&number.to_le_bytes());
+            chunk.extend_from_slice(page);
+        })?;
+        file.write_at(&chunk, beside.bytes)?;
+        beside.checksum = crc32c::crc32c_append(beside.checksum, &chunk);
+        beside.bytes += chunk.len() as u64;
+    }
+    Ok(beside)
 }

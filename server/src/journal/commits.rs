@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     future::poll_fn,
+    mem,
     rc::{Rc, Weak},
     task::{Context, Poll, Waker},
 };
@@ -61,6 +62,12 @@ impl Commits {
     /// happened.
     pub fn is_durable(&self, lsn: Lsn) -> Result<bool> {
         self.0.journal.is_durable(lsn)
+    }
+
+    /// Whether every commit that is made from now on comes after the one at `lsn`: is durable only if that
+    /// is.
+    pub fn has_order(&self, lsn: Lsn) -> bool {
+        self.0.journal.has_order(lsn)
     }
 
     /// Waits until `lsn` and everything before it is on disk; `storage-failed` if that commit never
@@ -138,8 +145,13 @@ async fn follow(inner: Weak<Inner>) {
     while progress.changed().await.is_ok() {
         let Some(inner) = inner.upgrade() else { return };
         let decided = *progress.borrow_and_update();
-        let later = inner.waiting.borrow_mut().split_off(&(decided.next(), 0));
-        let ready = inner.waiting.replace(later);
+        let mut waiting = inner.waiting.borrow_mut();
+        // Few, and what became of a promise does not depend on others.
+        let promises = waiting.split_off(&(Lsn::FIRST_PROMISE, 0));
+        let later = waiting.split_off(&(decided.next(), 0));
+        let ready = mem::replace(&mut *waiting, later);
+        drop(waiting);
+        promises.into_values().for_each(Waker::wake);
         ready.into_values().for_each(Waker::wake);
         if inner.journal.0.queue.has_room() {
             inner.held_back.take().into_iter().for_each(Waker::wake);

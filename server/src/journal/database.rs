@@ -15,11 +15,13 @@ use super::{
     databases::Databases,
     empty,
     lsn::Lsn,
+    open_files::Unsynced,
     overlay::Overlay,
     page::{PAGE_BYTES, Page},
-    queue::{Failures, Fate, Queue},
-    record,
+    queue::{BesideFile, Failures, Fate, Queue},
+    record::{self, Beside},
     replay::Change,
+    stream::{self, Large},
 };
 use crate::{
     Error, Result,
@@ -43,6 +45,8 @@ struct State {
     /// The same, or what somebody has open who only syncs or writes it. It is never opened a second
     /// time: a process loses its locks on a file when it closes it, however often it has it open.
     handle: Option<Weak<dyn DiskFile>>,
+    /// The file, if it was written since it was last synced.
+    unsynced: Option<Unsynced>,
     overlay: Overlay,
     /// Commits whose fate was not decided when somebody looked last.
     undecided: VecDeque<Undecided>,
@@ -133,6 +137,12 @@ impl State {
         Ok(file)
     }
 
+    /// Keeps the file open until it is synced.
+    fn keep_open(&mut self, databases: &Databases, file: &Arc<dyn DiskFile>) {
+        let keep = || databases.open_files.keep(file.clone());
+        self.unsynced.get_or_insert_with(keep);
+    }
+
     fn newest(&self) -> Lsn {
         self.undecided
             .back()
@@ -161,6 +171,29 @@ impl State {
         true
     }
 
+    /// Forgets commits that never happened, with nobody there who has seen them. False if there are any, and
+    /// the journal may still find them after a crash.
+    fn forget_void(&mut self, queue: &Queue) -> bool {
+        if self.settle(queue) {
+            return true;
+        }
+        if queue.is_down() {
+            return false;
+        }
+        if !sabotaged!(queue, KeepVoid) {
+            self.roll_back();
+        }
+        true
+    }
+
+    /// An error unless the newest commit is the one that was promised this position.
+    fn expect_promise(&self, promise: Lsn) -> io::Result<()> {
+        match self.newest() == promise {
+            true => Ok(()),
+            false => Err(io::Error::other("a commit before it did not happen")),
+        }
+    }
+
     /// Forgets what came after the newest commit that is decided.
     fn roll_back(&mut self) {
         self.undecided.clear();
@@ -180,6 +213,7 @@ impl Database {
                 file: DatabaseFile::Closed,
                 file_bytes: 0,
                 handle: None,
+                unsynced: None,
                 overlay: Overlay::default(),
                 undecided: VecDeque::new(),
                 decided: (Lsn::default(), None),
@@ -221,13 +255,10 @@ impl Database {
         // Not while the state is locked, which is what whoever applies needs next.
         let _applying = end.map(|_| self.applying());
         let mut state = self.state();
-        if !state.settle(&databases.queue) {
+        if !state.forget_void(&databases.queue) {
             // Until the journal says so, they may come back after a crash.
             if let Some(error) = databases.queue.down() {
                 return Err(error);
-            }
-            if !sabotaged!(databases.queue, KeepVoid) {
-                state.roll_back();
             }
         }
         // Whoever ended it may not have waited. What comes now must not build on what was there.
@@ -253,11 +284,12 @@ impl Database {
     }
 
     /// Nobody uses it any more.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&self, queue: &Queue) {
         let mut state = self.state();
         state.is_open = false;
         state.file = DatabaseFile::Closed;
         state.overlay.forget_unnumbered();
+        state.forget_void(queue);
     }
 
     /// Whether an object, or the catalog, uses it.
@@ -292,16 +324,11 @@ impl Database {
         state.settle(queue);
         let (after, overlay) = (state.newest(), &state.overlay);
         let (changed, pages) = overlay.committed();
-        let lsn = if record::most_bytes(changed) > databases.largest_record {
-            let beside = &databases.beside;
-            let (pages_beside, file) = beside.write(overlay).map_err(unwritten)?;
-            let pushed = queue.push(after, failures, Some(file), |records, lsn| {
-                record::Writer::beside(records, lsn, self.id, pages, pages_beside);
-                Ok(())
-            });
-            pushed.inspect_err(|_| beside.remove(pages_beside.number))?
+        let large = record::most_bytes(changed) > databases.largest_record;
+        let lsn = if large {
+            queue.promise(after, failures)?
         } else {
-            queue.push(after, failures, None, |records, lsn| {
+            queue.push(after, failures, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, self.id, pages);
                 overlay.for_each_committed(|number, page| {
                     record.page(number, page);
@@ -312,7 +339,7 @@ impl Database {
             })?
         };
         #[cfg(any(test, feature = "testing"))]
-        if self.id != DatabaseId::CATALOG {
+        if self.id != DatabaseId::CATALOG && !large {
             queue.fail_if_wanted();
         }
         let decided = state.decided.0;
@@ -322,19 +349,91 @@ impl Database {
             database_pages: pages,
             changed,
         });
+        drop(state);
         #[cfg(any(test, feature = "testing"))]
         if sabotaged!(queue, FileBeforeJournal) {
-            drop(state);
-            self.write_file_wrongly(databases).map_err(unwritten)?;
+            let written = self.write_file_wrongly(databases);
+            written.map_err(|error| Error::StorageFailed(error.to_string()))?;
+        }
+        if large {
+            let large = Large {
+                database: self.id,
+                promise: lsn,
+                after,
+                failures,
+                pages,
+            };
+            match self.id {
+                // What objects commit from now on may be built on it.
+                DatabaseId::CATALOG => stream::carry_out(databases, &large),
+                _ => databases.streams.add(large),
+            }
         }
         Ok(Some(lsn))
+    }
+
+    /// Hands `take` the pages of the commit that was promised a position, as
+    /// [`Overlay::pages_of`] does.
+    pub(super) fn pages_of(
+        &self,
+        promise: Lsn,
+        from: u32,
+        most: usize,
+        take: impl FnMut(u32, &Page),
+    ) -> io::Result<Option<u32>> {
+        let state = self.state();
+        state.expect_promise(promise)?;
+        state.overlay.pages_of(promise, from, most, take)
+    }
+
+    /// Has the journal take in a large commit whose pages are durable in `file`.
+    pub(super) fn keep_promise(
+        &self,
+        queue: &Queue,
+        large: &Large,
+        beside: Beside,
+        file: BesideFile,
+    ) -> Result<()> {
+        let mut state = self.state();
+        state.check_writable(&self.path)?;
+        let here = state.expect_promise(large.promise);
+        here.map_err(|error| Error::StorageFailed(error.to_string()))?;
+        let Large {
+            promise,
+            after,
+            failures,
+            pages,
+            ..
+        } = *large;
+        let lsn = queue.keep_promise(promise, after, failures, file, |records, lsn| {
+            record::Writer::beside(records, lsn, self.id, pages, beside);
+            Ok(())
+        })?;
+        #[cfg(any(test, feature = "testing"))]
+        if self.id != DatabaseId::CATALOG {
+            queue.fail_if_wanted();
+        }
+        state.overlay.keep_promise(promise, lsn);
+        if let Some(commit) = state.undecided.back_mut() {
+            commit.lsn = lsn;
+        }
+        Ok(())
+    }
+
+    /// The large commit that was promised a position never happens.
+    pub(super) fn break_promise(&self, queue: &Queue, promise: Lsn) {
+        let mut state = self.state();
+        queue.break_promise(promise);
+        if !state.is_open {
+            state.forget_void(queue);
+        }
     }
 
     /// Gives the journal the end of the database.
     pub(super) fn delete(&self, queue: &Queue, failures: Failures) -> Result<Lsn> {
         let mut state = self.state();
         state.check_writable(&self.path)?;
-        let lsn = queue.push(state.newest(), failures, None, |records, lsn| {
+        let lsn = queue.push(state.newest(), failures, |records, lsn| {
             record::Writer::delete(records, lsn, self.id);
             Ok(())
         })?;
@@ -390,6 +489,8 @@ impl Database {
     /// knows what the file holds of what came since the last one that did not: the overlay keeps that.
     pub(super) fn end_sync(&self, _databases: &Databases, applied: Lsn, is_synced: bool) {
         let mut state = self.state();
+        // If that failed it is written again, and has to be opened for that.
+        state.unsynced = None;
         let is_durable = is_synced && !state.is_suspect;
         if is_durable || sabotaged!(_databases.queue, ForgetUnsynced) {
             state.synced = state.synced.max(applied);
@@ -403,7 +504,8 @@ impl Database {
 
     /// The file cannot be written: from now on commits are refused.
     pub(super) fn quarantine(&self, reason: String) {
-        self.state().quarantine = Some(reason);
+        let mut state = self.state();
+        (state.quarantine, state.unsynced) = (Some(reason), None);
     }
 
     /// Why the file cannot be written, if that was so when it was last tried.
@@ -415,6 +517,7 @@ impl Database {
     pub(super) fn release(&self) {
         let mut state = self.state();
         (state.quarantine, state.is_suspect, state.dirty) = (None, false, false);
+        state.unsynced = None;
         state.synced = state.synced.max(state.applied);
         let synced = state.synced;
         state.overlay.forget_up_to(synced);
@@ -433,6 +536,10 @@ impl Database {
         let read = file.read_at(&mut start, 0);
         let probed = read.and_then(|read| file.write_at(&start[..read], 0));
         self.give_back(file);
+        if probed.is_err() {
+            // It is written again before it is synced.
+            self.state().unsynced = None;
+        }
         probed
     }
 
@@ -468,6 +575,10 @@ impl Database {
         if !state.settle(queue) {
             // Waiting does not help.
             return 0;
+        }
+        if state.newest().is_promise() {
+            // What comes next would have to wait for it, and everybody with it.
+            return u64::MAX;
         }
         state.undecided.iter().map(|commit| commit.changed).sum()
     }
@@ -624,12 +735,15 @@ impl Database {
         let mut state = self.state();
         state.dirty = true;
         if let DatabaseFile::Open(file) = &state.file {
-            return Ok(file.clone());
+            let file = file.clone();
+            state.keep_open(databases, &file);
+            return Ok(file);
         }
         for folder in databases.layout.folders_of(self.id) {
             databases.disk.create_folder(&folder)?;
         }
         let file = state.handle(databases, &self.path, Open::OrCreate)?;
+        state.keep_open(databases, &file);
         if state.is_open {
             file.lock()?;
             state.file_bytes = file.bytes()?;
@@ -652,9 +766,10 @@ impl Database {
     fn carry_out_end(&self, databases: &Databases, state: &mut State, end: Lsn) -> io::Result<()> {
         let file = state.handle(databases, &self.path, Open::Existing);
         (state.file, state.handle) = (DatabaseFile::Absent, None);
+        state.unsynced = None;
         self.remove_file(databases)?;
         if let Ok(file) = file {
-            databases.removed(file);
+            databases.streams.free(file);
         }
         state.undecided.clear();
         state.decided = (end, None);
@@ -690,6 +805,7 @@ impl Database {
             // One that was carried out is not to be carried out on what came after it.
             if change.deleted.is_some_and(|end| end > state.applied) {
                 (state.file, state.handle) = (DatabaseFile::Closed, None);
+                state.unsynced = None;
                 state.dirty = true;
                 self.remove_file(databases)?;
             }
@@ -739,8 +855,4 @@ fn write_pages(file: &dyn DiskFile, change: &Change<'_>) -> io::Result<()> {
         file.write_at(&page, offset_of(*number))?;
     }
     file.set_len(u64::from(change.database_pages) * PAGE_BYTES as u64)
-}
-
-fn unwritten(error: io::Error) -> Error {
-    Error::StorageFailed(format!("a large commit cannot be written: {error}"))
 }

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     beside::BesideFiles, database::Database, held::Held, lsn::Lsn, open_files::OpenFiles,
-    queue::Queue,
+    queue::Queue, stream::Streams,
 };
 use crate::{
     Result,
@@ -27,14 +27,14 @@ pub(crate) struct Databases {
     pub(super) queue: Arc<Queue>,
     /// The pages of large commits.
     pub(super) beside: BesideFiles,
+    /// Large commits whose pages are to be written, and large files to be closed.
+    pub(super) streams: Arc<Streams>,
     /// Commits of databases that cannot be written.
     pub(super) held: Held,
     /// Whether any database may be suspect, or in quarantine.
     troubled: AtomicBool,
     /// Whether a sync of the whole file system failed: it does not tell at which file.
     one_by_one: AtomicBool,
-    /// Files of databases that were removed: the last who has one open waits while its room is freed.
-    removed: Mutex<Vec<Arc<dyn DiskFile>>>,
     table: Mutex<BTreeMap<DatabaseId, Arc<Database>>>,
     /// The most bytes of a record in the journal; the pages of a larger commit are put beside it.
     pub(super) largest_record: u64,
@@ -55,10 +55,10 @@ impl Databases {
             troubled: AtomicBool::default(),
             one_by_one: AtomicBool::default(),
             beside: BesideFiles::new(disk.clone(), layout.journal()),
+            streams: Arc::default(),
             disk,
             layout,
             queue,
-            removed: Mutex::default(),
             table: Mutex::default(),
             largest_record,
             open_files: OpenFiles::new(most_open_files),
@@ -99,7 +99,7 @@ impl Databases {
     /// Nobody has it open any more.
     pub fn close(&self, database: &Database) {
         let mut table = self.table();
-        database.close();
+        database.close(&self.queue);
         if database.is_spent(&self.queue) {
             table.remove(&database.id());
         }
@@ -134,30 +134,8 @@ impl Databases {
 
     /// A file without a name.
     pub fn scratch(&self) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.scratch(&self.layout.journal())
-    }
-
-    /// Takes a file that was removed, to be closed by [`Databases::close_removed`].
-    pub(super) fn removed(&self, file: Arc<dyn DiskFile>) {
-        /// More than these are closed at once.
-        const MOST: usize = 256;
-        let mut removed = self.removed_files();
-        if removed.len() < MOST {
-            removed.push(file);
-        }
-    }
-
-    /// Closes the files that were removed. It takes long for large ones.
-    pub(super) fn close_removed(&self) {
-        let removed = std::mem::take(&mut *self.removed_files());
-        drop(removed);
-    }
-
-    fn removed_files(&self) -> MutexGuard<'_, Vec<Arc<dyn DiskFile>>> {
-        // Nothing panics while it has the lock.
-        self.removed
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        let file = self.disk.scratch(&self.layout.journal())?;
+        Ok(self.streams.scratch(file))
     }
 
     /// The databases whose files are to be written again.
@@ -200,6 +178,15 @@ impl Databases {
         self.troubled.store(true, Ordering::Release);
     }
 
+    /// Notes that every database is to be mended whose file is not synced.
+    fn suspect_all(&self) {
+        let table = self.table();
+        table
+            .values()
+            .for_each(|database| database.suspect_if_dirty());
+        self.troubled.store(true, Ordering::Release);
+    }
+
     /// Whether a database may be suspect, or in quarantine.
     pub(super) fn is_troubled(&self) -> bool {
         self.troubled.load(Ordering::Acquire)
@@ -239,10 +226,7 @@ impl Databases {
             }
             if let Err(error) = synced {
                 // Those that were written meanwhile too.
-                self.table()
-                    .values()
-                    .for_each(|database| database.suspect_if_dirty());
-                self.troubled.store(true, Ordering::Release);
+                self.suspect_all();
                 self.one_by_one.store(true, Ordering::Relaxed);
                 return Err(error);
             }

@@ -32,6 +32,7 @@ mod lsn;
 mod open_files;
 mod overlay;
 mod page;
+mod promise;
 mod queue;
 mod record;
 mod recover;
@@ -41,6 +42,7 @@ mod roster;
 mod scratch;
 mod segment;
 mod segments;
+mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -89,7 +91,7 @@ pub struct Settings {
 /// Who does the work of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
-    /// Two threads: one writes, and one retires segments.
+    /// Three threads: one writes the log, one the pages of large commits, and one retires segments.
     Threads,
     /// Whoever commits, before the commit returns. It waits for the disk: for tests, in which nothing
     /// is to happen by itself.
@@ -192,8 +194,7 @@ impl Journal {
     ) -> Result<(Journal, Recovery), JournalError> {
         // Nothing is queued there.
         let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0, settings.now_ms, 0)));
-        let recovered =
-            recover::recover(&disk, layout, nobody, settings.most_held_bytes(), progress)?;
+        let recovered = recover::recover(&disk, layout, nobody, settings, progress)?;
         let segment_bytes = Journal::segment_bytes(settings);
         // A batch is at most this and one record, and so fits into a segment.
         let quarter = segment_bytes / 4;
@@ -237,6 +238,7 @@ impl Journal {
             Driver::Threads => Work::Threads(Threads::start(
                 queue.clone(),
                 segments.clone(),
+                databases.clone(),
                 writer(None),
                 retirer,
             )?),
@@ -257,21 +259,45 @@ impl Journal {
     }
 
     /// Queues what SQLite has committed to a database since this was last asked; `None` if that is
-    /// nothing. `storage-failed` while the journal cannot be written: then the commit has not
+    /// nothing. Of a large commit the pages are written first, by another thread; a commit behind it in the same
+    /// database waits here until that is done. `storage-failed` while the journal cannot be written: then the commit has not
     /// happened, and the database must be opened anew. Likewise if the journal has failed since
     /// `failures`: what the commit was built on may not have happened.
     pub(crate) fn commit(&self, database: &Database, failures: Failures) -> Result<Option<Lsn>> {
         if self.0.databases.is_troubled() {
             self.work();
         }
-        let lsn = database.commit(&self.0.databases, failures);
+        self.wait_for_large(database);
+        let lsn = database.commit(&self.0.databases, failures)?;
         self.work();
-        lsn
+        lsn.map(|lsn| self.0.queue.position(lsn)).transpose()
+    }
+
+    /// Waits until a large commit of a database is in the log, or has failed.
+    fn wait_for_large(&self, database: &Database) {
+        let newest = database.newest();
+        if newest.is_promise() {
+            if let Work::Caller(_) = self.0.work {
+                self.stream();
+            }
+            self.0.queue.wait_for_promise(newest);
+        }
+    }
+
+    /// Writes the pages of large commits, where no thread does.
+    fn stream(&self) {
+        while self.0.databases.streams.step(&self.0.databases) {}
+    }
+
+    /// Whether every commit that is queued from now on comes after the one at `lsn`.
+    pub(crate) fn has_order(&self, lsn: Lsn) -> bool {
+        self.0.queue.has_order(lsn)
     }
 
     /// Queues the end of a database, unless the journal has failed since `failures`. When that is durable,
     /// [`Journal::forget`] makes it so.
     pub(crate) fn delete(&self, database: &Database, failures: Failures) -> Result<Lsn> {
+        self.wait_for_large(database);
         let lsn = database.delete(&self.0.queue, failures);
         self.work();
         lsn
@@ -280,9 +306,7 @@ impl Journal {
     /// Takes a database out of the world whose end is durable.
     pub(crate) fn forget(&self, database: &Database, lsn: Lsn) -> Result<()> {
         let forgotten = database.forget(&self.0.databases, lsn);
-        if let Work::Caller(_) = self.0.work {
-            self.0.databases.close_removed();
-        }
+        self.work();
         forgotten.map_err(|error| {
             Error::StorageFailed(format!("removing the database of an object: {error}"))
         })
@@ -296,6 +320,9 @@ impl Journal {
     /// Does what is queued, where no thread does.
     pub(crate) fn work(&self) {
         if let Work::Caller(writer) = &self.0.work {
+            if !self.0.queue.holds_pages() {
+                self.stream();
+            }
             // Nothing panics while it has the lock.
             let mut writer = writer
                 .lock()

@@ -1,9 +1,18 @@
 //! Which databases' files are open: a bounded number, however many databases are in use.
+//!
+//! A file that was written stays open until it is synced: Linux tells of a failed write to whoever has the
+//! file open, and when nobody has, it may forget.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use super::databases::Databases;
-use crate::folder::DatabaseId;
+use crate::{env::DiskFile, folder::DatabaseId};
 
 /// The files that are open, in the order in which they were opened.
 ///
@@ -11,6 +20,8 @@ use crate::folder::DatabaseId;
 /// read: the one that was opened first is as good to close as any.
 pub(super) struct OpenFiles {
     most: usize,
+    /// How many are open because they are not synced.
+    unsynced: Arc<AtomicUsize>,
     opened: Mutex<VecDeque<DatabaseId>>,
 }
 
@@ -18,9 +29,27 @@ impl OpenFiles {
     /// At most about so many are open.
     pub fn new(most: usize) -> OpenFiles {
         OpenFiles {
-            most,
+            most: most - most / 2,
+            unsynced: Arc::default(),
             opened: Mutex::default(),
         }
+    }
+
+    /// A file that was written, to be dropped when it is synced.
+    pub fn keep(&self, file: Arc<dyn DiskFile>) -> Unsynced {
+        self.unsynced.fetch_add(1, Ordering::Relaxed);
+        Unsynced {
+            _file: file,
+            count: self.unsynced.clone(),
+        }
+    }
+
+    /// Whether files should be synced before others are written, so that they can be closed.
+    pub fn are_many_unsynced(&self) -> bool {
+        /// So many are synced together in any case, and more at no time.
+        const BOUNDS: (usize, usize) = (16, 10_000);
+        let most = self.most.clamp(BOUNDS.0, BOUNDS.1);
+        self.unsynced.load(Ordering::Relaxed) >= most
     }
 
     /// The file of a database was opened. The caller has no database locked.
@@ -39,5 +68,17 @@ impl OpenFiles {
                 database.close_file();
             }
         }
+    }
+}
+
+/// A file that was written and is not synced. It is counted, and open.
+pub(super) struct Unsynced {
+    _file: Arc<dyn DiskFile>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Unsynced {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }

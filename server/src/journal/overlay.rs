@@ -173,6 +173,36 @@ impl Overlay {
         }
     }
 
+    /// Hands `take` the pages of the commit at `lsn`, in order from `from` on, and at most `most` of them.
+    /// Returns from where to go on; `None` if that were all.
+    pub fn pages_of(
+        &self,
+        lsn: Lsn,
+        from: u32,
+        most: usize,
+        mut take: impl FnMut(u32, &Page),
+    ) -> io::Result<Option<u32>> {
+        let mut page = [0; PAGE_BYTES];
+        let versions = self.versions.range((from, Lsn(0))..);
+        let mut pages = versions.filter(|((_, version), _)| *version == lsn);
+        for ((number, _), image) in pages.by_ref().take(most) {
+            self.store.read(image, &mut page)?;
+            take(*number, &page);
+        }
+        Ok(pages.next().map(|((number, _), _)| *number))
+    }
+
+    /// The commit that was promised a position has this one.
+    pub fn keep_promise(&mut self, promise: Lsn, lsn: Lsn) {
+        let promised = self.versions.keys().filter(|(_, it)| *it == promise);
+        let numbers: Vec<_> = promised.map(|(number, _)| *number).collect();
+        for number in numbers {
+            if let Some(image) = self.versions.remove(&(number, promise)) {
+                self.versions.insert((number, lsn), image);
+            }
+        }
+    }
+
     /// The oldest version of a page, if another one is not newer than `decided` either.
     fn superseded(&self, number: u32, decided: Lsn) -> Option<Lsn> {
         let mut decided = self.versions.range((number, Lsn(0))..=(number, decided));

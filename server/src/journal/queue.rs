@@ -4,7 +4,7 @@ use std::{
     io, mem,
     ops::Range,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard,
+        Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,14 +12,22 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::lsn::Lsn;
-use crate::{Error, Result, env::DiskFile};
+use super::{
+    lsn::Lsn,
+    promise::{Promise, Promises},
+};
+use crate::{Error, Result};
+
+/// The most large commits whose pages wait to be written before turns are held back.
+const MOST_PROMISES: usize = 4;
 
 /// Takes records in and tells when they are durable. One for a vat.
 pub(super) struct Queue {
     state: Mutex<State>,
     /// Something is there to be written, or it is time to stop.
     work: Condvar,
+    /// A promise is pending no more.
+    settled: Condvar,
     /// The newest position that is synced here.
     written: AtomicU64,
     /// The newest position that is durable: the one that gates, fates and files rely on.
@@ -49,12 +57,34 @@ struct State {
     void: Vec<Range<Lsn>>,
     /// The commits of `void` that a recovery may find all the same, until the journal says otherwise.
     doubtful: Range<Lsn>,
+    /// Positions of large commits that are not taken in yet.
+    promises: Promises,
     stopping: bool,
 }
 
 impl State {
     fn is_void(&self, lsn: Lsn) -> bool {
+        if lsn.is_promise() {
+            return match self.promises.get(lsn) {
+                Some(Promise::At(lsn)) => self.is_void(lsn),
+                became => became == Some(Promise::Broken),
+            };
+        }
         self.void.iter().any(|void| void.contains(&lsn))
+    }
+
+    /// Refuses a commit that cannot be taken in.
+    fn check(&self, queue: &Queue, after: Lsn, failures: Failures) -> Result<()> {
+        if let Some(reason) = &self.down {
+            return Err(failed(reason));
+        }
+        if self.is_void(after) {
+            return Err(failed("an earlier write did not happen"));
+        }
+        if failures != queue.failures() && !sabotaged!(queue, OutliveVoid) {
+            return Err(failed("it failed while this was being written"));
+        }
+        Ok(())
     }
 }
 
@@ -71,7 +101,7 @@ pub(super) struct Batch {
     pub records: Vec<u8>,
     /// The positions of the first and the last record.
     pub span: Option<(Lsn, Lsn)>,
-    /// Files with pages of records, which must be durable first.
+    /// Files with pages of records. They are durable.
     pub beside: Vec<BesideFile>,
     /// Whether a test wants it to fail.
     #[cfg(any(test, feature = "testing"))]
@@ -84,8 +114,6 @@ pub(super) struct BesideFile {
     pub number: u64,
     /// How long it is, in bytes.
     pub bytes: u64,
-    /// The file.
-    pub file: Arc<dyn DiskFile>,
 }
 
 impl Batch {
@@ -124,6 +152,7 @@ impl Queue {
                 ..State::default()
             }),
             work: Condvar::new(),
+            settled: Condvar::new(),
             written: AtomicU64::new(newest.0),
             committed: AtomicU64::new(newest.0),
             time_ms: AtomicU64::new(time_ms),
@@ -171,33 +200,78 @@ impl Queue {
         &self,
         after: Lsn,
         failures: Failures,
-        beside: Option<BesideFile>,
         write: impl FnOnce(&mut Vec<u8>, Lsn) -> io::Result<()>,
     ) -> Result<Lsn> {
         let mut state = self.state();
-        if let Some(reason) = &state.down {
-            return Err(failed(reason));
-        }
-        if state.is_void(after) {
-            return Err(failed("an earlier write did not happen"));
-        }
-        if failures != self.failures() && !sabotaged!(self, OutliveVoid) {
-            return Err(failed("it failed while this was being written"));
-        }
-        let lsn = state.newest.next();
-        let batch = &mut state.batch;
-        let before = batch.records.len();
-        if let Err(error) = write(&mut batch.records, lsn) {
-            batch.records.truncate(before);
-            return Err(failed(error));
-        }
-        state.newest = lsn;
-        let batch = &mut state.batch;
-        batch.beside.extend(beside);
-        batch.span = Some((batch.span.map_or(lsn, |(first, _)| first), lsn));
+        state.check(self, after, failures)?;
+        let lsn = append(&mut state, write)?;
         drop(state);
         self.work.notify_one();
         Ok(lsn)
+    }
+
+    /// Promises a position to a large commit, which would be taken in now.
+    pub fn promise(&self, after: Lsn, failures: Failures) -> Result<Lsn> {
+        let mut state = self.state();
+        state.check(self, after, failures)?;
+        let State { promises, void, .. } = &mut *state;
+        let committed = self.committed();
+        Ok(promises.give(|lsn| committed >= lsn && !void.iter().any(|void| void.contains(&lsn))))
+    }
+
+    /// Takes in the record of a commit that was promised a position, and whose pages are durable in
+    /// `file`.
+    pub fn keep_promise(
+        &self,
+        promise: Lsn,
+        after: Lsn,
+        failures: Failures,
+        file: BesideFile,
+        write: impl FnOnce(&mut Vec<u8>, Lsn) -> io::Result<()>,
+    ) -> Result<Lsn> {
+        let mut state = self.state();
+        state.check(self, after, failures)?;
+        let lsn = append(&mut state, write)?;
+        state.batch.beside.push(file);
+        state.promises.settle(promise, Promise::At(lsn));
+        drop(state);
+        self.settled.notify_all();
+        self.work.notify_one();
+        Ok(lsn)
+    }
+
+    /// The commit that was promised a position never happens.
+    pub fn break_promise(&self, promise: Lsn) {
+        self.state().promises.settle(promise, Promise::Broken);
+        self.settled.notify_all();
+        self.tell();
+    }
+
+    /// Waits until it is known what becomes of a promise: for as long as the disk takes for the pages of the
+    /// commit, and of those before it.
+    pub fn wait_for_promise(&self, promise: Lsn) {
+        let waited = self.settled.wait_while(self.state(), |state| {
+            state.promises.get(promise) == Some(Promise::Pending)
+        });
+        drop(waited);
+    }
+
+    /// Whether every record that is taken in from now on comes after the commit at `lsn`.
+    pub fn has_order(&self, lsn: Lsn) -> bool {
+        !lsn.is_promise() || self.state().promises.get(lsn) != Some(Promise::Pending)
+    }
+
+    /// The position of a commit: as promised while that is all there is. `storage-failed` if the promise is
+    /// broken.
+    pub fn position(&self, lsn: Lsn) -> Result<Lsn> {
+        if !lsn.is_promise() {
+            return Ok(lsn);
+        }
+        match self.state().promises.get(lsn) {
+            Some(Promise::Broken) => Err(failed("the pages of a large commit cannot be written")),
+            Some(Promise::At(lsn)) => Ok(lsn),
+            Some(Promise::Pending) | None => Ok(lsn),
+        }
     }
 
     /// How often the journal has failed.
@@ -214,7 +288,8 @@ impl Queue {
     pub fn has_room(&self) -> bool {
         let state = self.state();
         let beside = state.batch.beside.iter().map(|beside| beside.bytes);
-        (state.batch.records.len() as u64 + beside.sum::<u64>()) < self.most_bytes as u64
+        let bytes = state.batch.records.len() as u64 + beside.sum::<u64>();
+        bytes < self.most_bytes as u64 && state.promises.pending() < MOST_PROMISES
     }
 
     /// The position of the newest record.
@@ -251,6 +326,13 @@ impl Queue {
             return Fate::Durable;
         }
         let state = self.state();
+        let lsn = match state.promises.get(lsn) {
+            Some(Promise::Pending) => return Fate::Pending,
+            Some(Promise::Broken) => return Fate::Void,
+            Some(Promise::At(lsn)) => lsn,
+            None if lsn.is_promise() => return Fate::Durable,
+            None => lsn,
+        };
         if state.doubtful.contains(&lsn) {
             return Fate::Doubtful;
         }
@@ -348,6 +430,11 @@ impl Queue {
         self.progress.send_replace(self.newest());
     }
 
+    /// Wakes whoever waits for what may have changed besides.
+    fn tell(&self) {
+        self.progress.send_modify(|_| {});
+    }
+
     /// Whether [`Queue::fail`] was last.
     pub fn is_down(&self) -> bool {
         self.state().down.is_some()
@@ -359,12 +446,37 @@ impl Queue {
         (state.down, state.doubtful) = (None, Range::default());
     }
 
+    /// Whether a test holds back the pages of large commits.
+    pub fn holds_pages(&self) -> bool {
+        #[cfg(any(test, feature = "testing"))]
+        return self.control.hold.holds_pages();
+        #[cfg(not(any(test, feature = "testing")))]
+        false
+    }
+
     fn is_held(&self) -> bool {
         #[cfg(any(test, feature = "testing"))]
         return self.control.hold.is_held();
         #[cfg(not(any(test, feature = "testing")))]
         false
     }
+}
+
+/// Appends the record that `write` writes for the next position.
+fn append(
+    state: &mut State,
+    write: impl FnOnce(&mut Vec<u8>, Lsn) -> io::Result<()>,
+) -> Result<Lsn> {
+    let lsn = state.newest.next();
+    let batch = &mut state.batch;
+    let before = batch.records.len();
+    if let Err(error) = write(&mut batch.records, lsn) {
+        batch.records.truncate(before);
+        return Err(failed(error));
+    }
+    batch.span = Some((batch.span.map_or(lsn, |(first, _)| first), lsn));
+    state.newest = lsn;
+    Ok(lsn)
 }
 
 fn failed(reason: impl std::fmt::Display) -> Error {

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use super::{
+    Settings,
     databases::Databases,
     lsn::Lsn,
     queue::Queue,
@@ -65,7 +66,7 @@ pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
     queue: Arc<Queue>,
-    most_held_bytes: u64,
+    settings: &Settings,
     mut progress: impl FnMut(Progress),
 ) -> Result<Recovered, JournalError> {
     let (files, next_number) = open_segments(disk, layout)?;
@@ -86,8 +87,8 @@ pub(super) fn recover(
         layout.clone(),
         queue.clone(),
         0,
-        0,
-        most_held_bytes,
+        settings.open_files,
+        settings.most_held_bytes(),
     );
     databases.held.load()?;
     let total = chain.iter().try_fold(0, |sum, segment| {
@@ -130,6 +131,10 @@ pub(super) fn recover(
                 }
                 if bad.contains_key(&id) && change.last > databases.held.last(id) {
                     databases.held.add(id, change)?;
+                }
+                // Of those at which the disk fails, the sync after all of them tells.
+                if databases.open_files.are_many_unsynced() {
+                    let _ = databases.sync();
                 }
             }
             told(bytes);
@@ -230,7 +235,8 @@ fn apply_held(databases: &Databases, ids: &[DatabaseId]) -> Result<Bad, JournalE
 
 /// Syncs the files. Returns at which of them the disk fails, also when they are written once more.
 fn sync(chain: &[Segment<'_>], databases: &Databases) -> Result<Bad, JournalError> {
-    if databases.sync().is_ok_and(|failed| failed.is_empty()) {
+    let is_synced = databases.sync().is_ok_and(|failed| failed.is_empty());
+    if is_synced && databases.suspects().is_empty() {
         return Ok(Bad::new());
     }
     let suspects = databases.suspects();

@@ -47,7 +47,6 @@ impl Retirer {
     }
 
     fn try_work(&self) -> Result<(), JournalError> {
-        self.databases.close_removed();
         while self.segments.is_half_full() {
             let Some(oldest) = self.segments.oldest_full() else {
                 break;
@@ -117,6 +116,9 @@ impl Retirer {
         for (id, change) in changes.iter() {
             if let Some(database) = self.databases.find(id) {
                 self.apply(&database, change)?;
+            }
+            if self.databases.open_files.are_many_unsynced() {
+                self.sync()?;
             }
         }
         Ok(changes.beside)

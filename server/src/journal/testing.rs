@@ -12,6 +12,7 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Hold {
     held: watch::Sender<bool>,
+    pages_held: Arc<AtomicBool>,
     fails_next: Arc<AtomicBool>,
 }
 
@@ -19,6 +20,7 @@ impl Default for Hold {
     fn default() -> Self {
         Hold {
             held: watch::Sender::new(false),
+            pages_held: Arc::default(),
             fails_next: Arc::default(),
         }
     }
@@ -33,6 +35,23 @@ impl Hold {
     /// Every commit made so far becomes durable, and later ones at once.
     pub fn release(&self) {
         self.held.send_replace(false);
+    }
+
+    /// From now on the pages of large commits are not written, until [`Hold::release_pages`], or until somebody
+    /// has to wait for them. For [`Driver::Caller`](super::Driver::Caller).
+    pub fn hold_pages(&self) {
+        self.pages_held.store(true, Ordering::Relaxed);
+    }
+
+    /// The pages of large commits are written.
+    pub fn release_pages(&self) {
+        self.pages_held.store(false, Ordering::Relaxed);
+        // Whoever does the work is told.
+        self.held.send_modify(|_| {});
+    }
+
+    pub(super) fn holds_pages(&self) -> bool {
+        self.pages_held.load(Ordering::Relaxed)
     }
 
     /// The next commit of an object, and whatever is written together with it, does not become

@@ -166,3 +166,53 @@ fn the_largest_record_of_any_journal_has_a_length_of_32_bits() {
         assert!(segment / 4 + (1 << 20) < u64::from(u32::MAX), "{bytes}");
     }
 }
+
+#[test]
+fn turns_are_held_back_while_many_large_commits_wait() {
+    let (journal, _) = start(&new_disk(), || 1);
+    let queue = &journal.0.queue;
+    let promise = || queue.promise(Lsn(0), queue.failures()).unwrap();
+    let promises: Vec<_> = (0..4).map(|_| promise()).collect();
+    assert!(!queue.has_room());
+    queue.break_promise(promises[1]);
+    assert!(queue.has_room());
+    let fates: Vec<_> = promises.iter().map(|it| queue.fate(*it)).collect();
+    let pending = Fate::Pending;
+    assert_eq!(fates, [pending, Fate::Void, pending, pending]);
+    assert!(promise() > promises[3]);
+    assert!(!queue.has_room());
+}
+
+#[test]
+fn large_files_that_are_gone_are_closed_by_whoever_does_that() {
+    let (journal, _) = start(&new_disk(), || 1);
+    let (databases, folder) = (&journal.0.databases, Layout::new(Path::new(DATA)).journal());
+    let streams = &databases.streams;
+    let file = |bytes| {
+        let file = databases.disk.scratch(&folder).unwrap();
+        file.set_len(bytes).unwrap();
+        file
+    };
+    let close = |file: Arc<dyn crate::env::DiskFile>| {
+        let is_open = Arc::downgrade(&file);
+        streams.free(file);
+        is_open
+    };
+    assert!(
+        close(file(1000)).upgrade().is_none(),
+        "it is closed at once"
+    );
+    let large: Vec<_> = (0..300).map(|_| close(file(1 << 20))).collect();
+    let open = || large.iter().filter(|file| file.upgrade().is_some()).count();
+    assert_eq!(open(), 256, "they are bounded");
+    assert!(streams.step(databases));
+    assert_eq!(open(), 255);
+    journal.work();
+    assert_eq!(open(), 0);
+    for (bytes, is_large) in [(1000, false), (1 << 20, true)] {
+        let scratch = databases.scratch().unwrap();
+        scratch.set_len(bytes).unwrap();
+        drop(scratch);
+        assert_eq!(streams.step(databases), is_large);
+    }
+}

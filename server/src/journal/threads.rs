@@ -1,4 +1,4 @@
-//! The two threads of a journal.
+//! The three threads of a journal.
 
 use std::{
     io,
@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{queue::Queue, retire::Retirer, segments::Segments, writer::Writer};
+use super::{
+    databases::Databases, queue::Queue, retire::Retirer, segments::Segments, writer::Writer,
+};
 use crate::health::thread_or_abort;
 
 /// How often what failed is tried again.
@@ -20,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(super) struct Threads {
     queue: Arc<Queue>,
     segments: Arc<Segments>,
+    databases: Arc<Databases>,
+    /// The one that writes the pages of large commits comes first.
     running: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -27,14 +31,22 @@ impl Threads {
     pub fn start(
         queue: Arc<Queue>,
         segments: Arc<Segments>,
+        databases: Arc<Databases>,
         mut writer: Writer,
         retirer: Retirer,
     ) -> io::Result<Threads> {
         let threads = Threads {
             queue: queue.clone(),
             segments: segments.clone(),
+            databases: databases.clone(),
             running: Mutex::default(),
         };
+        threads.spawn("pages", move || {
+            while databases.streams.wait() {
+                while databases.streams.step(&databases) {}
+            }
+            while databases.streams.step(&databases) {}
+        })?;
         let writing = queue.clone();
         threads.spawn("journal", move || {
             while writing.wait(RETRY) {
@@ -68,12 +80,17 @@ impl Threads {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Ends both, and returns when they have and what was queued is written.
+    /// Ends them, and returns when they have and what was queued is written.
     pub fn stop(&self) {
+        let mut running = self.running();
+        let mut threads = running.drain(..);
+        // A thread does not panic: that would have ended the process.
+        self.databases.streams.stop();
+        let _ = threads.next().map(JoinHandle::join);
+        // Nothing is queued any more.
         self.queue.stop();
         self.segments.stop();
-        for thread in self.running().drain(..) {
-            // It does not panic: that would have ended the process.
+        for thread in threads {
             let _ = thread.join();
         }
     }

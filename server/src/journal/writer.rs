@@ -129,13 +129,6 @@ impl Writer {
         let records = batch.records.len();
         let padded = records.next_multiple_of(BLOCK);
         batch.records.resize(padded, 0);
-        if !batch.beside.is_empty() {
-            batch
-                .beside
-                .iter()
-                .try_for_each(|beside| beside.file.sync())?;
-            self.databases.beside.sync_names()?;
-        }
         // Once more in another segment, if the first is full or can no longer be written.
         let (written, room) = (self.queue.written(), self.segments.bytes);
         let time_ms = self.queue.look_at_clock();

@@ -90,8 +90,8 @@ pub(super) struct OutputGate {
     #[cfg(any(test, feature = "testing"))]
     sabotage: Option<super::testing::Sabotage>,
     newest: Cell<Lsn>,
-    /// The newest commit that nothing waits for.
-    unconfirmed: Cell<Lsn>,
+    /// The newest commit, which may be one that nothing waits for.
+    latest: Cell<Lsn>,
     waiting: RefCell<VecDeque<Waiting>>,
     /// What waits, or for what, is not what [`OutputGate::opened`] saw.
     changed: tokio::sync::Notify,
@@ -124,7 +124,7 @@ impl OutputGate {
             #[cfg(any(test, feature = "testing"))]
             sabotage: host.sabotage.get(),
             newest: Cell::new(newest),
-            unconfirmed: Cell::new(newest),
+            latest: Cell::new(newest),
             commits: host.commits.clone(),
             metrics: host.metrics.clone(),
             waiting: RefCell::default(),
@@ -177,18 +177,19 @@ impl OutputGate {
     /// There is a commit at `lsn`: what the turn said may leave when that is durable.
     pub fn committed(&self, lsn: Lsn) {
         self.newest.set(lsn);
+        self.latest.set(lsn);
         self.turn_ended();
     }
 
     /// There is a commit at `lsn` that nothing waits for.
     pub fn committed_unconfirmed(&self, lsn: Lsn) {
-        self.unconfirmed.set(lsn);
+        self.latest.set(lsn);
         self.turn_ended();
     }
 
     /// The newest commit.
     pub fn newest(&self) -> Lsn {
-        self.newest.get().max(self.unconfirmed.get())
+        self.latest.get()
     }
 
     /// Why the object cannot go on, if one of its commits has not happened.

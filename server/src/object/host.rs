@@ -426,8 +426,9 @@ impl Host {
         if !sabotaged!(self, NoteVoidCommits) {
             self.notes.drop_void(&self.commits);
         }
+        let now_ms = self.clock.now_ms();
         self.notes
-            .write(&self.catalog, failures, self.clock.now_ms())
+            .write(&self.catalog, &self.commits, failures, now_ms)
     }
 
     /// Waits until everything that the catalog says is durable: before that nobody may be told.

@@ -30,6 +30,15 @@ struct Pending {
     activity: Option<(Lsn, Activity)>,
 }
 
+impl Pending {
+    /// Whether the catalog's commit would come after those that it tells of.
+    fn has_order(&self, commits: &Commits) -> bool {
+        let alarm = self.alarm.iter().map(|(lsn, _)| *lsn);
+        let mut lsns = alarm.chain(self.activity.iter().map(|(lsn, _)| *lsn));
+        lsns.all(|lsn| commits.has_order(lsn))
+    }
+}
+
 impl Notes {
     /// Notes the earliest alarm of an object as of the commit at `lsn`.
     pub fn alarm(&self, object: DatabaseId, lsn: Lsn, due_ms: Option<i64>, now_ms: i64) {
@@ -73,13 +82,21 @@ impl Notes {
         }
     }
 
-    /// Writes them all, unless the journal has failed since `failures`, which was asked before
+    /// Writes them, unless the journal has failed since `failures`, which was asked before
     /// [`Notes::drop_void`]: commits that were on their way to the disk then have not happened, and those
-    /// that still are will be there before the catalog's. If it fails they are kept.
-    pub fn write(&self, catalog: &Catalog, failures: Failures, now_ms: i64) -> Result<()> {
+    /// that still are will be there before the catalog's. Notes of large commits whose pages are still being
+    /// written wait for another time. If it fails all are kept.
+    pub fn write(
+        &self,
+        catalog: &Catalog,
+        commits: &Commits,
+        failures: Failures,
+        now_ms: i64,
+    ) -> Result<()> {
         let mut pending = self.pending.borrow_mut();
         let notes: Vec<_> = pending
             .iter()
+            .filter(|(_, note)| note.has_order(commits))
             .map(|(object, note)| Note {
                 object: *object,
                 alarm: note.alarm.map(|(_, due_ms)| due_ms),
@@ -92,8 +109,11 @@ impl Notes {
             self.due_ms.set(Some(now_ms + PATIENCE_MS));
             return Err(error);
         }
-        pending.clear();
-        self.due_ms.set(None);
+        for note in &notes {
+            pending.remove(&note.object);
+        }
+        let due_ms = (!pending.is_empty()).then_some(now_ms + PATIENCE_MS);
+        self.due_ms.set(due_ms);
         Ok(())
     }
 }

@@ -23,12 +23,16 @@ pub enum Operation {
     SyncFolder,
     /// Its path is that of the folder that was named.
     SyncAll,
+    /// What the operating system does when a file is closed that was not synced. If it fails, only the next
+    /// [`Operation::SyncAll`] tells, and the file is read as it is on the disk.
+    WriteBack,
 }
 
 impl Operation {
     /// Whether it changes the disk, and so is counted.
     pub fn is_change(self) -> bool {
-        !matches!(self, Operation::Open | Operation::Read | Operation::List)
+        use Operation::{List, Open, Read, WriteBack};
+        !matches!(self, Open | Read | List | WriteBack)
     }
 
     /// Whether it makes pending changes durable.

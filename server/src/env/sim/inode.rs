@@ -94,6 +94,11 @@ impl Inode {
         self.linked || Arc::strong_count(&self.open) > 1
     }
 
+    /// Whether it has something pending, and a name, and one open handle, which is about to be dropped.
+    pub fn is_unsynced_and_closing(&self) -> bool {
+        self.linked && !self.pending.is_empty() && Arc::strong_count(&self.open) == 2
+    }
+
     /// What a write of these bytes changes.
     pub fn writing(&self, bytes: &[u8], offset: u64) -> Change {
         let within = (offset % SECTOR as u64) as usize;

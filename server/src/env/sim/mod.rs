@@ -192,6 +192,12 @@ struct SimFile {
     handle: Handle,
 }
 
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        lock(&self.volume).close(&self.handle);
+    }
+}
+
 impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         lock(&self.volume).read_at(&self.handle, buffer, offset)

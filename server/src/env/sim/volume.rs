@@ -27,6 +27,8 @@ pub struct Volume {
     files: BTreeMap<FileId, Inode>,
     newest: u64,
     capacity: Option<u64>,
+    /// An error that the next sync of everything tells of.
+    untold: Option<Errno>,
     /// What the crash cut short.
     interrupted: Option<(FileId, Change)>,
 }
@@ -229,7 +231,27 @@ impl Volume {
             inode.settle(&mut fates, evicts);
         }
         self.forget_removed();
-        synced
+        match self.untold.take() {
+            Some(errno) => Err(errno.into()),
+            None => synced,
+        }
+    }
+
+    /// A handle is about to be dropped.
+    pub fn close(&mut self, file: &Handle) {
+        let Some(inode) = self.files.get_mut(&file.id) else {
+            return;
+        };
+        if !inode.is_unsynced_and_closing() {
+            return;
+        }
+        let failure = self
+            .schedule
+            .begin_scratch(&file.path, Operation::WriteBack);
+        if let Err(Failure::Fault(errno, survival, _)) = failure {
+            inode.settle(&mut Fates::new(survival), true);
+            self.untold = Some(errno);
+        }
     }
 
     pub fn sync(&mut self, file: &Handle) -> io::Result<()> {

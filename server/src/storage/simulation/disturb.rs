@@ -39,7 +39,7 @@ fn fault(random: &mut Random) -> Fault {
     let kinds: [&[Operation]; _] = [
         &[Write],
         &[Sync],
-        &[Sync, SyncAll],
+        &[Sync, SyncAll, WriteBack],
         &[Write, Sync, SyncAll, SetLen, Allocate, Create, Remove],
         &[Create, Allocate],
         &[Remove],

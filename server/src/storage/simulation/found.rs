@@ -292,3 +292,66 @@ fn a_file_that_is_gone_is_not_an_empty_database() {
     let opened = open(&vat).and_then(|storage| put(&storage, "new", 1, 10));
     assert!(matches!(opened, Err(Error::StorageFailed(_))), "{opened:?}");
 }
+
+#[test]
+fn the_error_of_a_file_is_told_though_it_is_closed_before_it_is_synced() {
+    // Objects that sleep; objects that are awake, of which few files are open at a time; and more of them than
+    // may be open without being synced.
+    for (objects, is_asleep) in [(1, true), (3, true), (3, false), (20, true), (20, false)] {
+        let vat = start(&vat::new_disk());
+        let open = |vat: &Vat, class| {
+            let id = DatabaseId { class, ..ID };
+            Storage::open(&vat.vfs, id, &Settings::default()).unwrap()
+        };
+        let mut awake: Vec<_> = (1..=objects).map(|class| open(&vat, class)).collect();
+        for round in ["a", "b"] {
+            for storage in &awake {
+                put(storage, round, 1, 10).unwrap();
+            }
+            if is_asleep {
+                awake.iter().for_each(|storage| storage.close().unwrap());
+            }
+            let closed = |_: &Path, operation| operation == Operation::WriteBack;
+            vat.disk.fail(Fault::io_error().when(closed));
+            // The file is there, and is written a second time.
+            vat.journal().write_back().unwrap();
+            if is_asleep {
+                awake = (1..=objects).map(|class| open(&vat, class)).collect();
+            }
+        }
+        vat.journal().stop().unwrap();
+        drop(awake);
+        let disk = vat.disk.after_crash(Survival::Nothing);
+        drop(vat);
+        let vat = start(&disk);
+        for class in 1..=objects {
+            assert_eq!(open(&vat, class).keys(), ["a0", "b0"], "{objects}");
+        }
+    }
+}
+
+#[test]
+fn a_recovery_of_many_files_closes_none_before_it_is_synced() {
+    let vat = start(&vat::new_disk());
+    let open = |vat: &Vat, class| {
+        let id = DatabaseId { class, ..ID };
+        Storage::open(&vat.vfs, id, &Settings::default()).unwrap()
+    };
+    for round in ["a", "b"] {
+        // Only what is in the files may get lost, not their names.
+        vat.journal().write_back().unwrap();
+        for class in 1..=40 {
+            put(&open(&vat, class), round, 1, 10).unwrap();
+        }
+    }
+    for fails in [Operation::WriteBack, Operation::SyncAll] {
+        let disk = vat.disk.after_crash(Survival::Nothing);
+        let fault = Fault::io_error().when(move |_, operation| operation == fails);
+        disk.fail(fault.times(1).evicting());
+        drop(start(&disk));
+        let vat = start(&disk.after_crash(Survival::Nothing));
+        for class in 1..=40 {
+            assert_eq!(open(&vat, class).keys(), ["a0", "b0"], "{fails:?}");
+        }
+    }
+}

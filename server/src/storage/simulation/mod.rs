@@ -12,6 +12,7 @@ mod disturb;
 mod edit;
 mod failure;
 mod found;
+mod large;
 mod model;
 mod object;
 mod plain;

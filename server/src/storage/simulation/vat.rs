@@ -74,6 +74,17 @@ impl Vat {
         self.hold.hold();
     }
 
+    /// From now on the pages of large commits are not written.
+    pub fn hold_pages(&self) {
+        self.hold.hold_pages();
+    }
+
+    /// Writes the pages that were held back.
+    pub fn release_pages(&self) {
+        self.hold.release_pages();
+        self.journal().work();
+    }
+
     /// Makes durable what was held back.
     pub fn release(&self) {
         self.is_held.set(false);
