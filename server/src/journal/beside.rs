@@ -39,7 +39,6 @@ impl BesideFiles {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let file = self.open(number, Open::OrCreate)?;
         let written = write(&*file, number, database, promise).and_then(|beside| {
-            file.sync()?;
             self.sync_names()?;
             Ok(beside)
         });
@@ -78,7 +77,7 @@ impl BesideFiles {
     }
 }
 
-/// Writes the pages of a commit, so many at a time that the database is never locked for long.
+/// Writes the pages of a commit and syncs them, so many at a time that the database is never locked for long.
 fn write(
     file: &dyn DiskFile,
     number: u64,
@@ -86,6 +85,8 @@ fn write(
     promise: Lsn,
 ) -> io::Result<Beside> {
     const CHUNK_PAGES: usize = 256;
+    /// So often it is synced, in bytes: the log, whose syncs others wait for, has the same disk.
+    const SYNC_BYTES: u64 = 8 << 20;
     file.set_len(0)?;
     let mut beside = Beside {
         number,
@@ -93,7 +94,7 @@ fn write(
         checksum: 0,
     };
     let mut chunk = Vec::with_capacity(CHUNK_PAGES * (4 + PAGE_BYTES));
-    let mut next = Some(1);
+    let (mut next, mut synced) = (Some(1), 0);
     while let Some(from) = next {
         chunk.clear();
         next = database.pages_of(promise, from, CHUNK_PAGES, |number, page| {
@@ -103,6 +104,10 @@ fn write(
         file.write_at(&chunk, beside.bytes)?;
         beside.checksum = crc32c::crc32c_append(beside.checksum, &chunk);
         beside.bytes += chunk.len() as u64;
+        if beside.bytes - synced >= SYNC_BYTES || next.is_none() {
+            file.sync()?;
+            synced = beside.bytes;
+        }
     }
     Ok(beside)
 }
