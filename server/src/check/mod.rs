@@ -108,9 +108,10 @@ impl Check<'_> {
         path: &Path,
         text: impl Into<String>,
     ) -> Result<(), CheckError> {
-        match kind.is_problem() {
-            true => self.summary.problems += 1,
-            false => self.summary.notes += 1,
+        if kind.is_problem() {
+            self.summary.problems += 1
+        } else {
+            self.summary.notes += 1
         }
         Ok(self.watcher.found(Finding::new(kind, path, text))?)
     }
@@ -330,15 +331,12 @@ impl Check<'_> {
         let path = self.layout.database(id);
         if !exists(&path)? {
             let name = name.map_or(String::new(), |name| format!(" {name:?}"));
-            let why = match is_written {
-                true => {
-                    "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
+            let why = if is_written {
+                "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
                      delete`. Until then its calls are refused"
-                }
-                false => {
-                    "it was removed, or the vat crashed while it made the object, whose next call then \
+            } else {
+                "it was removed, or the vat crashed while it made the object, whose next call then \
                      makes it"
-                }
             };
             let text = format!("the object{name} is listed and has no file: {why}");
             self.found(Kind::Missing, &path, text)?;
