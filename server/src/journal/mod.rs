@@ -220,6 +220,7 @@ impl Journal {
         databases.held.load()?;
         for (id, error) in &recovered.quarantined {
             let database = databases.recover(*id);
+            database.fall_behind();
             databases.suspect(&database);
             databases.quarantine(&database, error);
         }
