@@ -1,4 +1,4 @@
-//! The signals that end a vat, on a thread of their own: a vat whose thread is held is stopped too.
+//! The signals that end a vat, and those that do not, on a thread of their own: a vat whose thread is held is stopped too.
 
 use std::{
     io, process,
@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -21,6 +22,13 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A hold is not told of before it has lasted so long, nor is the process ended: turns end.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Signals that end a process that does not know them, and that a vat has no use for.
+const IGNORED: [(SignalKind, &str); 3] = [
+    (SignalKind::hangup(), "SIGHUP"),
+    (SignalKind::user_defined1(), "SIGUSR1"),
+    (SignalKind::user_defined2(), "SIGUSR2"),
+];
 
 /// The signals that have come: SIGTERM and SIGINT.
 pub(super) struct Signals {
@@ -44,15 +52,18 @@ struct Stopping {
 }
 
 impl Signals {
-    /// Takes the signals from now on. When the process is ended because of them, `log` is written before.
+    /// Takes the signals from now on; [`IGNORED`] ones are logged. When the process is ended because of them, `log` is written before.
     pub fn take(log: Log) -> io::Result<Signals> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let taken = {
+        let (taken, ignored) = {
             let _in_runtime = runtime.enter();
-            [SignalKind::terminate(), SignalKind::interrupt()].map(signal)
+            let taken = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+            let ignored = IGNORED.map(|(kind, name)| signal(kind).map(|signal| (signal, name)));
+            (taken, ignored)
         };
+        let ignored: Vec<_> = ignored.into_iter().collect::<io::Result<_>>()?;
         let [terminate, interrupt] = taken;
         let (terminate, interrupt) = (terminate?, interrupt?);
         let (came, seen) = watch::channel(0);
@@ -62,7 +73,11 @@ impl Signals {
             seen: 0,
             supervised: supervised.clone(),
         };
-        let work = move || runtime.block_on(listen(terminate, interrupt, came, &supervised, &log));
+        let work = move || {
+            let ignored = ignored.into_iter().map(ignore);
+            let listen = listen(terminate, interrupt, came, &supervised, &log);
+            runtime.block_on(async { futures::join!(listen, join_all(ignored)) });
+        };
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || thread_or_abort("signals", work))?;
@@ -83,6 +98,16 @@ impl Signals {
         // The thread never ends by itself.
         let _ = self.came.wait_for(|came| *came > seen).await;
         self.seen += 1;
+    }
+}
+
+/// Logs a signal, whenever it comes.
+async fn ignore((mut signal, name): (Signal, &str)) {
+    while signal.recv().await.is_some() {
+        tracing::info!(
+            signal = name,
+            "a signal is ignored: a vat reads its settings when it starts, and stops at SIGTERM"
+        );
     }
 }
 

@@ -387,7 +387,8 @@ impl Instance {
         }
         self.membrane.close(slot);
         if let Some(Err(error)) = shielded(slot, || self.storage.close()) {
-            tracing::error!(id = %slot.id, %error, "closing an object's database");
+            let (class, id) = (slot.class.name, slot.id);
+            tracing::error!(class, %id, %error, "closing an object's database");
         }
     }
 }

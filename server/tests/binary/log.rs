@@ -3,8 +3,7 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{self, Read, Write},
-    net::TcpStream,
+    io::{self, Read},
     path::Path,
     process::Stdio,
     thread,
@@ -14,7 +13,10 @@ use std::{
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::vat::{Vat, example};
+use crate::{
+    http::{ask, get},
+    vat::{Vat, example},
+};
 
 /// After this, a test that waits for something waits in vain.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,28 +29,18 @@ fn vat(folder: &Path, more: &[&str], filter: &str, log: impl Into<Stdio>) -> Vat
     Vat::spawn_logging(&example("held"), folder, args, filter, log).ready(3)
 }
 
-/// The status and the rest of the answer to a request.
-fn ask(address: &str, request: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = body.len();
-    let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close");
-    let json = format!("Content-Type: application/json\r\nContent-Length: {length}");
-    write!(stream, "{head}\r\n{json}\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 /// Calls the object `a`.
 fn call(vat: &Vat, method: &str, params: &str) -> String {
-    let address = vat.lines[1].strip_prefix("listening http ").unwrap();
-    ask(address, &format!("POST /Held/a/call/{method}"), params)
+    ask(
+        vat.told("http"),
+        &format!("POST /Held/a/call/{method}"),
+        params,
+    )
 }
 
 /// The number of records that the log has lost.
 fn lost(vat: &Vat) -> u64 {
-    let address = vat.lines[2].strip_prefix("listening metrics ").unwrap();
-    let text = ask(address, "GET /metrics", "");
+    let text = get(vat.told("metrics"), "/metrics");
     let mut lines = text.lines();
     let value = lines.find_map(|line| line.strip_prefix("vatwerk_log_records_lost_total "));
     value.expect("the metric").parse().unwrap()

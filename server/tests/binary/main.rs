@@ -2,14 +2,18 @@
 
 mod alarms;
 mod check;
+mod connections;
 mod crash;
+mod failures;
 mod held;
 mod help;
+mod http;
 mod kills;
 mod locks;
 mod log;
 mod metrics;
 mod readme;
+mod ready;
 mod serve;
 mod vat;
 mod verbs;

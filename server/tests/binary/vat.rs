@@ -160,6 +160,16 @@ impl Vat {
         told.replacen(' ', ":", 1)
     }
 
+    /// Where it listens for `what`: `http` or `metrics`.
+    pub fn told(&self, what: &str) -> &str {
+        let prefix = format!("listening {what} ");
+        let mut told = self
+            .lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(&*prefix));
+        told.next().unwrap()
+    }
+
     /// What it has said on stderr.
     pub fn errors(&self) -> String {
         fs::read_to_string(self.folder.join("stderr")).unwrap()
