@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   the vat's thread     Thread::turn ──► TurnCell ◄── hold ── Health   the watchdog: log lines
-//!                        pulse ◄───────── asked  ◄──────────── Health   /healthz, /metrics
+//!                        pulse ◄───────── asked  ◄──────────── Health   /livez, /readyz, /metrics
 //!                        Services ──────► down   ◄──────────── Health   the thread of signals
 //! ```
 //! A vat runs its objects, its connections and its services on one thread. A turn that computes for long
