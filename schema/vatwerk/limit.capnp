@@ -85,8 +85,8 @@ const storageFailed :Text = "storage-failed";
 # any, are undone for good, whatever becomes of the vat, and the instance was reset.
 
 const storageDamaged :Text = "storage-damaged";
-# `failed`. The object's database is damaged, is no database, or is gone. Nothing was written. An operator
-# has to put it back: `vatwerk check` says what is wrong with it.
+# `failed`. The object's database is damaged, is no database, is gone, or was written by a later version of the
+# vat. Nothing was written. An operator has to put it right: `vatwerk check` says what is wrong with it.
 
 const outcomeUnknown :Text = "outcome-unknown";
 # `disconnected`. The disk failed or is slow, and nobody knows whether the writes of the turn will be

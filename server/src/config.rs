@@ -21,6 +21,9 @@ pub use least::TooSmall;
 /// The most fields in the header of an HTTP request: each connection has memory for so many.
 const MOST_FIELDS: usize = 4096;
 
+/// The longest time for draining: a year.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The most objects that are awake, so that twice as many is a number.
 const MOST_OBJECTS: usize = usize::MAX / 2;
 
@@ -335,7 +338,7 @@ impl Config {
 
     /// How long calls in flight may go on when the vat is told to stop.
     pub fn drain(&self) -> Duration {
-        Duration::from_millis(self.drain_ms)
+        Duration::from_millis(self.drain_ms).min(LONGEST_DRAIN)
     }
 
     /// The limits of objects.

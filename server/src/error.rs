@@ -106,7 +106,7 @@ pub enum Error {
     /// The disk failed or is full, and what was to be written is undone for good.
     #[error("{0}")]
     StorageFailed(String),
-    /// A database is damaged, or none, or gone: an operator has to put it back.
+    /// A database is damaged, or none, or gone, or of a later version: an operator has to put it right.
     #[error("{0}")]
     StorageDamaged(String),
     /// The disk failed or is slow, and nobody knows whether what was written will be found on it.

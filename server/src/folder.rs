@@ -124,6 +124,7 @@ impl Layout {
 pub struct Folder {
     layout: Layout,
     _lock: File,
+    was_there: bool,
 }
 
 /// Why a data folder cannot be used.
@@ -201,6 +202,7 @@ impl Folder {
         Ok(Folder {
             layout,
             _lock: lock,
+            was_there: found == Some(FORMAT),
         })
     }
 
@@ -213,6 +215,11 @@ impl Folder {
             // Whatever else is wrong with it is told when it is read.
             _ => Folder::open(path),
         }
+    }
+
+    /// Whether a vat that writes the same format has used it before.
+    pub fn was_there(&self) -> bool {
+        self.was_there
     }
 
     /// Where everything is in it.

@@ -263,6 +263,13 @@ impl Server {
         }
         let folder = Folder::open(&self.config.data)?;
         let layout = folder.layout().clone();
+        if is_on_real_disk && folder.was_there() && !layout.segments().exists() {
+            tracing::warn!(
+                path = %layout.segments().display(),
+                "a vat has used the data folder, and its journal is gone: what was acknowledged and was in the \
+                 journal alone is lost"
+            );
+        }
         let journal = self.open_journal(&layout, descriptors)?;
         let vfs = Vfs::register(journal.clone());
         let catalog = Catalog::open(&vfs, self.clock.clone())?;

@@ -52,6 +52,8 @@ struct Inner {
     is_closed: Cell<bool>,
     /// Why it cannot be read or written, as the log was told last.
     trouble: RefCell<Option<String>>,
+    /// Why its log cannot be written back, likewise.
+    log_trouble: RefCell<Option<String>>,
     clock: Clock,
 }
 
@@ -78,6 +80,7 @@ impl Catalog {
             vfs: vfs.clone(),
             is_closed: Cell::default(),
             trouble: RefCell::default(),
+            log_trouble: RefCell::default(),
         })))
     }
 
@@ -165,10 +168,12 @@ impl Catalog {
         let db = self.0.db.borrow();
         let db = db.as_ref().ok_or(Error::ShuttingDown)?;
         db.backing.check_commit()?;
-        if db.backing.log_pages() > LONG_PAGES
-            && let Err(error) = db.checkpoint()
-        {
-            tracing::warn!(%error, "writing back the log of the catalog");
+        if db.backing.log_pages() > LONG_PAGES {
+            let trouble = db.checkpoint().err().map(|error| error.to_string());
+            let earlier = self.0.log_trouble.replace(trouble.clone());
+            if let Some(reason) = trouble.filter(|reason| earlier.as_ref() != Some(reason)) {
+                tracing::warn!(reason, "the log of the catalog cannot be written back");
+            }
         }
         let done = whole(db, work).map_err(failed)?;
         db.backing.commit(failures)?;

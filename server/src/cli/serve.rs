@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     pin::pin,
     process::{self, ExitCode},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::{Args, ValueEnum};
@@ -182,7 +182,9 @@ async fn serve(server: Server, drain: Duration, log: &Log) -> Result<(), String>
         () = signals.next() => {}
         () = &mut lost => leave(log),
     }
-    let mut stop = pin!(running.stop());
+    // The time that a turn has held the thread since is part of it.
+    let came = signals.first().unwrap_or_else(Instant::now);
+    let mut stop = pin!(running.stop_by((came + drain).into()));
     tokio::select! {
         () = &mut lost => leave(log),
         () = &mut stop => tracing::info!("stopped"),

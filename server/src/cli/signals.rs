@@ -34,6 +34,8 @@ const IGNORED: [(SignalKind, &str); 3] = [
 pub(super) struct Signals {
     came: watch::Receiver<u32>,
     seen: u32,
+    /// When the first came.
+    first: Arc<OnceLock<Instant>>,
     supervised: Arc<OnceLock<Supervised>>,
 }
 
@@ -68,14 +70,16 @@ impl Signals {
         let (terminate, interrupt) = (terminate?, interrupt?);
         let (came, seen) = watch::channel(0);
         let supervised = Arc::new(OnceLock::new());
+        let first = Arc::new(OnceLock::new());
         let signals = Signals {
             came: seen,
             seen: 0,
+            first: first.clone(),
             supervised: supervised.clone(),
         };
         let work = move || {
             let ignored = ignored.into_iter().map(ignore);
-            let listen = listen(terminate, interrupt, came, &supervised, &log);
+            let listen = listen(terminate, interrupt, came, &first, &supervised, &log);
             runtime.block_on(async { futures::join!(listen, join_all(ignored)) });
         };
         thread::Builder::new()
@@ -90,6 +94,11 @@ impl Signals {
         let drain = drain.max(PATIENCE);
         // It is called once.
         let _ = self.supervised.set(Supervised { health, drain });
+    }
+
+    /// When the first signal came. The vat's thread may have been held since.
+    pub fn first(&self) -> Option<Instant> {
+        self.first.get().copied()
     }
 
     /// Waits for a signal that this has not returned for.
@@ -115,6 +124,7 @@ async fn listen(
     mut terminate: Signal,
     mut interrupt: Signal,
     came: watch::Sender<u32>,
+    first: &OnceLock<Instant>,
     supervised: &OnceLock<Supervised>,
     log: &Log,
 ) {
@@ -131,6 +141,8 @@ async fn listen(
                 continue;
             }
         }
+        // Only the first is kept.
+        let _ = first.set(Instant::now());
         came.send_modify(|count| *count += 1);
         match (&stopping, supervised.get()) {
             (None, Some(_)) => tracing::info!("stopping; a second signal stops at once"),

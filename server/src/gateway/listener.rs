@@ -325,7 +325,8 @@ mod tests {
         let times = RefCell::new(Vec::new());
         let accept = async || {
             times.borrow_mut().push(Instant::now());
-            match errors.borrow_mut().next() {
+            let next = errors.borrow_mut().next();
+            match next {
                 Some(error) => Err::<(), _>(error.into()),
                 None => std::future::pending().await,
             }

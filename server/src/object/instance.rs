@@ -387,8 +387,7 @@ impl Instance {
         }
         self.membrane.close(slot);
         if let Some(Err(error)) = shielded(slot, || self.storage.close()) {
-            let (class, id) = (slot.class.name, slot.id);
-            tracing::error!(class, %id, %error, "closing an object's database");
+            self.host.tell_not_written_back(slot, &error);
         }
     }
 }

@@ -166,6 +166,18 @@ impl Host {
         }
     }
 
+    /// Logs that what the journal has of an object is not in its file when the object falls asleep or ends.
+    pub(super) fn tell_not_written_back(&self, slot: &Slot, error: &Error) {
+        let (class, id) = (slot.class.name, slot.id);
+        let reason = reason(error);
+        if let Some(more) = self.troubles.fails(id, &reason) {
+            tracing::warn!(
+                class, %id, reason, more,
+                "an object's file is not brought up to date: the journal keeps what it lacks"
+            );
+        }
+    }
+
     /// Whether the log is to be told of a failure of that object, or, with `None`, of the vat: `Some` if the
     /// same was not told within the last minute, with how often it has happened since.
     pub(super) fn is_news(&self, object: Option<ObjectId>, reason: &str) -> Option<u64> {

@@ -82,6 +82,12 @@ impl Running {
     /// finished within the time for draining is given up. A disk that does not take the journal within a
     /// minute is not waited for: the folder stays locked until it has, and the next start recovers.
     pub async fn stop(self) {
+        let end = tokio::time::Instant::now() + self.config.drain();
+        self.stop_by(end).await;
+    }
+
+    /// Stops like [`Running::stop`], with `end` as the end of the time for draining.
+    pub(crate) async fn stop_by(self, end: tokio::time::Instant) {
         self.health.stopping();
         self.accepting.iter().for_each(AbortHandle::abort);
         self.host.stop_scheduling();
@@ -90,7 +96,6 @@ impl Running {
         // Those that nothing is wanted of need not wait for the others.
         self.host.sleep_when_idle();
         // One time for all of it.
-        let end = tokio::time::Instant::now() + self.config.drain();
         let finished = tokio::time::timeout_at(end, async {
             futures::join!(self.gateway.finish_calls(), self.http.finish_requests());
             self.host.calls_finished().await;

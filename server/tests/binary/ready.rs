@@ -141,7 +141,8 @@ fn a_vat_on_a_disk_that_is_almost_full_is_not_ready_until_there_is_room() {
     let Some(program) = on_small_disk(folder.path(), 48 << 20) else {
         return;
     };
-    let settings = "[limits]\njournal_bytes = 8388608\nfree_bytes = 25165824\nidle_ms = 100\n";
+    let settings = "[limits]\njournal_bytes = 8388608\nfree_bytes = 25165824\nidle_ms = 100\n\
+                    statement_ms = 60000\n";
     fs::write(folder.path().join("vat.toml"), settings).unwrap();
     let args = LISTEN.iter().chain(&["--config", "vat.toml"]);
     let mut vat = Vat::spawn_program(&program, folder.path(), args).ready(2);
@@ -168,6 +169,46 @@ fn a_vat_on_a_disk_that_is_almost_full_is_not_ready_until_there_is_room() {
 }
 
 #[test]
+fn on_a_full_disk_what_does_not_fit_fails_and_is_told_once() {
+    let folder = tempdir().unwrap();
+    let Some(program) = on_small_disk(folder.path(), 32 << 20) else {
+        return;
+    };
+    let settings = "[limits]\njournal_bytes = 8388608\nidle_ms = 100\nstatement_ms = 60000\n";
+    fs::write(folder.path().join("vat.toml"), settings).unwrap();
+    let args = LISTEN.iter().chain(&["--config", "vat.toml"]);
+    let mut vat = Vat::spawn_program(&program, folder.path(), args).ready(2);
+    vat.call("Counter", "a", "increment", "{}");
+    let large = "CREATE TABLE t AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n \
+                 WHERE i < 40) SELECT randomblob(1000000) FROM n";
+    for _ in 0..6 {
+        let told = vat.run(&["sql", "Cell", "large", large]);
+        let told = told.failed(1);
+        assert!(told.contains("storage-failed: "), "{told}");
+    }
+    // What is small, and what is there, goes on.
+    assert_eq!(
+        vat.call("Counter", "a", "increment", "{}"),
+        r#"{"count":2}"#
+    );
+    assert_eq!(probe(&vat, "/livez").0, 200);
+    let resets = "vatwerk_resets_total{class=\"Cell\",reason=\"storage\"}";
+    assert_eq!(number(&vat, resets), 6.0);
+    vat.signal(libc::SIGTERM);
+    assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+    let log = vat.errors();
+    let told = log
+        .lines()
+        .filter(|line| line.contains("an object is reset"));
+    let told: Vec<_> = told.collect();
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(
+        told[0].contains("class=\"Cell\"") && told[0].contains("storage-failed"),
+        "{log}"
+    );
+}
+
+#[test]
 fn a_vat_that_drains_is_live_and_not_ready() {
     let folder = tempdir().unwrap();
     let program = crate::vat::example("held");
@@ -186,6 +227,23 @@ fn a_vat_that_drains_is_live_and_not_ready() {
     vat.signal(libc::SIGTERM);
     assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
     call.wait().unwrap();
+}
+
+#[test]
+fn a_start_without_the_journal_that_there_was_is_said() {
+    let folder = tempdir().unwrap();
+    let first = vat(folder.path());
+    first.call("Counter", "a", "increment", "{}");
+    first.kill();
+    // As somebody who accepts the loss of what is in it.
+    fs::remove_dir_all(folder.path().join("data/journal")).unwrap();
+    fs::remove_file(folder.path().join("data/SEGMENTS")).unwrap();
+    for is_gone in [true, false] {
+        let vat = vat(folder.path());
+        let log = vat.errors();
+        assert_eq!(log.contains("its journal is gone"), is_gone, "{log}");
+        vat.kill();
+    }
 }
 
 #[test]

@@ -380,7 +380,7 @@ pub(super) fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         ),
         Code::StorageDamaged => (
             Http::INTERNAL_SERVER_ERROR,
-            Some("the object's database is damaged or gone, and has to be put back"),
+            Some("the object's database is damaged or gone, or of a later version of the vat"),
         ),
         Code::Disconnected => (
             Http::BAD_GATEWAY,
