@@ -364,7 +364,7 @@ impl Host {
             .catalog
             .learn_name(slot.class.interface_id, slot.id, name);
         if let Err(error) = named {
-            tracing::warn!(id = %slot.id, %error, "noting the name of an object");
+            self.tell_failed(slot, "the name of an object is not noted", &error);
         }
     }
 

@@ -387,7 +387,9 @@ impl Instance {
         }
         self.membrane.close(slot);
         if let Some(Err(error)) = shielded(slot, || self.storage.close()) {
-            self.host.tell_not_written_back(slot, &error);
+            let what =
+                "an object's file is not brought up to date: the journal keeps what it lacks";
+            self.host.tell_failed(slot, what, &error);
         }
     }
 }

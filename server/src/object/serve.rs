@@ -139,7 +139,8 @@ async fn awake(instance: &Rc<Instance>) {
             if instance.is_unborn()
                 && let Err(error) = unmake(instance)
             {
-                tracing::warn!(id = %instance.slot.id, %error, "undoing a `create` that was broken off");
+                let what = "a `create` that was broken off is not undone";
+                instance.host.tell_failed(&instance.slot, what, &error);
             }
         }
     }

@@ -166,15 +166,12 @@ impl Host {
         }
     }
 
-    /// Logs that what the journal has of an object is not in its file when the object falls asleep or ends.
-    pub(super) fn tell_not_written_back(&self, slot: &Slot, error: &Error) {
+    /// Logs that the vat failed to do something for an object; `what` says what it was.
+    pub(super) fn tell_failed(&self, slot: &Slot, what: &str, error: &Error) {
         let (class, id) = (slot.class.name, slot.id);
         let reason = reason(error);
         if let Some(more) = self.troubles.fails(id, &reason) {
-            tracing::warn!(
-                class, %id, reason, more,
-                "an object's file is not brought up to date: the journal keeps what it lacks"
-            );
+            tracing::warn!(class, %id, reason, more, "{what}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     object::Host,
 };
 
-/// How long connections may take to end after the draining, if what is queued for them is not taken.
+/// How long connections may take to end after the draining.
 const HANGING_UP: Duration = Duration::from_millis(750);
 
 /// How long objects may take to fall asleep when the time for draining is over, and as long again those that
@@ -104,10 +104,9 @@ impl Running {
             tracing::warn!("calls were still running when the time for draining was over");
         }
         self.host.close_web_sockets();
-        let hung_up = async { futures::join!(self.gateway.close(), self.http.close(HANGING_UP)) };
-        if tokio::time::timeout(HANGING_UP, hung_up).await.is_err() {
-            tracing::debug!("connections do not take what is queued for them");
-        }
+        // Peers that do not take their last message, or do not hang up, are not waited for.
+        let hung_up = tokio::time::timeout(HANGING_UP, self.gateway.close());
+        let _ = futures::join!(hung_up, self.http.close(HANGING_UP));
         // Calls that waited have ended with their connections.
         let end = end.max(tokio::time::Instant::now() + CLOSING);
         if tokio::time::timeout_at(end, self.host.sleep_all())

@@ -19,7 +19,7 @@
 //! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long |
 //! | `sql-refused`, `sql-failed` | 422 | |
 //! | a class's own | 422 | |
-//! | `application-failed`, `activation-failed`, `storage-damaged`, `internal` | 500 | |
+//! | `application-failed`, `activation-failed`, `storage-damaged`, `deadlock`, `internal` | 500 | |
 //! | `unimplemented` | 501 | 404 for a method that there is not, 405, 415 and 426 where HTTP has a word for it |
 //! | `disconnected`, `outcome-unknown` | 502 | |
 //! | `object-reset`, `shutting-down`, `overloaded`, `storage-failed` | 503 | with `Retry-After` |
@@ -396,6 +396,10 @@ pub(super) fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         Code::ActivationFailed => (
             Http::INTERNAL_SERVER_ERROR,
             Some("the object failed to wake up"),
+        ),
+        Code::Deadlock => (
+            Http::INTERNAL_SERVER_ERROR,
+            Some("the objects that this needs wait for each other"),
         ),
         // `Code` may grow; a code that is not known here is a fault of this file.
         Code::Internal | _ => (
