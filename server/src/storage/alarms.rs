@@ -493,10 +493,10 @@ impl Stored {
             && self.zone.as_deref() == repeat.map(Repeat::zone)
     }
 
-    /// `storage-failed` when a vat wrote it that knew more.
+    /// `storage-damaged` when a vat wrote it that knew more.
     fn row(self) -> Result<DueRow> {
         let unknown = |what: &dyn std::fmt::Display| {
-            Error::StorageFailed(format!("the alarm `{}` cannot be read: {what}", self.name))
+            Error::StorageDamaged(format!("the alarm `{}` cannot be read: {what}", self.name))
         };
         let missed = [Missed::FireOnce, Missed::FireEach, Missed::Skip]
             .into_iter()

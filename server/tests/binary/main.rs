@@ -2,15 +2,19 @@
 
 mod alarms;
 mod check;
+mod connections;
 mod crash;
+mod failures;
 mod held;
 mod help;
+mod http;
 mod kills;
 mod locks;
 mod log;
 mod metrics;
 mod promises;
 mod readme;
+mod ready;
 mod serve;
 mod vat;
 mod verbs;

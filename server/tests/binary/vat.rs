@@ -3,11 +3,9 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 /// The binary, away from the settings and the sockets of whoever runs the tests.
@@ -162,14 +160,19 @@ impl Vat {
         told.replacen(' ', ":", 1)
     }
 
-    /// The address of that order, as one connects to it without the client: `HOST:PORT`.
-    pub fn host_and_port(&self, which: usize) -> &str {
-        self.lines[which].rsplit(' ').next().unwrap()
-    }
-
     /// The id of its process.
     pub fn id(&self) -> libc::pid_t {
         self.child.id().try_into().unwrap()
+    }
+
+    /// The TCP address, `HOST:PORT`, where it listens for `what`: `http`, `metrics` or `tcp`.
+    pub fn told(&self, what: &str) -> &str {
+        let prefix = format!("listening {what} ");
+        let mut told = self
+            .lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(&*prefix));
+        told.next().unwrap()
     }
 
     /// What it has said on stderr.
@@ -228,20 +231,6 @@ impl Drop for Vat {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The status and the rest of the answer to a request with a body of JSON, on a connection of its own.
-pub fn ask(address: &str, request: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let patience = Some(Duration::from_secs(60));
-    stream.set_read_timeout(patience).unwrap();
-    let length = body.len();
-    let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close");
-    let json = format!("Content-Type: application/json\r\nContent-Length: {length}");
-    write!(stream, "{head}\r\n{json}\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 /// All files in a folder, and in those inside of it.

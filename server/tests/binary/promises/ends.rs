@@ -11,8 +11,9 @@ use vatwerk_client::LocalClient;
 
 use super::{Deaf, block_on, connect, error, until, until_busy, until_logged, vat};
 use crate::{
+    http::ask,
     promises_capnp::{clerk, patient},
-    vat::{Vat, ask},
+    vat::Vat,
 };
 
 /// A clerk that has served five, waits for somebody who never answers, and has three others waiting behind
@@ -143,7 +144,7 @@ fn told(answer: &str) -> (String, String) {
 
 fn post(vat: &Vat, class: &str, method: &str) -> String {
     let call = format!("POST /{class}/x/call/{method}");
-    ask(vat.host_and_port(1), &call, "{}")
+    ask(vat.told("http"), &call, "{}")
 }
 
 #[test]
