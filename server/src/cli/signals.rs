@@ -1,4 +1,5 @@
-//! The signals that end a vat, and those that do not, on a thread of their own: a vat whose thread is held is stopped too.
+//! The signals that end a vat, and those that do not, on a thread of their own: a vat whose thread is held is
+//! stopped too.
 
 use std::{
     io, process,
@@ -54,13 +55,17 @@ struct Stopping {
 }
 
 impl Signals {
-    /// Takes the signals from now on; [`IGNORED`] ones are logged. When the process is ended because of them, `log` is written before.
+    /// Takes the signals from now on; [`IGNORED`] ones are logged. When the process is ended because of them,
+    /// `log` is written before.
     pub fn take(log: Log) -> io::Result<Signals> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let (taken, ignored) = {
             let _in_runtime = runtime.enter();
+            // A write past the largest file that the system allows (`ulimit -f`) then fails, and ends nothing.
+            // What handles a signal stays when this is dropped.
+            signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
             let taken = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
             let ignored = IGNORED.map(|(kind, name)| signal(kind).map(|signal| (signal, name)));
             (taken, ignored)

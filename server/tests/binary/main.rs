@@ -13,6 +13,7 @@ mod locks;
 mod log;
 mod metrics;
 mod promises;
+mod quarantine;
 mod readme;
 mod ready;
 mod serve;
