@@ -155,7 +155,7 @@ fn an_object_waits_when_much_of_it_is_not_on_disk_and_others_do_not() {
         vat.hold.hold();
         let calls = write_much(&vec![busy; 60]);
         settle().await;
-        // Its log may be of 1,024 pages, some 4 MB.
+        // Of it 1,024 pages may be undecided, some 4 MB.
         let written = vat.controls.arrivals("written");
         assert!((2..=42).contains(&written), "{written}");
         let others = write_much(&[other]);
@@ -165,6 +165,32 @@ fn an_object_waits_when_much_of_it_is_not_on_disk_and_others_do_not() {
         assert!(join_all(calls).await.iter().all(Result::is_ok));
         assert!(join_all(others).await.iter().all(Result::is_ok));
         assert_eq!(vat.controls.arrivals("written"), 61);
+    });
+}
+
+#[test]
+fn calls_behind_many_pages_that_a_turn_wrote_and_undid_wait_for_the_disk_and_not_in_a_loop() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let large = cell(&wire, "large");
+        let table = "CREATE TABLE t (id INTEGER PRIMARY KEY, v)";
+        large.exec(table, &[]).await.unwrap();
+        // More than SQLite keeps in memory, and than may be undecided.
+        for _ in 0..8 {
+            let row = "INSERT INTO t (v) VALUES (randomblob(1000000))";
+            large.exec(row, &[]).await.unwrap();
+        }
+        vat.hold.hold();
+        // In the last row it fails, when SQLite has written those before.
+        let update = "UPDATE t SET v = CASE id WHEN 8 THEN json('no') ELSE randomblob(1000000) END";
+        assert_eq!(code(large.exec(update, &[]).await), Code::SqlFailed);
+        let next = large.get("key");
+        let meanwhile = async {
+            settle().await;
+            vat.hold.release();
+        };
+        assert_eq!(tokio::join!(next, meanwhile).0.unwrap(), None);
     });
 }
 
@@ -185,7 +211,7 @@ fn objects_wait_to_come_into_being_when_many_have_that_are_not_on_disk() {
         settle().await;
         let made = |name: &&String| vat.controls.runs(Hook::Create, name) > 0;
         let count = names.iter().filter(made).count();
-        // The catalog's log may be of 2,048 pages.
+        // A batch takes a quarter of an eighth of the journal.
         assert!((100..NEWBORNS as usize - 100).contains(&count), "{count}");
         vat.hold.release();
         assert!(calls.await.unwrap().iter().all(Result::is_ok));

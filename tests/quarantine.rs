@@ -24,11 +24,13 @@ fn small(config: &mut Config) {
     config.limits.idle_ms = 1000;
 }
 
-/// Two objects that are asleep, with the file of the first.
-async fn two(vat: &TestVat, wire: &Wire) -> (Ops, Ops, PathBuf) {
+/// Two objects that are asleep, with the file of the first, which a stop has written.
+async fn two(vat: &mut TestVat, wire: &mut Wire) -> (Ops, Ops, PathBuf) {
+    cell(wire, "bad").put("k", &[1; 5000]).await.unwrap();
+    vat.stop().await;
+    vat.start_again().await;
+    *wire = vat.wire().await;
     let (bad, good) = (cell(wire, "bad"), cell(wire, "good"));
-    bad.put("k", &[1; 5000]).await.unwrap();
-    night().await;
     let files = vat.disk().files();
     let mut files = files.into_iter().filter(|path| is_in(path, "objects"));
     let file = files.next().unwrap();
@@ -52,7 +54,7 @@ fn an_object_whose_file_cannot_be_written_takes_no_commits_and_all_others_go_on(
         for (round, only_syncs) in [(0, false), (1, true), (2, false), (3, true)] {
             let mut vat = TestVat::on_disk(small).await;
             let mut wire = vat.wire().await;
-            let (bad, good, file) = two(&vat, &wire).await;
+            let (bad, good, file) = two(&mut vat, &mut wire).await;
             let fault = {
                 let file = file.clone();
                 Fault::io_error()
@@ -134,8 +136,8 @@ fn an_object_whose_file_cannot_be_written_takes_no_commits_and_all_others_go_on(
 fn what_a_crash_leaves_of_a_file_that_cannot_be_written_is_mended_by_the_start_that_can() {
     run_paused(async {
         let mut vat = TestVat::on_disk(small).await;
-        let wire = vat.wire().await;
-        let (bad, good, file) = two(&vat, &wire).await;
+        let mut wire = vat.wire().await;
+        let (bad, good, file) = two(&mut vat, &mut wire).await;
         vat.disk()
             .fail(Fault::io_error().when(move |path, op| path == file && op.is_change()));
         bad.put("k", &[3; 5000]).await.unwrap();

@@ -56,6 +56,13 @@ fn the_request_of_each_class_of_the_tests_is_current() {
 }
 
 #[test]
+fn the_request_of_the_example_is_current() {
+    let example = root().join("server/examples/promises");
+    let request = example.join("promises.cgr");
+    check_request(&example, &[example.join("promises.capnp")], &request);
+}
+
+#[test]
 fn checked_in_request_is_current() {
     let schema = root().join("schema");
     let mut files: Vec<_> = fs::read_dir(schema.join("vatwerk"))

@@ -164,6 +164,42 @@ fn a_call_that_create_would_wait_for_is_refused_at_once() {
     });
 }
 
+/// Asks the next in a circle of three before it comes into being.
+struct AsksNextFromCreate;
+
+impl Program for AsksNextFromCreate {
+    async fn create(ctx: &Context) -> capnp::Result<()> {
+        let next = match ctx.name().as_deref() {
+            Some("a") => "b",
+            Some("b") => "c",
+            _ => "a",
+        };
+        let next: Client = ctx.namespace::<Client>()?.get(next)?;
+        act(&next, async |_| Ok(())).await
+    }
+}
+
+#[test]
+fn objects_that_would_wait_for_each_other_to_wake_are_refused_at_once() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<AsksNextFromCreate>>()).await;
+        // One that wakes the others; and all of them at the same time, each for a caller of its own.
+        for names in [&["a"][..], &["c", "b", "a"]] {
+            let began = tokio::time::Instant::now();
+            let calls = names.iter().map(|name| {
+                let object: Client = vat.object(name);
+                spawn_local(act(&object, async |_| Ok(())))
+            });
+            for call in calls.collect::<Vec<_>>() {
+                let error = call.await.unwrap().unwrap_err();
+                assert!(error.extra.contains("wait for each other"), "{error}");
+                assert_eq!(code::<()>(Err(error)), Code::Deadlock);
+            }
+            assert_eq!(tokio::time::Instant::now(), began);
+        }
+    });
+}
+
 #[test]
 fn requests_that_wait_for_each_other_are_told_so() {
     run(async {

@@ -54,14 +54,16 @@ fn every_test_that_is_named_exists() {
         let text = fs::read_to_string(root.join(document)).unwrap();
         // Every second part of the text between backticks is code.
         for name in text.split('`').skip(1).step_by(2) {
-            let Some((module, test)) = name.split_once("::") else {
+            let named = name.rsplit_once("::");
+            let Some((module, test)) = named.filter(|(_, it)| it.starts_with(char::is_lowercase))
+            else {
                 continue;
             };
-            let file = root.join("tests").join(format!("{module}.rs"));
-            let Ok(code) = fs::read_to_string(&file) else {
-                continue;
-            };
-            if !code.contains(&format!("fn {test}(")) {
+            let file = format!("{}.rs", module.replace("::", "/"));
+            let folders = ["tests", "server/tests/binary"].map(|folder| root.join(folder));
+            let code = folders.map(|folder| fs::read_to_string(folder.join(&file)).ok());
+            let mut code = code.iter().flatten().peekable();
+            if code.peek().is_some() && !code.any(|it| it.contains(&format!("fn {test}("))) {
                 missing.push(format!("{document}: {name}"));
             }
         }

@@ -54,8 +54,9 @@ const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// it is four times the 32 MiB of the wire contract: a message may be read more than once.
 const TRAVERSAL_LIMIT_WORDS: usize = 16 * 1024 * 1024;
 
-/// How much of one stream may be under way without an acknowledgement, in bytes.
-const STREAM_WINDOW: usize = 1024 * 1024;
+/// How much of one stream may be under way without an acknowledgement, in bytes. Half of what a vat takes of
+/// a body that nobody reads yet: past that it takes a caller for one that does not wait.
+const STREAM_WINDOW: usize = 512 * 1024;
 
 /// How much is collected before it goes to the socket, and read from it at a time, in bytes.
 const SOCKET_BUFFER: usize = 64 * 1024;

@@ -89,11 +89,7 @@ fn crash(folder: &Path, load: &Load, bytes: u64) {
     let data = Folder::open(folder).expect("a data folder");
     let (journal, _) = open(&data);
     let vfs = Vfs::register(journal);
-    // No checkpoint: everything is to be recovered.
-    let settings = Settings {
-        checkpoint_pages: u64::MAX,
-        ..Settings::default()
-    };
+    let settings = Settings::default();
     let objects: Vec<Storage> = (0..load.objects)
         .map(|number| {
             let mut object = [0; ObjectId::LEN];

@@ -214,7 +214,9 @@ pub struct Limits {
     pub message_bytes: u64,
     /// The most disk space that the journal takes; at least 8,388,608, and at most 8,589,934,592. The pages of commits of more
     /// than a 32nd of it may take about as much again. The longer it is, the less often objects' files
-    /// are synced, and the longer takes a start after a crash. Default 268,435,456.
+    /// are synced, and the longer takes a start after a crash. Pages that are not in objects' files yet
+    /// are in memory too, of an object that sleeps likewise: half as much as this in all, and of each object
+    /// 1,048,576 bytes at most. What is more is in files without names, which take disk space once more. Default 268,435,456.
     pub journal_bytes: u64,
 }
 

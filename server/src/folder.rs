@@ -1,7 +1,7 @@
 //! The data folder: whose it is, what format it has, and where everything is in it.
 //!
 //! ```text
-//! DATA/format              "vatwerk 3"
+//! DATA/format              "vatwerk 4"
 //! DATA/LOCK                locked while a vat uses the folder
 //! DATA/SEGMENTS            which segments of the journal may hold commits
 //! DATA/catalog.sqlite      names, saved references
@@ -20,9 +20,11 @@ use std::{
 
 use vatwerk::ObjectId;
 
-/// The format that this version reads and writes. The one before it, 2, has no alarms: the catalog
-/// brings itself up to date, and what knew only that would not run them.
-const FORMAT: u32 = 3;
+/// The format that this version reads and writes. In the one before it, 3, the first page of a database
+/// says that there is a write-ahead log. Such a database is used as it is; what knows only that cannot
+/// use the others. Format 2 has no alarms: the catalog brings itself up to date, and what knew only that
+/// would not run them.
+const FORMAT: u32 = 4;
 
 /// The format before there was a journal: each database has a write-ahead log of its own beside it.
 const WITHOUT_JOURNAL: u32 = 1;
@@ -350,9 +352,9 @@ mod tests {
     fn a_folder_of_another_format_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let format = folder.path().join("format");
-        fs::write(&format, "vatwerk 4\n").unwrap();
+        fs::write(&format, "vatwerk 5\n").unwrap();
         let newer = Folder::open(folder.path());
-        assert!(matches!(newer, Err(FolderError::Newer { found: 4, .. })));
+        assert!(matches!(newer, Err(FolderError::Newer { found: 5, .. })));
         fs::write(&format, "something else\n").unwrap();
         assert!(matches!(
             Folder::open(folder.path()),
@@ -378,7 +380,7 @@ mod tests {
             let refused = Folder::open(folder.path());
             assert!(matches!(refused, Err(FolderError::Unmarked(_))), "{used}");
             assert!(!format.exists());
-            fs::write(&format, "vatwerk 3\n").unwrap();
+            fs::write(&format, format!("vatwerk {FORMAT}\n")).unwrap();
             drop(Folder::open(folder.path()).unwrap());
             fs::remove_file(folder.path().join(used)).unwrap();
         }
@@ -423,7 +425,7 @@ mod tests {
             .unwrap();
         assert_eq!(value, 5);
         let format = fs::read_to_string(folder.path().join("format")).unwrap();
-        assert_eq!(format, "vatwerk 3\n");
+        assert_eq!(format, "vatwerk 4\n");
     }
 
     #[test]

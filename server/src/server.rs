@@ -442,8 +442,18 @@ fn recover(
     })?;
     if recovery.commits > 0 {
         let took_ms = started.elapsed().as_millis() as u64;
-        let (commits, bytes) = (recovery.commits, recovery.bytes);
-        tracing::info!(commits, bytes, took_ms, "recovered from the journal");
+        let journal::Recovery {
+            commits,
+            bytes,
+            time_ms: newest_ms,
+        } = recovery;
+        tracing::info!(
+            commits,
+            bytes,
+            newest_ms,
+            took_ms,
+            "recovered from the journal"
+        );
     }
     Ok(journal)
 }

@@ -52,16 +52,8 @@ struct Inner {
     is_closed: Cell<bool>,
     /// Why it cannot be read or written, as the log was told last.
     trouble: RefCell<Option<String>>,
-    /// Why its log cannot be written back, likewise.
-    log_trouble: RefCell<Option<String>>,
     clock: Clock,
 }
-
-/// The catalog's log is written back when it has so many pages and is durable.
-const LONG_PAGES: u64 = 256;
-
-/// It may be this many times as long before it is durable.
-const PATIENCE: u64 = 8;
 
 /// The most memory that cached pages of it take: ids come in no order, so writes are all over it.
 const CACHE_KIB: u32 = 32 << 10;
@@ -80,32 +72,22 @@ impl Catalog {
             vfs: vfs.clone(),
             is_closed: Cell::default(),
             trouble: RefCell::default(),
-            log_trouble: RefCell::default(),
         })))
     }
 
-    /// Writes back what is durable, and closes it. Afterwards everything fails.
+    /// Closes it. Afterwards everything fails.
     pub fn close(&self) -> Result<()> {
         self.0.is_closed.set(true);
         let Some(db) = self.0.db.take() else {
             return Ok(());
         };
-        let written = db.checkpoint();
-        db.close().and(written).map(drop).map_err(failed)
+        db.close().map_err(failed)
     }
 
     /// The newest change. What depends on it must not be seen before that is durable.
     pub fn newest(&self) -> Lsn {
         let db = self.0.db.borrow();
         db.as_ref().map_or(Lsn::default(), |db| db.backing.newest())
-    }
-
-    /// Whether its log is so long that objects should come into being only when what is in it is
-    /// durable, and can be written back.
-    pub fn is_full(&self) -> bool {
-        let db = self.0.db.borrow();
-        db.as_ref()
-            .is_some_and(|db| db.backing.log_pages() > PATIENCE * LONG_PAGES)
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
@@ -144,8 +126,7 @@ impl Catalog {
         self.0.vfs.journal().failures()
     }
 
-    /// One commit, of all that `work` writes or nothing, and the writing back of the log if it has
-    /// become long. If nothing is written there is no commit.
+    /// One commit, of all that `work` writes or nothing. If nothing is written there is no commit.
     fn write<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.write_since(self.failures(), work)
     }
@@ -168,13 +149,6 @@ impl Catalog {
         let db = self.0.db.borrow();
         let db = db.as_ref().ok_or(Error::ShuttingDown)?;
         db.backing.check_commit()?;
-        if db.backing.log_pages() > LONG_PAGES {
-            let trouble = db.checkpoint().err().map(|error| error.to_string());
-            let earlier = self.0.log_trouble.replace(trouble.clone());
-            if let Some(reason) = trouble.filter(|reason| earlier.as_ref() != Some(reason)) {
-                tracing::warn!(reason, "the log of the catalog cannot be written back");
-            }
-        }
         let done = whole(db, work).map_err(failed)?;
         db.backing.commit(failures)?;
         Ok(done)
@@ -220,7 +194,7 @@ fn attach(vfs: &Rc<Vfs>) -> Result<Attached> {
     let failures = vfs.journal().failures();
     let backing = Backing::open(vfs, DatabaseId::CATALOG)?;
     let connection = backing.connect().map_err(failed)?;
-    storage::prepare_log(&connection).map_err(failed)?;
+    storage::leave_to_journal(&connection).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection
         .execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB}"))
@@ -371,7 +345,7 @@ mod tests {
             |catalog| catalog.retire_class(7),
         ];
         for write in writes {
-            disk.fail(Fault::io_error());
+            disk.fail(Fault::io_error().when(|path, _| path.starts_with("/data/journal")));
             // The journal takes it, and cannot keep it.
             write(&catalog).unwrap();
             let until_then = catalog.alarm_of(kept);

@@ -32,7 +32,7 @@ impl Catalog {
     /// object's database. An error of it ends the rebuilding. No object may be awake.
     ///
     /// It is done class by class in commits of some thousand objects, each of them durable before the
-    /// next, so that no log becomes long. If it is interrupted, [`Catalog::needs_alarms`] still says
+    /// next, so that no commit is large. If it is interrupted, [`Catalog::needs_alarms`] still says
     /// so, and classes that were not finished are begun again.
     pub async fn rebuild_alarms(
         &self,

@@ -120,9 +120,10 @@ impl Check<'_> {
         path: &Path,
         text: impl Into<String>,
     ) -> Result<(), CheckError> {
-        match kind.is_problem() {
-            true => self.summary.problems += 1,
-            false => self.summary.notes += 1,
+        if kind.is_problem() {
+            self.summary.problems += 1
+        } else {
+            self.summary.notes += 1
         }
         Ok(self.watcher.found(Finding::new(kind, path, text))?)
     }
@@ -348,16 +349,13 @@ impl Check<'_> {
                 self.found(Kind::Note, &path, text)?;
                 return Ok(());
             }
-            let why = match is_written {
-                true => {
-                    "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
+            let why = if is_written {
+                "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
                      delete`, or all such objects with `vatwerk check --accept-losses`. Until then its calls \
                      are refused"
-                }
-                false => {
-                    "it was removed, or the vat crashed while it made the object, whose next call then \
+            } else {
+                "it was removed, or the vat crashed while it made the object, whose next call then \
                      makes it"
-                }
             };
             let text = format!("the object{name} is listed and has no file: {why}");
             self.found(Kind::Missing, &path, text)?;

@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    ops::Range,
     path::PathBuf,
     sync::{
         Arc,
@@ -13,7 +12,7 @@ use std::{
     },
 };
 
-use super::{log::Log, page::PAGE_BYTES, queue::BesideFile, record::Beside};
+use super::{overlay::Overlay, page::PAGE_BYTES, queue::BesideFile, record::Beside};
 use crate::env::{Disk, DiskFile, Open};
 
 /// The ending of the files' names, behind their number.
@@ -35,8 +34,8 @@ impl BesideFiles {
         }
     }
 
-    /// Writes the pages of a large commit to a file of their own.
-    pub fn write(&self, log: &Log, frames: Range<u64>) -> io::Result<(Beside, BesideFile)> {
+    /// Writes the pages of a large commit, those that SQLite has committed, to a file of their own.
+    pub fn write(&self, overlay: &Overlay) -> io::Result<(Beside, BesideFile)> {
         const CHUNK_BYTES: usize = 1 << 20;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let file = self.open(number, Open::OrCreate)?;
@@ -56,7 +55,7 @@ impl BesideFiles {
                 chunk.clear();
                 Ok(())
             };
-            log.for_each(frames, |number, packed| {
+            overlay.for_each_committed(|number, packed| {
                 packed.unpack(&mut page);
                 chunk.extend_from_slice(&number.to_le_bytes());
                 chunk.extend_from_slice(&page);

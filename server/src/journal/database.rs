@@ -1,8 +1,8 @@
-//! One database: its file, the log that SQLite writes for it, and which commits are where.
+//! One database: its file, the pages that are not in it yet, and which commits are where.
 //!
-//! A commit is first in the log, then in the journal, then in the file. SQLite reads what is in the
-//! log from there, so that what the file holds of the same pages does not matter to it; the file is
-//! brought up to date by SQLite's checkpoint, or behind SQLite's back from the journal.
+//! A commit is first in the overlay, then in the journal, then in the file. SQLite reads what is in the
+//! overlay from there, so that what the file holds of the same pages does not matter to it; the file is
+//! brought up to date behind SQLite's back, from the journal.
 
 use std::{
     collections::VecDeque,
@@ -14,9 +14,9 @@ use std::{
 use super::{
     databases::Databases,
     empty,
-    log::Log,
     lsn::Lsn,
-    page::PAGE_BYTES,
+    overlay::Overlay,
+    page::{PAGE_BYTES, Page},
     queue::{Failures, Fate, Queue},
     record,
     replay::Change,
@@ -32,32 +32,32 @@ pub(crate) struct Database {
     id: DatabaseId,
     path: PathBuf,
     state: Mutex<State>,
-    /// Held by whoever brings the file up to date.
+    /// Held by whoever brings the file up to date, or removes it.
     applying: Mutex<()>,
 }
 
 struct State {
     file: DatabaseFile,
-    /// How long the file is, while it is open: SQLite asks whenever it begins to read.
+    /// How long the file is, while it is open.
     file_bytes: u64,
     /// The same, or what somebody has open who only syncs or writes it. It is never opened a second
     /// time: a process loses its locks on a file when it closes it, however often it has it open.
     handle: Option<Weak<dyn DiskFile>>,
-    log: Log,
-    /// Commits whose fate was not decided when somebody looked last, with how many frames the log
-    /// had after each.
-    undecided: VecDeque<(Lsn, u64)>,
-    /// The newest commit that is decided, and how many frames the log had after it.
-    decided: (Lsn, u64),
+    overlay: Overlay,
+    /// Commits whose fate was not decided when somebody looked last.
+    undecided: VecDeque<Undecided>,
+    /// The newest commit that is decided, and how many pages the database had after it; as many as are
+    /// in the file, if that is not known.
+    decided: (Lsn, Option<u32>),
     /// The end of the database, if the journal was given it and it is not carried out yet.
     end: Option<Lsn>,
     /// Every commit up to this one is in the file.
     applied: Lsn,
-    /// Every commit up to this one is in the file durably.
+    /// Every commit up to this one is in the file durably: the overlay has none of these.
     synced: Lsn,
     /// Whether the file, or its name, has changed since it was last synced.
     dirty: bool,
-    /// Whether nobody knows what the file holds: a sync failed. It is not read before it is mended.
+    /// Whether nobody knows what the file holds of what came since the last sync: one failed.
     is_suspect: bool,
     /// Why the file cannot be written, if so: commits are refused, and those that there are are held in
     /// place of it (`journal::held`).
@@ -65,11 +65,20 @@ struct State {
     is_open: bool,
 }
 
+/// A commit whose fate is not decided.
+struct Undecided {
+    lsn: Lsn,
+    /// How many pages the database has after it.
+    database_pages: u32,
+    /// How many pages it changes.
+    changed: u64,
+}
+
 /// The file of a database, as far as it is known.
 enum DatabaseFile {
     /// Nobody has looked, or it was closed.
     Closed,
-    /// There is none: the database has no content, or all of it is in the log.
+    /// There is none: the database has no content, or all of it is in the overlay.
     Absent,
     Open(Arc<dyn DiskFile>),
 }
@@ -127,15 +136,24 @@ impl State {
     fn newest(&self) -> Lsn {
         self.undecided
             .back()
-            .map_or(self.decided.0, |(lsn, _)| *lsn)
+            .map_or(self.decided.0, |commit| commit.lsn)
+    }
+
+    /// How many pages the database has for SQLite; `None`: as many as are in the file.
+    fn database_pages(&self) -> Option<u32> {
+        let committed = || self.undecided.back().map(|commit| commit.database_pages);
+        self.overlay
+            .database_pages()
+            .or_else(committed)
+            .or(self.decided.1)
     }
 
     /// Learns what became of commits. False if one of them never happened.
     fn settle(&mut self, queue: &Queue) -> bool {
-        while let Some((lsn, frames)) = self.undecided.front() {
-            match queue.fate(*lsn) {
+        while let Some(commit) = self.undecided.front() {
+            match queue.fate(commit.lsn) {
                 Fate::Pending => break,
-                Fate::Durable => self.decided = (*lsn, *frames),
+                Fate::Durable => self.decided = (commit.lsn, Some(commit.database_pages)),
                 Fate::Void | Fate::Doubtful => return false,
             }
             self.undecided.pop_front();
@@ -143,12 +161,12 @@ impl State {
         true
     }
 
-    /// Forgets what the log has after the newest commit that is decided.
+    /// Forgets what came after the newest commit that is decided.
     fn roll_back(&mut self) {
         self.undecided.clear();
         // It came last, if it came.
         self.end = None;
-        self.log.truncate(self.decided.1);
+        self.overlay.forget_after(self.decided.0);
     }
 }
 
@@ -162,9 +180,9 @@ impl Database {
                 file: DatabaseFile::Closed,
                 file_bytes: 0,
                 handle: None,
-                log: Log::default(),
+                overlay: Overlay::default(),
                 undecided: VecDeque::new(),
-                decided: (Lsn::default(), 0),
+                decided: (Lsn::default(), None),
                 end: None,
                 applied,
                 synced: applied,
@@ -184,8 +202,7 @@ impl Database {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// While this is held, nobody else brings the file up to date.
-    pub fn applying(&self) -> MutexGuard<'_, ()> {
+    fn applying(&self) -> MutexGuard<'_, ()> {
         self.applying
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -209,7 +226,9 @@ impl Database {
             if let Some(error) = databases.queue.down() {
                 return Err(error);
             }
-            state.roll_back();
+            if !sabotaged!(databases.queue, KeepVoid) {
+                state.roll_back();
+            }
         }
         // Whoever ended it may not have waited. What comes now must not build on what was there.
         if let Some(end) = state.end {
@@ -222,8 +241,6 @@ impl Database {
                     Error::StorageFailed(format!("the database before cannot be removed: {error}"))
                 })?;
         }
-        let frames = state.log.frames();
-        state.log.truncate(frames);
         let opened = state.open_file(databases, &self.path);
         opened.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => {
@@ -240,6 +257,12 @@ impl Database {
         let mut state = self.state();
         state.is_open = false;
         state.file = DatabaseFile::Closed;
+        state.overlay.forget_unnumbered();
+    }
+
+    /// Whether an object, or the catalog, uses it.
+    pub(super) fn is_open(&self) -> bool {
+        self.state().is_open
     }
 
     /// Whether there is nothing to remember about it.
@@ -257,19 +280,21 @@ impl Database {
     pub(super) fn commit(&self, databases: &Databases, failures: Failures) -> Result<Option<Lsn>> {
         let queue = &databases.queue;
         let mut state = self.state();
-        let frames = state.log.uncaptured();
-        if frames.is_empty() {
+        if !state.overlay.has_committed() {
             return Ok(None);
         }
         state.check_writable(&self.path)?;
         #[cfg(any(test, feature = "testing"))]
-        let frames = state.log.sabotage(queue, frames);
+        if sabotaged!(queue, OmitSpilledPage) {
+            state.overlay.omit_one_of_many();
+        }
         // Those before are decided by now, or will be before long.
         state.settle(queue);
-        let (after, pages, log) = (state.newest(), state.log.database_pages(), &state.log);
-        let lsn = if record::most_bytes(frames.end - frames.start) > databases.largest_record {
+        let (after, overlay) = (state.newest(), &state.overlay);
+        let (changed, pages) = overlay.committed();
+        let lsn = if record::most_bytes(changed) > databases.largest_record {
             let beside = &databases.beside;
-            let (pages_beside, file) = beside.write(log, frames).map_err(unwritten)?;
+            let (pages_beside, file) = beside.write(overlay).map_err(unwritten)?;
             let pushed = queue.push(after, failures, Some(file), |records, lsn| {
                 record::Writer::beside(records, lsn, self.id, pages, pages_beside);
                 Ok(())
@@ -278,7 +303,7 @@ impl Database {
         } else {
             queue.push(after, failures, None, |records, lsn| {
                 let mut record = record::Writer::pages(records, lsn, self.id, pages);
-                log.for_each(frames, |number, page| {
+                overlay.for_each_committed(|number, page| {
                     record.page(number, page);
                     Ok(())
                 })?;
@@ -290,9 +315,18 @@ impl Database {
         if self.id != DatabaseId::CATALOG {
             queue.fail_if_wanted();
         }
-        state.log.captured();
-        let frames = state.log.frames();
-        state.undecided.push_back((lsn, frames));
+        let decided = state.decided.0;
+        state.overlay.number(lsn, decided);
+        state.undecided.push_back(Undecided {
+            lsn,
+            database_pages: pages,
+            changed,
+        });
+        #[cfg(any(test, feature = "testing"))]
+        if sabotaged!(queue, FileBeforeJournal) {
+            drop(state);
+            self.write_file_wrongly(databases).map_err(unwritten)?;
+        }
         Ok(Some(lsn))
     }
 
@@ -304,8 +338,11 @@ impl Database {
             record::Writer::delete(records, lsn, self.id);
             Ok(())
         })?;
-        let frames = state.log.frames();
-        state.undecided.push_back((lsn, frames));
+        state.undecided.push_back(Undecided {
+            lsn,
+            database_pages: 0,
+            changed: 0,
+        });
         state.end = Some(lsn);
         Ok(lsn)
     }
@@ -349,12 +386,17 @@ impl Database {
         Ok(())
     }
 
-    /// What became of a sync that [`Database::begin_sync`] answered `applied` to.
-    pub(super) fn end_sync(&self, applied: Lsn, is_synced: bool) {
+    /// What became of a sync that [`Database::begin_sync`] answered `applied` to. If it failed, nobody
+    /// knows what the file holds of what came since the last one that did not: the overlay keeps that.
+    pub(super) fn end_sync(&self, _databases: &Databases, applied: Lsn, is_synced: bool) {
         let mut state = self.state();
-        if is_synced {
+        let is_durable = is_synced && !state.is_suspect;
+        if is_durable || sabotaged!(_databases.queue, ForgetUnsynced) {
             state.synced = state.synced.max(applied);
-        } else {
+            let synced = state.synced;
+            state.overlay.forget_up_to(synced);
+        }
+        if !is_durable {
             (state.dirty, state.is_suspect) = (true, true);
         }
     }
@@ -374,6 +416,8 @@ impl Database {
         let mut state = self.state();
         (state.quarantine, state.is_suspect, state.dirty) = (None, false, false);
         state.synced = state.synced.max(state.applied);
+        let synced = state.synced;
+        state.overlay.forget_up_to(synced);
     }
 
     /// The content of the file is not known.
@@ -418,37 +462,31 @@ impl Database {
         self.state().newest()
     }
 
+    /// How many pages the commits changed whose fate is not decided.
+    pub(super) fn undecided_pages(&self, queue: &Queue) -> u64 {
+        let mut state = self.state();
+        if !state.settle(queue) {
+            // Waiting does not help.
+            return 0;
+        }
+        state.undecided.iter().map(|commit| commit.changed).sum()
+    }
+
     /// Whether SQLite has committed what the journal was not given.
     pub fn has_uncaptured(&self) -> bool {
-        !self.state().log.uncaptured().is_empty()
+        self.state().overlay.has_committed()
     }
 
-    /// Whether there is anything in the file, or in the log.
+    /// Whether there is anything in the file, or in the overlay.
     pub fn exists(&self) -> bool {
         let state = self.state();
-        let has_file = match state.file {
-            DatabaseFile::Open(_) => state.file_bytes > 0,
+        match (state.database_pages(), &state.file) {
+            (Some(pages), _) => pages > 0,
+            (None, DatabaseFile::Open(_)) => state.file_bytes > 0,
             // It was there when somebody looked.
-            DatabaseFile::Closed => true,
-            DatabaseFile::Absent => false,
-        };
-        has_file || state.log.frames() > 0
-    }
-
-    /// How many frames the log has.
-    pub fn log_frames(&self) -> u64 {
-        self.state().log.frames()
-    }
-
-    /// SQLite has moved everything from the log to the file, and the log is empty.
-    pub fn checkpointed(&self) {
-        let mut state = self.state();
-        state.applied = state.applied.max(state.newest());
-        let newest = state.newest();
-        state.undecided.clear();
-        state.decided = (newest, 0);
-        // A sync that began before the last write says nothing about it.
-        state.dirty = true;
+            (None, DatabaseFile::Closed) => true,
+            (None, DatabaseFile::Absent) => false,
+        }
     }
 
     /// Every commit up to this one is in the file.
@@ -456,58 +494,116 @@ impl Database {
         self.state().applied
     }
 
-    /// Whether the file is to be written again, and by nobody else: nobody knows what it holds, or it could
-    /// not be written.
+    /// Whether the file is to be written again: nobody knows what it holds, or it could not be written.
     pub fn is_suspect(&self) -> bool {
         let state = self.state();
         state.is_suspect || state.quarantine.is_some()
     }
 
-    /// Fills `buffer` from the file; returns how many bytes there were before the end.
-    pub fn read_file(
+    /// SQLite has committed its transaction.
+    pub fn sqlite_committed(&self) {
+        self.state().overlay.commit();
+    }
+
+    /// SQLite has rolled its transaction back. What it has written to that end says nothing new.
+    pub fn sqlite_rolled_back(&self) {
+        self.state().overlay.roll_back();
+    }
+
+    /// Reads what SQLite has written; returns how many bytes there were before the end.
+    pub fn read(&self, databases: &Databases, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            let within = (at % PAGE_BYTES as u64) as usize;
+            let wanted = (buffer.len() - done).min(PAGE_BYTES - within);
+            let part = &mut buffer[done..done + wanted];
+            if !self.read_part(databases, page_at(at)?, part, within)? {
+                break;
+            }
+            done += wanted;
+        }
+        Ok(done)
+    }
+
+    /// Reads a part of a page; false if it is behind the end.
+    fn read_part(
         &self,
         databases: &Databases,
-        buffer: &mut [u8],
-        offset: u64,
-    ) -> io::Result<usize> {
-        if self.state().is_suspect && !sabotaged!(databases.queue, ReadSuspect) {
-            return Err(io::Error::other("the file is to be mended first"));
+        number: u32,
+        part: &mut [u8],
+        within: usize,
+    ) -> io::Result<bool> {
+        if number > self.pages(databases)? {
+            return Ok(false);
         }
+        if let Ok(page) = <&mut Page>::try_from(&mut *part) {
+            if self.state().overlay.read(number, page)? {
+                return Ok(true);
+            }
+        } else {
+            let mut page = [0; PAGE_BYTES];
+            if self.state().overlay.read(number, &mut page)? {
+                part.copy_from_slice(&page[within..within + part.len()]);
+                return Ok(true);
+            }
+        }
+        // It is durably in the file, and nobody writes it there.
         let read = match self.file(databases)? {
-            Some(file) => file.read_at(buffer, offset)?,
+            Some(file) => file.read_at(part, offset_of(number) + within as u64)?,
             None => 0,
         };
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        if read > 0 || at >= PAGE_BYTES {
-            return Ok(read);
+        part[read..].fill(0);
+        if read == 0 && number == 1 {
+            let state = self.state();
+            let has_content = !state.undecided.is_empty() || state.decided.1.is_some();
+            if has_content && state.end.is_none() {
+                let gone = format!("{} is gone, or empty", self.path.display());
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, gone));
+            }
+            // The database is empty.
+            part.copy_from_slice(&empty::PAGE[within..within + part.len()]);
         }
-        // The database is empty.
-        let there = buffer.len().min(PAGE_BYTES - at);
-        buffer[..there].copy_from_slice(&empty::PAGE[at..at + there]);
-        Ok(there)
+        Ok(true)
     }
 
-    /// How long the file is; that of an empty database is one page.
-    pub fn file_bytes(&self, databases: &Databases) -> io::Result<u64> {
-        let bytes = match self.file(databases)? {
-            Some(_) => self.state().file_bytes,
-            None => 0,
+    /// How many pages the database has for SQLite, an empty one too.
+    pub fn pages(&self, databases: &Databases) -> io::Result<u32> {
+        let known = self.state().database_pages();
+        let pages = match known {
+            Some(pages) => pages,
+            None => match self.file(databases)? {
+                Some(_) => u32::try_from(self.state().file_bytes.div_ceil(PAGE_BYTES as u64))
+                    .unwrap_or(u32::MAX),
+                None => 0,
+            },
         };
-        Ok(bytes.max(PAGE_BYTES as u64))
+        Ok(pages.max(1))
     }
 
-    /// Writes to the file, which is made if need be.
-    pub fn write_file(&self, databases: &Databases, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file_to_write(databases)?.write_at(bytes, offset)?;
+    /// Takes what SQLite writes: whole pages.
+    pub fn write(&self, databases: &Databases, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let page: &Page = bytes
+            .try_into()
+            .ok()
+            .filter(|_| offset.is_multiple_of(PAGE_BYTES as u64))
+            .ok_or_else(|| io::Error::other("SQLite writes pages of another size"))?;
+        let (number, before) = (page_at(offset)?, self.pages(databases)?);
         let mut state = self.state();
-        state.file_bytes = state.file_bytes.max(offset + bytes.len() as u64);
-        Ok(())
+        #[cfg(any(test, feature = "testing"))]
+        if sabotaged!(databases.queue, KeepRolledBack) {
+            state.overlay.note_stale(number)?;
+        }
+        state
+            .overlay
+            .write(number, page, before, || databases.scratch())
     }
 
-    /// Cuts the file.
-    pub fn truncate_file(&self, databases: &Databases, bytes: u64) -> io::Result<()> {
-        self.file_to_write(databases)?.set_len(bytes)?;
-        self.state().file_bytes = bytes;
+    /// Cuts the database.
+    pub fn truncate(&self, bytes: u64) -> io::Result<()> {
+        let pages = bytes.div_ceil(PAGE_BYTES as u64);
+        let pages = u32::try_from(pages).map_err(io::Error::other)?;
+        self.state().overlay.truncate(pages);
         Ok(())
     }
 
@@ -561,9 +657,9 @@ impl Database {
             databases.removed(file);
         }
         state.undecided.clear();
-        state.decided = (end, 0);
+        state.decided = (end, None);
         state.end = None;
-        state.log.truncate(0);
+        state.overlay.forget_up_to(end);
         state.dirty = true;
         state.applied = end;
         Ok(())
@@ -608,34 +704,39 @@ impl Database {
         }
         let mut state = self.state();
         state.applied = state.applied.max(change.last);
-        state.is_suspect = false;
         Ok(())
     }
 
-    pub fn read_log(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.state().log.read(buffer, offset)
+    /// For tests: brings to the file what is not durable.
+    #[cfg(any(test, feature = "testing"))]
+    fn write_file_wrongly(&self, databases: &Databases) -> io::Result<()> {
+        let pages = self.pages(databases)?;
+        let file = self.file_to_write(databases)?;
+        let mut page = [0; PAGE_BYTES];
+        for number in 1..=pages {
+            if self.state().overlay.read(number, &mut page)? {
+                file.write_at(&page, offset_of(number))?;
+            }
+        }
+        file.set_len(offset_of(pages + 1))
     }
+}
 
-    pub fn write_log(&self, databases: &Databases, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let scratch = || databases.scratch();
-        self.state().log.write(bytes, offset, scratch)
-    }
+/// The number of the page that has the byte at `offset`, from 1.
+fn page_at(offset: u64) -> io::Result<u32> {
+    u32::try_from(offset / PAGE_BYTES as u64 + 1).map_err(io::Error::other)
+}
 
-    pub fn log_bytes(&self) -> u64 {
-        self.state().log.bytes()
-    }
-
-    /// SQLite empties the log.
-    pub fn truncate_log(&self) {
-        self.state().log.truncate(0);
-    }
+/// Where a page is in the file.
+fn offset_of(number: u32) -> u64 {
+    u64::from(number - 1) * PAGE_BYTES as u64
 }
 
 fn write_pages(file: &dyn DiskFile, change: &Change<'_>) -> io::Result<()> {
     let mut page = [0; PAGE_BYTES];
     for (number, source) in &change.pages {
         source.read(&mut page)?;
-        file.write_at(&page, u64::from(*number - 1) * PAGE_BYTES as u64)?;
+        file.write_at(&page, offset_of(*number))?;
     }
     file.set_len(u64::from(change.database_pages) * PAGE_BYTES as u64)
 }

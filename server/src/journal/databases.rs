@@ -205,9 +205,13 @@ impl Databases {
         self.troubled.load(Ordering::Acquire)
     }
 
-    /// How many there are to keep an eye on.
-    pub(super) fn len(&self) -> usize {
-        self.table().len()
+    /// The number of databases that nobody has open and that are here because their files lack something.
+    pub(super) fn closed(&self) -> usize {
+        let table = self.table();
+        table
+            .values()
+            .filter(|database| !database.is_open())
+            .count()
     }
 
     /// Makes every file durable as it is now, but those that are in quarantine. Returns at which files the
@@ -231,7 +235,7 @@ impl Databases {
             let folders = folders.chain([self.layout.root().to_owned()]).collect();
             let synced = self.disk.sync_all(&folders);
             for (database, applied) in &dirty {
-                database.end_sync(*applied, synced.is_ok());
+                database.end_sync(self, *applied, synced.is_ok());
             }
             if let Err(error) = synced {
                 // Those that were written meanwhile too.
@@ -245,7 +249,7 @@ impl Databases {
         } else {
             for (database, applied) in dirty {
                 let synced = database.sync(self);
-                database.end_sync(applied, synced.is_ok());
+                database.end_sync(self, applied, synced.is_ok());
                 if let Err(error) = synced {
                     self.troubled.store(true, Ordering::Release);
                     failed.push((database, error));
@@ -258,34 +262,5 @@ impl Databases {
         self.table()
             .retain(|_, database| !database.is_spent(&self.queue));
         Ok(failed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::env::{
-        Open,
-        sim::{SimDisk, Survival},
-    };
-
-    #[test]
-    fn a_sync_in_the_middle_of_a_checkpoint_is_not_its_last() {
-        let disk = SimDisk::new("/data/journal");
-        let layout = Layout::new(Path::new("/data"));
-        let queue = Arc::new(Queue::new(Lsn(0), 0));
-        let databases = Databases::new(Arc::new(disk.clone()), layout.clone(), queue, 0, 0, 0);
-        let database = databases.open(DatabaseId::CATALOG).unwrap();
-        // The other thread syncs just before SQLite's last page is written.
-        database.truncate_file(&databases, 0).unwrap();
-        let file = disk.open(&layout.database(DatabaseId::CATALOG), Open::Existing);
-        databases.sync().unwrap();
-        file.unwrap().write_at(b"page", 0).unwrap();
-        database.checkpointed();
-        databases.sync().unwrap();
-        let found = disk
-            .after_crash(Survival::Nothing)
-            .read(layout.database(DatabaseId::CATALOG));
-        assert_eq!(found.as_deref(), Some(&b"page"[..]));
     }
 }

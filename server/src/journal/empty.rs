@@ -1,9 +1,9 @@
 //! The file of a database that has no content yet. Nobody writes it: an object that comes into being
-//! needs no file before its first checkpoint.
+//! needs no file before its first commits leave the journal.
 
 use super::page::{PAGE_BYTES, Page};
 
-/// The only page of an empty database in WAL mode, as SQLite would make it.
+/// The only page of an empty database, as SQLite would make it.
 /// See <https://www.sqlite.org/fileformat2.html#the_database_header>.
 pub(super) const PAGE: Page = {
     let mut page = [0; PAGE_BYTES];
@@ -15,8 +15,8 @@ pub(super) const PAGE: Page = {
     }
     let size = (PAGE_BYTES as u16).to_be_bytes();
     (page[16], page[17]) = (size[0], size[1]);
-    // Written and read in WAL mode.
-    (page[18], page[19]) = (2, 2);
+    // Written and read without a write-ahead log.
+    (page[18], page[19]) = (1, 1);
     // Payload fractions, which are fixed.
     (page[21], page[22], page[23]) = (64, 32, 32);
     // One page.

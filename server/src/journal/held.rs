@@ -258,7 +258,7 @@ impl Appended<'_> {
                 self.held.most_bytes
             )));
         }
-        record::seal(&mut self.buffer, Lsn::default(), SALT);
+        record::seal(&mut self.buffer, Lsn::default(), 0, SALT);
         self.file.write_at(&self.buffer, BLOCK as u64 + self.at)?;
         self.at = end;
         self.buffer.clear();

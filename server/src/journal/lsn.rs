@@ -7,6 +7,9 @@ use std::fmt;
 pub struct Lsn(pub(super) u64);
 
 impl Lsn {
+    /// After every other position.
+    pub(super) const MAX: Lsn = Lsn(u64::MAX);
+
     /// The position after this one.
     pub(super) fn next(self) -> Lsn {
         Lsn(self.0 + 1)

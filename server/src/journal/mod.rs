@@ -21,7 +21,6 @@ macro_rules! sabotaged {
         false
     };
 }
-pub(crate) use sabotaged;
 
 mod beside;
 mod commits;
@@ -29,9 +28,9 @@ mod database;
 mod databases;
 mod empty;
 mod held;
-mod log;
 mod lsn;
 mod open_files;
+mod overlay;
 mod page;
 mod queue;
 mod record;
@@ -44,6 +43,8 @@ mod segment;
 mod segments;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod threads;
 mod writer;
 
@@ -53,6 +54,7 @@ pub use commits::Commits;
 pub(crate) use database::Database;
 pub(crate) use databases::Databases;
 pub use lsn::Lsn;
+pub(crate) use page::PAGE_BYTES;
 pub use queue::Failures;
 pub use recover::Progress;
 pub(crate) use scratch::Scratch;
@@ -60,7 +62,7 @@ pub use segment::{Damage, JournalError};
 
 use crate::{
     Error, Result,
-    env::Disk,
+    env::{self, Disk},
     folder::{DatabaseId, Layout},
 };
 use queue::{Fate, Queue};
@@ -79,6 +81,9 @@ pub struct Settings {
     pub open_files: usize,
     /// Who does its work.
     pub driver: Driver,
+    /// The clock that tells when records are written, in ms since 1970. It may go back: times of records never
+    /// do.
+    pub now_ms: fn() -> u64,
 }
 
 /// Who does the work of a journal.
@@ -105,6 +110,7 @@ impl Default for Settings {
             bytes: 256 << 20,
             open_files: 1000,
             driver: Driver::Threads,
+            now_ms: || env::now_ms().try_into().unwrap_or_default(),
         }
     }
 }
@@ -132,6 +138,9 @@ pub struct Recovery {
     pub commits: u64,
     /// How many bytes of the journal told of them.
     pub bytes: u64,
+    /// When the newest commit there ever was in the data folder was written, in ms since 1970; 0 if that is not
+    /// known.
+    pub time_ms: u64,
 }
 
 impl Journal {
@@ -183,7 +192,7 @@ impl Journal {
         prepare: impl Fn(Queue) -> Queue,
     ) -> Result<(Journal, Recovery), JournalError> {
         // Nothing is queued there.
-        let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0)));
+        let nobody = Arc::new(prepare(Queue::new(Lsn::default(), 0, settings.now_ms, 0)));
         let recovered =
             recover::recover(&disk, layout, nobody, settings.most_held_bytes(), progress)?;
         let segment_bytes = Journal::segment_bytes(settings);
@@ -191,12 +200,15 @@ impl Journal {
         let quarter = segment_bytes / 4;
         let queue = Queue::new(
             recovered.newest,
+            recovered.time_ms,
+            settings.now_ms,
             usize::try_from(quarter).unwrap_or(usize::MAX),
         );
         let queue = Arc::new(prepare(queue));
         let recovery = Recovery {
             commits: recovered.commits,
             bytes: recovered.bytes,
+            time_ms: recovered.time_ms,
         };
         let databases = Arc::new(Databases::new(
             disk.clone(),
@@ -308,9 +320,14 @@ impl Journal {
     /// disk. For any thread: does no work.
     pub fn progress(&self) -> (Option<String>, u64, bool) {
         let queue = &self.0.queue;
-        let durable = queue.durable().0;
+        let durable = queue.committed().0;
         let down = queue.down().map(|error| error.to_string());
         (down, durable, queue.fate(queue.newest()) == Fate::Pending)
+    }
+
+    /// How many pages of a database are in commits whose fate is not decided.
+    pub(crate) fn undecided_pages(&self, database: &Database) -> u64 {
+        database.undecided_pages(&self.0.queue)
     }
 
     /// Whether every commit of a database so far is durable. `storage-failed` if one of them never
@@ -331,7 +348,7 @@ impl Journal {
     /// How many commits there have been in the life of the data folder that are durable, or that the
     /// disk failed at.
     pub fn commits(&self) -> u64 {
-        self.0.queue.durable().0
+        self.0.queue.committed().0
     }
 
     /// The databases that cannot be written, and why: commits of theirs are refused.
@@ -351,31 +368,18 @@ impl Journal {
             Work::Threads(threads) => threads.stop(),
             Work::Caller(_) => self.work(),
         }
+        self.retirer().retire_all()?;
+        Ok(self.0.segments.forget_all()?)
+    }
+
+    /// A retirer. No other may work meanwhile.
+    fn retirer(&self) -> Retirer {
         let Inner {
             queue,
             segments,
             databases,
             ..
         } = &*self.0;
-        Retirer::new(queue.clone(), segments.clone(), databases.clone()).retire_all()?;
-        Ok(segments.forget_all()?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_record_of_any_journal_has_a_length_of_32_bits() {
-        for bytes in [0, 8 << 20, 256 << 20, 1 << 40, u64::MAX] {
-            let settings = Settings {
-                bytes,
-                ..Settings::default()
-            };
-            let segment = Journal::segment_bytes(&settings);
-            assert!(segment >= Journal::LEAST_SEGMENT_BYTES);
-            assert!(segment / 4 + (1 << 20) < u64::from(u32::MAX), "{bytes}");
-        }
+        Retirer::new(queue.clone(), segments.clone(), databases.clone())
     }
 }

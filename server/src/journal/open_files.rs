@@ -7,7 +7,7 @@ use crate::folder::DatabaseId;
 
 /// The files that are open, in the order in which they were opened.
 ///
-/// What an object works with is mostly in SQLite's cache or in the log, so that its file is seldom
+/// What an object works with is mostly in SQLite's cache or in the overlay, so that its file is seldom
 /// read: the one that was opened first is as good to close as any.
 pub(super) struct OpenFiles {
     most: usize,

@@ -20,7 +20,13 @@ pub(super) struct Queue {
     state: Mutex<State>,
     /// Something is there to be written, or it is time to stop.
     work: Condvar,
-    durable: AtomicU64,
+    /// The newest position that is synced here.
+    written: AtomicU64,
+    /// The newest position that is durable: the one that gates, fates and files rely on.
+    committed: AtomicU64,
+    /// When the newest record was written, in ms since 1970.
+    time_ms: AtomicU64,
+    now_ms: fn() -> u64,
     /// Whether any position is void.
     voided: AtomicBool,
     /// How often [`Queue::fail`] was called. Changes while the state is locked.
@@ -109,15 +115,19 @@ pub(super) enum Fate {
 }
 
 impl Queue {
-    /// An empty queue, `newest` being the last position that was ever used.
-    pub fn new(newest: Lsn, most_bytes: usize) -> Queue {
+    /// An empty queue, `newest` being the last position that was ever used, and `time_ms` when that was written.
+    /// `now_ms`: the clock.
+    pub fn new(newest: Lsn, time_ms: u64, now_ms: fn() -> u64, most_bytes: usize) -> Queue {
         Queue {
             state: Mutex::new(State {
                 newest,
                 ..State::default()
             }),
             work: Condvar::new(),
-            durable: AtomicU64::new(newest.0),
+            written: AtomicU64::new(newest.0),
+            committed: AtomicU64::new(newest.0),
+            time_ms: AtomicU64::new(time_ms),
+            now_ms,
             voided: AtomicBool::new(false),
             failures: AtomicU64::default(),
             progress: watch::Sender::new(newest),
@@ -202,7 +212,9 @@ impl Queue {
 
     /// Whether no more than is good waits to be written.
     pub fn has_room(&self) -> bool {
-        self.state().batch.records.len() < self.most_bytes
+        let state = self.state();
+        let beside = state.batch.beside.iter().map(|beside| beside.bytes);
+        (state.batch.records.len() as u64 + beside.sum::<u64>()) < self.most_bytes as u64
     }
 
     /// The position of the newest record.
@@ -210,14 +222,32 @@ impl Queue {
         self.state().newest
     }
 
-    /// The newest position that is durable.
-    pub fn durable(&self) -> Lsn {
-        Lsn(self.durable.load(Ordering::Acquire))
+    /// The newest position that is synced here: what a torn end cannot reach, and what records say of
+    /// those before them.
+    pub fn written(&self) -> Lsn {
+        Lsn(self.written.load(Ordering::Acquire))
+    }
+
+    /// When the newest record was written, in ms since 1970.
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms.load(Ordering::Acquire)
+    }
+
+    /// The time for records that are written now: never before that of any other, whatever the clock says.
+    pub fn look_at_clock(&self) -> u64 {
+        let now_ms = (self.now_ms)();
+        self.time_ms.fetch_max(now_ms, Ordering::AcqRel).max(now_ms)
+    }
+
+    /// The newest position that is durable: what may leave an object, and be brought to files. Never
+    /// after [`Queue::written`].
+    pub fn committed(&self) -> Lsn {
+        Lsn(self.committed.load(Ordering::Acquire))
     }
 
     /// What became of the commit at `lsn`.
     pub fn fate(&self, lsn: Lsn) -> Fate {
-        if self.durable() >= lsn && !self.voided.load(Ordering::Acquire) {
+        if self.committed() >= lsn && !self.voided.load(Ordering::Acquire) {
             return Fate::Durable;
         }
         let state = self.state();
@@ -227,7 +257,7 @@ impl Queue {
         if state.is_void(lsn) {
             return Fate::Void;
         }
-        if self.durable() >= lsn {
+        if self.committed() >= lsn {
             Fate::Durable
         } else {
             Fate::Pending
@@ -283,18 +313,23 @@ impl Queue {
         self.control.hold.released()
     }
 
-    /// Everything up to `lsn` is on disk.
+    /// Everything up to `lsn` is synced here.
+    pub fn set_written(&self, lsn: Lsn) {
+        self.written.store(lsn.0, Ordering::Release);
+    }
+
+    /// Everything up to `lsn` is durable.
     pub fn publish(&self, lsn: Lsn) {
-        self.durable.store(lsn.0, Ordering::Release);
+        self.committed.store(lsn.0, Ordering::Release);
         self.progress.send_replace(lsn);
     }
 
-    /// Nothing after the newest durable position can be made durable: those commits never happened. Of
+    /// Nothing after the newest position that is written can be: those commits never happened. Of
     /// those before `tried` any part may be on the disk. Until [`Queue::revive`] no further ones are
     /// taken in. Returns what was still waiting. Nobody is told before [`Queue::tell_of_failure`].
     pub fn fail(&self, reason: &io::Error, tried: Lsn) -> Batch {
         let mut state = self.state();
-        let void = self.durable().next()..state.newest.next();
+        let void = self.written().next()..state.newest.next();
         self.voided.store(true, Ordering::Release);
         state.doubtful = void.start..tried.max(void.start);
         let waiting = mem::take(&mut state.batch);

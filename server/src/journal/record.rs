@@ -7,20 +7,21 @@
 //! 12  kind             u8    1 pages, 2 pages beside, 3 delete
 //! 13  -                [3]
 //! 16  lsn              u64
-//! 24  durable          u64   the newest LSN that was durable when this was written
+//! 24  written          u64   the newest LSN that was synced here when this was written
 //! 32  interface id     u64   of the object's class; 0 for the catalog
 //! 40  object id        [32]
 //! 72  database pages   u32   how many the database has after the commit
 //! 76  page count       u32   how many follow
-//! 80  -                [8]
+//! 80  time             u64   when it was written, in ms since 1970, never before the record before it; 0 if not
+//!                        known: in segments of version 1, and in held commits
 //! 88  pages
 //! ```
 //! A page is its number (u32), where its longest run of zeros starts and how long that is (u16 each),
 //! and the rest of its bytes: pages of small databases are mostly zeros. The pages of a large commit
 //! are in a file of their own, whose number (u64), length (u64) and CRC-32C (u32) follow instead.
 //!
-//! Numbers are little-endian. `durable` tells a torn tail from a damaged record: what some later
-//! record calls durable must be whole.
+//! Numbers are little-endian. `written` tells a torn tail from a damaged record: what some later
+//! record calls written must be whole.
 
 use vatwerk::ObjectId;
 
@@ -146,11 +147,12 @@ impl<'a> Writer<'a> {
 }
 
 /// Fills in what is known when the records of a batch are written, so that they can be read back.
-pub(super) fn seal(mut batch: &mut [u8], durable: Lsn, salt: u32) {
+pub(super) fn seal(mut batch: &mut [u8], written: Lsn, time_ms: u64, salt: u32) {
     while !batch.is_empty() {
         let length = u32_at(batch, 8) as usize;
         let (record, rest) = batch.split_at_mut(length);
-        record[24..32].copy_from_slice(&durable.0.to_le_bytes());
+        record[24..32].copy_from_slice(&written.0.to_le_bytes());
+        record[80..88].copy_from_slice(&time_ms.to_le_bytes());
         let checksum = crc32c::crc32c_append(salt, &record[8..]);
         record[4..8].copy_from_slice(&checksum.to_le_bytes());
         batch = rest;
@@ -201,9 +203,14 @@ impl<'a> Record<'a> {
         Lsn(u64_at(self.0, 16))
     }
 
-    /// The newest position that was durable when it was written.
-    pub fn durable(&self) -> Lsn {
+    /// The newest position that was synced when it was written.
+    pub fn written(&self) -> Lsn {
         Lsn(u64_at(self.0, 24))
+    }
+
+    /// When it was written, in ms since 1970; 0 if that is not known.
+    pub fn time_ms(&self) -> u64 {
+        u64_at(self.0, 80)
     }
 
     /// Which database it is about.
@@ -328,10 +335,11 @@ mod tests {
             }
             record.finish();
             prop_assert!(buffer.len() as u64 <= most_bytes(pages.len() as u64) + 7);
-            seal(&mut buffer, Lsn(8), SALT);
+            seal(&mut buffer, Lsn(8), 1_700_000_000_000, SALT);
             let record = Record::read(&buffer, SALT).unwrap();
             prop_assert_eq!(record.length(), buffer.len());
-            prop_assert_eq!((record.lsn(), record.durable()), (Lsn(9), Lsn(8)));
+            prop_assert_eq!((record.lsn(), record.written()), (Lsn(9), Lsn(8)));
+            prop_assert_eq!(record.time_ms(), 1_700_000_000_000);
             prop_assert_eq!(record.database(), database());
             prop_assert_eq!(record.database_pages(), 5);
             let Some(Content::Pages(mut read)) = record.content() else { panic!() };
@@ -348,7 +356,7 @@ mod tests {
         fn a_changed_bit_is_noticed(bit in 0..8 * 88usize) {
             let mut buffer = Vec::new();
             Writer::delete(&mut buffer, Lsn(1), database());
-            seal(&mut buffer, Lsn(0), SALT);
+            seal(&mut buffer, Lsn(0), 1, SALT);
             prop_assert!(Record::read(&buffer, SALT + 1).is_none());
             buffer[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(Record::read(&buffer, SALT).is_none());

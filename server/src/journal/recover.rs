@@ -10,7 +10,7 @@ use super::{
     replay::Changes,
     retire::is_of_file,
     roster::Roster,
-    segment::{Damage, Header, JournalError, Records, SegmentFile, State},
+    segment::{Damage, Header, JournalError, Origin, Records, SegmentFile, State},
     segments::SEGMENT_SUFFIX,
 };
 use crate::{
@@ -28,6 +28,10 @@ pub(super) struct Recovered {
     pub sequence: u64,
     /// The newest position that was ever used, as far as anything still tells.
     pub newest: Lsn,
+    /// When the newest commit was written, in ms since 1970; 0 if nothing tells.
+    pub time_ms: u64,
+    /// The origin of what is written from now on.
+    pub origin: Origin,
     /// The databases whose files could not be written: what the journal said of them is held.
     pub quarantined: Vec<(DatabaseId, io::Error)>,
     /// Which segments may hold commits: none.
@@ -71,7 +75,11 @@ pub(super) fn recover(
     for file in &files {
         headers.extend(file.read_header()?.map(|header| (file, header)));
     }
-    let sequence = headers.iter().map(|(_, header)| header.sequence).max();
+    let last = headers.iter().max_by_key(|(_, header)| header.sequence);
+    let (sequence, origin) = last.map_or((0, Origin::default()), |(_, last)| {
+        (last.sequence, last.origin)
+    });
+    let mut time_ms = headers.iter().map(|(_, header)| header.time_ms).max();
     let chain = chain(&headers)?;
     let databases = Databases::new(
         disk.clone(),
@@ -100,12 +108,12 @@ pub(super) fn recover(
     };
     // First look, then touch.
     for segment in &chain {
-        let last = with_changes(segment, &databases, |changes, last, bytes| {
-            let _ = changes;
+        let (last, last_ms) = with_changes(segment, &databases, |changes, last, bytes| {
             told(bytes);
-            Ok(last)
+            Ok((last, changes.time_ms))
         })?;
         newest = newest.max(last);
+        time_ms = time_ms.max(Some(last_ms));
         commits += last.0 + 1 - segment.first.0;
     }
     let mut bad = apply_held(&databases, &databases.held.databases())?;
@@ -153,6 +161,7 @@ pub(super) fn recover(
         if let State::Live { .. } = header.state {
             file.write_header(Header {
                 state: State::Free { next },
+                time_ms: time_ms.unwrap_or_default(),
                 ..*header
             })?;
         }
@@ -162,10 +171,12 @@ pub(super) fn recover(
     Ok(Recovered {
         free: files,
         next_number,
-        sequence: sequence.unwrap_or(0),
+        sequence,
         quarantined,
         roster,
         newest,
+        time_ms: time_ms.unwrap_or_default(),
+        origin: origin.next(),
         commits,
         bytes: total,
     })
@@ -223,21 +234,30 @@ fn sync(chain: &[Segment<'_>], databases: &Databases) -> Result<Bad, JournalErro
         return Ok(Bad::new());
     }
     let suspects = databases.suspects();
-    let mut bad = apply_held(databases, &suspects)?;
-    for segment in chain {
-        with_changes(segment, databases, |changes, _, _| {
-            for (id, change) in changes.iter().filter(|(id, _)| suspects.contains(id)) {
-                let database = databases.recover(id);
-                if bad.contains_key(&id) {
-                    continue;
-                }
-                database.suspect();
-                if let Err(error) = database.apply(databases, change) {
-                    check_of_file(&mut bad, id, error)?;
-                }
-            }
-            Ok(())
-        })?;
+    let mut held = Vec::new();
+    for id in &suspects {
+        held.push(databases.held.read(*id)?);
+    }
+    let mut segments = vec![Vec::new(); chain.len()];
+    for (segment, bytes) in chain.iter().zip(&mut segments) {
+        segment.file.read(bytes)?;
+    }
+    // All at once, so that nothing goes back to what it was before, or comes back.
+    let mut changes = Changes::default();
+    for (id, bytes) in suspects.iter().zip(&held) {
+        changes.add_held(databases, *id, bytes)?;
+    }
+    for (segment, bytes) in chain.iter().zip(&segments) {
+        let records = Records::new(bytes, segment.header.salt, segment.first);
+        read(segment, records, databases, &mut changes)?;
+    }
+    let mut bad = Bad::new();
+    for id in suspects {
+        if let Some(change) = changes.of(id)
+            && let Err(error) = databases.recover(id).apply(databases, change)
+        {
+            check_of_file(&mut bad, id, error)?;
+        }
     }
     for (database, error) in databases.sync()? {
         check_of_file(&mut bad, database.id(), error)?;

@@ -55,6 +55,8 @@ pub(super) struct Changes<'a> {
     by_database: BTreeMap<DatabaseId, Change<'a>>,
     /// The files with the pages of large commits.
     pub beside: Vec<u64>,
+    /// When the newest record was written, in ms since 1970; 0 if that is not known.
+    pub time_ms: u64,
 }
 
 /// Why a record cannot be replayed.
@@ -84,6 +86,7 @@ impl<'a> Changes<'a> {
     pub fn add(&mut self, databases: &Databases, record: Record<'a>) -> Result<(), Failure> {
         let nonsense = || Failure::Damage(Damage::Nonsense(record.lsn()));
         let change = self.by_database.entry(record.database()).or_default();
+        self.time_ms = self.time_ms.max(record.time_ms());
         change.last = record.lsn();
         change.database_pages = record.database_pages();
         match record.content().ok_or_else(nonsense)? {

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::folder::DatabaseId;
 
-/// How many databases may have files that are not durable before they are made so.
-const MOST_DATABASES: usize = 100_000;
+/// The most databases that nobody has open and whose files lack something, before everything is brought to
+/// the files: each takes some memory.
+const MOST_CLOSED: usize = 100_000;
 
 /// Retires segments. There is one.
 pub(super) struct Retirer {
@@ -58,10 +59,23 @@ impl Retirer {
             self.retire(&oldest)?;
         }
         self.mend()?;
-        if self.databases.len() > MOST_DATABASES {
-            self.sync()?;
+        if self.databases.closed() > MOST_CLOSED {
+            self.write_back()?;
         }
         Ok(())
+    }
+
+    /// Makes everything durable in the files that is durable in the journal, whose segments stay.
+    pub fn write_back(&self) -> Result<(), JournalError> {
+        self.mend()?;
+        // Before the segments are looked at: what comes later may be in another.
+        let committed = self.queue.committed();
+        for segment in self.segments.live() {
+            let mut bytes = Vec::new();
+            segment.file.read(&mut bytes)?;
+            self.bring(&segment, &bytes, committed)?;
+        }
+        self.sync()
     }
 
     /// Retires every segment. Nobody may write the journal meanwhile.
@@ -75,11 +89,31 @@ impl Retirer {
 
     fn retire(&self, segment: &Live) -> Result<(), JournalError> {
         self.mend()?;
-        let durable = self.queue.durable();
+        let committed = self.queue.committed();
         let mut bytes = Vec::new();
         segment.file.read(&mut bytes)?;
+        let beside = self.bring(segment, &bytes, committed)?;
+        if !sabotaged!(self.queue, FreeBeforeSync) {
+            self.sync()?;
+        }
+        self.hold(segment, &bytes, committed)?;
+        let (next, time_ms) = (self.queue.newest().next(), self.queue.time_ms());
+        self.segments.free(segment, next, time_ms)?;
+        for number in beside {
+            self.databases.beside.remove(number);
+        }
+        Ok(())
+    }
+
+    /// Brings what a segment says to the files that lack it. Returns which files beside it it names.
+    fn bring(
+        &self,
+        segment: &Live,
+        bytes: &[u8],
+        committed: Lsn,
+    ) -> Result<Vec<u64>, JournalError> {
         let mut changes = Changes::default();
-        self.collect(segment, &bytes, durable, &mut changes, |id| {
+        self.collect(segment, bytes, committed, &mut changes, |id| {
             // Of what is not in the table, everything is in the file.
             let database = self.databases.find(id)?;
             database.quarantined().is_none().then(|| database.applied())
@@ -89,15 +123,7 @@ impl Retirer {
                 self.apply(&database, change)?;
             }
         }
-        if !sabotaged!(self.queue, FreeBeforeSync) {
-            self.sync()?;
-        }
-        self.hold(segment, &bytes, durable)?;
-        self.segments.free(segment, self.queue.newest().next())?;
-        for number in changes.beside {
-            self.databases.beside.remove(number);
-        }
-        Ok(())
+        Ok(changes.beside)
     }
 
     /// Syncs the files. One at which the disk fails is written once more, and if that does not help it is put
@@ -131,7 +157,7 @@ impl Retirer {
     }
 
     /// Carries what a segment says of databases that are in quarantine to where that is held.
-    fn hold(&self, segment: &Live, bytes: &[u8], durable: Lsn) -> Result<(), JournalError> {
+    fn hold(&self, segment: &Live, bytes: &[u8], committed: Lsn) -> Result<(), JournalError> {
         let quarantined: BTreeSet<_> = self
             .databases
             .quarantined()
@@ -143,7 +169,7 @@ impl Retirer {
         }
         let mut changes = Changes::default();
         let held = &self.databases.held;
-        self.collect(segment, bytes, durable, &mut changes, |id| {
+        self.collect(segment, bytes, committed, &mut changes, |id| {
             quarantined.contains(&id).then(|| held.last(id))
         })?;
         for (id, change) in changes.iter() {
@@ -166,12 +192,7 @@ impl Retirer {
         if suspects.is_empty() {
             return Ok(());
         }
-        // While they are suspect SQLite begins no checkpoint of them; one that goes on ends first. So
-        // their files hold nothing that is not durable by now.
-        for database in &suspects {
-            drop(database.applying());
-        }
-        let durable = self.queue.durable();
+        let committed = self.queue.committed();
         let segments = self.segments.live();
         let mut bytes = vec![Vec::new(); segments.len()];
         for (segment, bytes) in segments.iter().zip(&mut bytes) {
@@ -191,7 +212,7 @@ impl Retirer {
         }
         let ids: BTreeSet<_> = suspects.iter().map(|database| database.id()).collect();
         for (segment, bytes) in segments.iter().zip(&bytes) {
-            self.collect(segment, bytes, durable, &mut changes, |id| {
+            self.collect(segment, bytes, committed, &mut changes, |id| {
                 ids.contains(&id).then_some(Lsn::default())
             })?;
         }
@@ -231,16 +252,16 @@ impl Retirer {
     }
 
     /// Adds what a segment says of databases, after the commit that `after` answers; nothing of those
-    /// for which it answers none. `durable`: what was durable before `bytes` were read.
+    /// for which it answers none. `committed`: what was durable before `bytes` were read.
     fn collect<'a>(
         &self,
         segment: &Live,
         bytes: &'a [u8],
-        durable: Lsn,
+        committed: Lsn,
         changes: &mut Changes<'a>,
         after: impl Fn(DatabaseId) -> Option<Lsn>,
     ) -> Result<(), JournalError> {
-        let end = segment.end.unwrap_or(durable.next());
+        let end = segment.end.unwrap_or(committed.next());
         let mut records = Records::new(bytes, segment.salt, segment.first);
         while records.next_lsn() < end {
             let (lsn, offset) = (records.next_lsn(), records.offset());

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc};
 
+use super::page::PAGE_BYTES;
 use crate::env::DiskFile;
 
 /// Bytes in memory, and when there are many, in a file.
@@ -11,8 +12,8 @@ pub(crate) struct Scratch {
     file: Option<Arc<dyn DiskFile>>,
 }
 
-/// What is longer goes to a file, in bytes.
-pub(super) const IN_MEMORY: usize = 1 << 20;
+/// What is longer goes to a file, in bytes. In tests of this crate little is much.
+pub(super) const IN_MEMORY: usize = if cfg!(test) { 32 << 10 } else { 1 << 20 };
 
 impl Scratch {
     /// How long it is, in bytes.
@@ -54,21 +55,26 @@ impl Scratch {
         }
         let (from, end) = (offset as usize, end as usize);
         if self.bytes.len() < end {
+            if self.bytes.capacity() == 0 {
+                // What SQLite needs to undo a change of one page.
+                self.bytes.reserve(2 * PAGE_BYTES);
+            }
             self.bytes.resize(end, 0);
         }
         self.bytes[from..end].copy_from_slice(bytes);
         Ok(())
     }
 
-    /// Cuts it.
+    /// Cuts it. When nothing is left, it takes no memory and has no file.
     pub fn truncate(&mut self, bytes: u64) -> io::Result<()> {
         match &self.file {
-            Some(file) => file.set_len(bytes),
+            _ if bytes == 0 => *self = Scratch::default(),
+            Some(file) => return file.set_len(bytes),
             None => {
                 self.bytes
                     .truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
-                Ok(())
             }
         }
+        Ok(())
     }
 }

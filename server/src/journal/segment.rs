@@ -11,7 +11,11 @@
 //!  40  void from  u64   records of earlier segments from this LSN on do not count
 //!  48  previous   u64   the sequence of the segment before it; 0 if there was none
 //!  56  oldest     u64   the sequence of the oldest segment that counted when it began
-//!  64  -          [64]
+//!  64  vat        [16]  which vat has written it; zeros in version 1
+//!  80  timeline   u64   which history of the vat it belongs to; 0 in version 1
+//!  88  epoch      u64   which of the lives of the vat has written it; 0 in version 1
+//!  96  time       u64   no record before this header was written later, in ms since 1970; 0 in version 1
+//! 104  -          [24]
 //! 4096 records, a batch from each multiple of 4096 on
 //! ```
 //! The header is a single sector: it is there whole, or as it was before. It is on disk before the
@@ -20,10 +24,11 @@
 use std::{borrow::Cow, fmt, io, path::PathBuf, sync::Arc};
 
 use super::{lsn::Lsn, record::Record};
-use crate::env::DiskFile;
+use crate::env::{self, DiskFile};
 
-/// The version of segments and records.
-const VERSION: u32 = 1;
+/// The version of segments and records. Version 1 is read too: there the fields from byte 64 on, and the times
+/// of records, are zero.
+const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"VWJOURNL";
 const HEADER_BYTES: usize = 128;
@@ -39,6 +44,34 @@ pub(super) struct Header {
     pub salt: u32,
     /// Its place among all segments there ever were.
     pub sequence: u64,
+    /// Whose commits it has.
+    pub origin: Origin,
+    /// When the newest record before it was written, in ms since 1970, as far as it was known.
+    pub time_ms: u64,
+}
+
+/// The vat that writes a segment, and in which of its lives: so that segments of two copies of a data folder
+/// are told apart wherever they meet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Drawn when the first segment of a data folder is begun.
+    pub vat: [u8; 16],
+    /// The history of the vat, from 1: a folder that goes back to an earlier state begins a new one.
+    pub timeline: u64,
+    /// How often the vat has started with a journal, from 1.
+    pub epoch: u64,
+}
+
+impl Origin {
+    /// The origin of what the next life of the vat writes.
+    pub fn next(self) -> Origin {
+        let is_known = self.vat != [0; 16];
+        Origin {
+            vat: if is_known { self.vat } else { env::random() },
+            timeline: self.timeline.max(1),
+            epoch: self.epoch + 1,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +244,10 @@ impl Header {
         for (i, number) in numbers.iter().enumerate() {
             put(32 + 8 * i, &number.to_le_bytes());
         }
+        put(64, &self.origin.vat);
+        put(80, &self.origin.timeline.to_le_bytes());
+        put(88, &self.origin.epoch.to_le_bytes());
+        put(96, &self.time_ms.to_le_bytes());
         let checksum = crc32c::crc32c(&bytes[16..]);
         bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -220,7 +257,7 @@ impl Header {
         let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         if &bytes[..8] != MAGIC
-            || u32_at(8) != VERSION
+            || !(1..=VERSION).contains(&u32_at(8))
             || u32_at(12) != crc32c::crc32c(&bytes[16..])
         {
             return None;
@@ -241,6 +278,12 @@ impl Header {
             state,
             salt: u32_at(20),
             sequence: u64_at(24),
+            origin: Origin {
+                vat: std::array::from_fn(|i| bytes[64 + i]),
+                timeline: u64_at(80),
+                epoch: u64_at(88),
+            },
+            time_ms: u64_at(96),
         })
     }
 }
@@ -287,11 +330,11 @@ impl<'a> Records<'a> {
     /// Whether a record that is whole says that the next one was durable: then it is damaged, and
     /// not the torn end of what was never acknowledged.
     pub fn is_damaged(&self) -> bool {
-        // Others of the same batch may be whole, but what they call durable came before it. Only
+        // Others of the same batch may be whole, but what they call written came before it. Only
         // batches start where this looks.
         let rest = (self.position.next_multiple_of(BLOCK)..self.bytes.len()).step_by(BLOCK);
         rest.filter_map(|at| Record::read(&self.bytes[at..], self.salt))
-            .any(|record| record.lsn() > self.next && record.durable() >= self.next)
+            .any(|record| record.lsn() > self.next && record.written() >= self.next)
     }
 
     fn read_at(&self, at: usize) -> Option<Record<'a>> {

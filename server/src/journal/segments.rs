@@ -13,7 +13,7 @@ use super::{
     lsn::Lsn,
     recover::Recovered,
     roster::Roster,
-    segment::{Header, SegmentFile, State},
+    segment::{Header, Origin, SegmentFile, State},
 };
 use crate::env::{self, Disk, DiskFile, Open};
 
@@ -28,6 +28,8 @@ pub(super) struct Segments {
     pub bytes: u64,
     /// The most there may be.
     most: usize,
+    /// What is said of each that is begun or freed.
+    origin: Origin,
     state: Mutex<Inner>,
     roster: Mutex<Roster>,
     changed: Condvar,
@@ -70,6 +72,7 @@ impl Segments {
             next_number,
             sequence,
             roster,
+            origin,
             ..
         } = recovered;
         let state = Mutex::new(Inner {
@@ -85,6 +88,7 @@ impl Segments {
             folder,
             bytes,
             most,
+            origin,
             state,
             roster: Mutex::new(roster),
             changed: Condvar::new(),
@@ -99,9 +103,9 @@ impl Segments {
     }
 
     /// Begins the segment whose first record is at `first`. Records of earlier ones from `void_from`
-    /// on do not count any more. Waits for one to be retired if there is no other; fails when that
-    /// fails.
-    pub fn begin(&self, first: Lsn, void_from: Lsn) -> io::Result<Live> {
+    /// on do not count any more; the newest of them was written at `time_ms`. Waits for one to be retired if
+    /// there is no other; fails when that fails.
+    pub fn begin(&self, first: Lsn, void_from: Lsn, time_ms: u64) -> io::Result<Live> {
         let file = self.acquire()?;
         if let Err(error) = self.roster().enter(&file.name()) {
             self.state().free.push_back(file);
@@ -127,6 +131,8 @@ impl Segments {
             },
             salt,
             sequence,
+            origin: self.origin,
+            time_ms,
         };
         if let Err(error) = file.write_header(header) {
             // Whether it says so or not, nothing is in it; the next one does not name it.
@@ -236,12 +242,14 @@ impl Segments {
     }
 
     /// Marks a segment, the oldest, as free on the disk, and lets it be used again. `next`: the next
-    /// position to be used.
-    pub fn free(&self, segment: &Live, next: Lsn) -> io::Result<()> {
+    /// position to be used. `time_ms`: when the newest record was written.
+    pub fn free(&self, segment: &Live, next: Lsn, time_ms: u64) -> io::Result<()> {
         segment.file.write_header(Header {
             state: State::Free { next },
             salt: segment.salt,
             sequence: segment.sequence,
+            origin: self.origin,
+            time_ms,
         })?;
         let mut state = self.state();
         state.live.retain(|live| live.sequence != segment.sequence);

@@ -79,16 +79,18 @@ pub enum Sabotage {
     PublishBeforeSync,
     /// A recovery believes the record that was being written when the power went.
     AcceptTornTail,
-    /// The log of a database is written back to its file before the journal is durable.
+    /// A commit is brought to its database's file before the journal has made it durable.
     FileBeforeJournal,
+    /// An object that is opened anew finds commits that did not happen.
+    KeepVoid,
     /// A segment is used again before the files are durable that its commits were brought to.
     FreeBeforeSync,
     /// A commit has the pages of a transaction that was rolled back before it.
     KeepRolledBack,
     /// Of a transaction that does not fit into SQLite's cache a page is missing.
     OmitSpilledPage,
-    /// A file is read that nobody has mended since a sync of it failed.
-    ReadSuspect,
+    /// An overlay forgets what a file has that could not be synced.
+    ForgetUnsynced,
     /// A segment is used again that says something of a database that cannot be written, and that is held
     /// nowhere.
     DropHeld,
@@ -110,6 +112,12 @@ impl super::Journal {
     /// whether that is over.
     pub fn is_down(&self) -> bool {
         self.0.queue.is_down()
+    }
+
+    /// Brings everything durable to the files, as the retirer does when there are many databases. For
+    /// [`Driver::Caller`](super::Driver::Caller).
+    pub fn write_back(&self) -> Result<(), super::JournalError> {
+        self.retirer().write_back()
     }
 
     /// How many segments count.

@@ -69,7 +69,11 @@ impl Writer {
         };
         let mut tried = false;
         match self.write(&mut batch, first, &mut tried) {
-            Ok(()) => self.queue.publish(last),
+            Ok(()) => {
+                self.queue.set_written(last);
+                // Nobody else has to have it.
+                self.queue.publish(last);
+            }
             Err(error) => {
                 tracing::error!(%error, "the journal cannot be written");
                 let tried_before = if tried { last.next() } else { first };
@@ -133,7 +137,8 @@ impl Writer {
             self.databases.beside.sync_names()?;
         }
         // Once more in another segment, if the first is full or can no longer be written.
-        let (durable, room) = (self.queue.durable(), self.segments.bytes);
+        let (written, room) = (self.queue.written(), self.segments.bytes);
+        let time_ms = self.queue.look_at_clock();
         let early = sabotaged!(self.queue, PublishBeforeSync);
         let mut attempts = 2;
         loop {
@@ -145,7 +150,12 @@ impl Writer {
                 None => self.rotate(first)?,
             };
             let segment = &current.segment;
-            record::seal(&mut batch.records[..records], durable, segment.salt);
+            record::seal(
+                &mut batch.records[..records],
+                written,
+                time_ms,
+                segment.salt,
+            );
             let file = &segment.file.file;
             *tried = true;
             let written = file
@@ -174,7 +184,8 @@ impl Writer {
         if let Some(retirer) = &self.retirer {
             retirer.work();
         }
-        let segment = self.segments.begin(first, self.queue.durable().next())?;
+        let (void_from, time_ms) = (self.queue.written().next(), self.queue.time_ms());
+        let segment = self.segments.begin(first, void_from, time_ms)?;
         Ok(self.current.insert(Current {
             segment,
             position: BLOCK as u64,

@@ -198,7 +198,7 @@ impl Families {
         let turn_seconds = Histograms::new_with_constructor(|| Histogram::new(TURNS));
         registry.register(
             "turn_seconds",
-            "How long turns of objects held the vat's thread, the commits of their writes to the log \
+            "How long turns of objects held the vat's thread, the commits of their writes \
              included",
             turn_seconds.clone(),
         );

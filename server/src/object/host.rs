@@ -26,6 +26,7 @@ use super::{
     slot::{Load, Slot, Status},
     sockets::Sockets,
     troubles::Troubles,
+    waking::Waking,
 };
 use crate::{
     Error, Result,
@@ -88,6 +89,8 @@ pub struct Host {
     pub(super) chains: Chains,
     /// When serial objects that wait for each other were last looked for.
     pub(super) deadlocks_looked_for: Cell<Option<Instant>>,
+    /// The objects that are in `create` or `activate`.
+    pub(super) waking: Waking,
     pub(super) scheduler: Scheduler,
     pub(super) notes: Notes,
     pub(super) sockets: Sockets,
@@ -144,6 +147,7 @@ impl Host {
             thread,
             chains: Chains::default(),
             deadlocks_looked_for: Cell::default(),
+            waking: Waking::default(),
             scheduler: Scheduler::default(),
             notes: Notes::default(),
             sockets: Sockets::default(),

@@ -139,7 +139,7 @@ impl Instance {
         if self.unborn.get() {
             return;
         }
-        if let Ok(bytes) = self.storage.database_size() {
+        if let Ok(bytes) = self.storage.committed_bytes() {
             self.is_noted.set(true);
             let written_ms = self.written_ms.get();
             let activity = Activity { written_ms, bytes };
@@ -218,10 +218,7 @@ impl Instance {
     /// Whether the journal should get on before another turn: too much waits to be written, of this
     /// object or of all.
     pub fn is_behind(&self) -> bool {
-        if self.storage.keep_log_short() {
-            return !self.host.commits.has_room();
-        }
-        self.gate.is_undecided()
+        self.storage.is_ahead() || !self.host.commits.has_room()
     }
 
     fn hold_back(&self, waker: &Waker) {
@@ -239,10 +236,11 @@ impl Instance {
 
     /// Waits until the journal has got on, and lets the turns go on that wait for that.
     pub async fn caught_up(&self) {
-        if self.storage.keep_log_short() {
-            self.host.commits.room().await;
+        if self.storage.is_ahead() {
+            // Whether it has happened, the gate tells.
+            let _ = self.host.commits.durable(self.storage.newest()).await;
         } else {
-            self.gate.decided().await;
+            self.host.commits.room().await;
         }
         self.held_back.take().into_iter().for_each(Waker::wake);
     }

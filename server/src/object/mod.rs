@@ -57,6 +57,7 @@ mod suspects;
 pub mod testing;
 mod troubles;
 mod wake;
+mod waking;
 mod work;
 
 pub use alarms::Alarms;

@@ -83,7 +83,7 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
     }
     let why = life.ending().expect("an instance says why it ends");
     if why.lets_out() && !instance.is_unborn() {
-        // So that the log can be written back. If it cannot, it is kept.
+        // So that the next instance, if the disk allows, starts with nothing undecided.
         let newest = instance.storage.newest();
         let _ = timeout(COMMIT_LIMIT, host.commits.durable(newest)).await;
     }
@@ -166,15 +166,11 @@ async fn activate(instance: &Rc<Instance>) -> Option<Result<Rc<dyn Dispatch>>> {
     let awake = tokio::select! {
         // First, so that an end from outside is not taken for a failure of the class.
         biased;
-        () = poll_fn(|cx| life.poll_ended(cx)) => {
-            slot.set_waking(None);
-            return None;
-        }
+        () = poll_fn(|cx| life.poll_ended(cx)) => return None,
         awake = timeout(limit, wake(instance)) => awake,
         failed = instance.gate.drive() => Ok(Err(failed)),
         () = catching_up => unreachable!("it goes on for ever"),
     };
-    slot.set_waking(None);
     Some(match awake {
         Ok(awake) => awake,
         Err(_) => {

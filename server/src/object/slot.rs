@@ -168,7 +168,7 @@ impl Slot {
         caller: Option<Chain>,
         what: What,
     ) {
-        match self.admit(host, chain, &what) {
+        match self.admit(host, &[chain, caller], &what) {
             Ok(()) => {
                 let chain = chain.unwrap_or_else(|| host.chains.begin());
                 let caller = caller.filter(|caller| *caller != chain);
@@ -205,19 +205,14 @@ impl Slot {
         self.stir();
     }
 
-    fn admit(&self, host: &Host, chain: Option<Chain>, what: &What) -> Result<()> {
+    fn admit(&self, host: &Host, chains: &[Option<Chain>], what: &What) -> Result<()> {
         if host.is_abandoned() {
             return Err(Error::ShuttingDown);
         }
         if what.is_always_admitted() {
             return Ok(());
         }
-        if chain.is_some() && chain == self.waking.get() {
-            return Err(Error::Deadlock(format!(
-                "{} would wait for itself: its `create` or `activate` waits for this call",
-                self.label()
-            )));
-        }
+        host.waking.check(self, chains)?;
         self.check_room(&host.limits)
     }
 
@@ -373,9 +368,21 @@ impl Slot {
         }
     }
 
-    /// Sets the chain of `create` and `activate` while they run: a call of it would wait for itself.
+    /// The chain of `create` or `activate`, while it runs.
+    pub fn waking(&self) -> Option<Chain> {
+        self.waking.get()
+    }
+
+    /// Sets the chain of `create` or `activate`, for [`Waking`](super::waking::Waking).
     pub fn set_waking(&self, chain: Option<Chain>) {
         self.waking.set(chain);
+    }
+
+    /// Whether an event of that chain is queued, or one for which that chain waits.
+    pub fn is_waited_for_by(&self, chain: Chain) -> bool {
+        let queue = self.queue.borrow();
+        let mut queue = queue.iter();
+        queue.any(|event| event.chain == chain || event.caller == Some(chain))
     }
 
     /// The object's database.

@@ -15,11 +15,6 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     }
     let context = || Context::new(instance.clone());
     if !instance.storage.meta().created()? {
-        let host = &instance.host;
-        if host.catalog.is_full() {
-            // The next to be listed writes it back.
-            host.catalog_is_durable().await?;
-        }
         instance.set_unborn(true);
         let created = alone(instance, async {
             migrate(instance, None)?;
@@ -50,9 +45,9 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
 /// Runs code of the object by itself, in turns. If it fails, its last turn is undone.
 async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) -> Result<T> {
     let flow = Flow::begun(None, instance.host.chains.begin(), Runs::Waking);
-    instance.slot.set_waking(Some(flow.chain));
+    let _waking = instance.host.waking.enter(&instance.slot, flow.chain);
     let mut code = pin!(code);
-    let done = poll_fn(|cx| {
+    poll_fn(|cx| {
         instance.poll_turn(&flow, cx, |cx| {
             let polled = code.as_mut().poll(cx);
             if let Poll::Ready(Err(_)) = &polled {
@@ -61,9 +56,7 @@ async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) ->
             polled
         })
     })
-    .await;
-    instance.slot.set_waking(None);
-    done?
+    .await?
 }
 
 /// Undoes what a failed `create` has left: turns before its last have been committed.

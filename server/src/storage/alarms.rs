@@ -418,9 +418,10 @@ impl Alarms {
     ) -> Result<Option<After>> {
         // If the instance is the one that ran it, it has given up.
         self.storage.0.alarms.take_run(name);
-        match self.begin_run(name, scheduled_ms, now_ms)? {
-            true => self.end_run(name, outcome, now_ms, random),
-            false => Ok(None),
+        if self.begin_run(name, scheduled_ms, now_ms)? {
+            self.end_run(name, outcome, now_ms, random)
+        } else {
+            Ok(None)
         }
     }
 
@@ -569,11 +570,7 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {
-    cached(
-        connection,
-        ours!("SELECT 1 FROM sqlite_schema WHERE name = '_vw_alarms'"),
-    )?
-    .exists([])
+    connection.table_exists(None, c"_vw_alarms")
 }
 
 fn create(connection: &Connection) -> rusqlite::Result<()> {

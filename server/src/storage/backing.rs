@@ -1,14 +1,14 @@
 //! One database as its owner has it: taken from the journal's, and a connection of SQLite's to it.
 
-use std::{mem, ops::Deref, rc::Rc, sync::Arc};
+use std::{io, mem, ops::Deref, rc::Rc, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::Vfs;
+use super::{Vfs, vfs::follow_rollbacks};
 use crate::{
     Result,
     folder::DatabaseId,
-    journal::{Database, Failures, Lsn, sabotaged},
+    journal::{Database, Failures, Lsn, PAGE_BYTES},
 };
 
 /// A database that nobody else has open, until this is dropped.
@@ -36,7 +36,10 @@ impl Backing {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let name = self.database.id().to_string();
-        Connection::open_with_flags_and_vfs(name, flags, self.vfs.name.as_c_str())
+        let connection =
+            Connection::open_with_flags_and_vfs(name, flags, self.vfs.name.as_c_str())?;
+        follow_rollbacks(&connection, &self.database);
+        Ok(connection)
     }
 
     /// Why nothing can be committed at the moment, if so.
@@ -65,6 +68,25 @@ impl Backing {
         self.vfs.journal.is_durable(self.newest())
     }
 
+    /// How large it is after the newest commit, in bytes, free pages not counted: as its header says.
+    /// See <https://www.sqlite.org/fileformat2.html#the_database_header>.
+    pub fn bytes(&self) -> io::Result<u64> {
+        const PAGES: u64 = 28;
+        const FREE_PAGES: u64 = 36;
+        let number = |offset| {
+            let mut bytes = [0; 4];
+            let databases = self.vfs.journal.databases();
+            self.database.read(databases, &mut bytes, offset)?;
+            Ok::<_, io::Error>(u64::from(u32::from_be_bytes(bytes)))
+        };
+        Ok(number(PAGES)?.saturating_sub(number(FREE_PAGES)?) * PAGE_BYTES as u64)
+    }
+
+    /// How many pages are in commits whose fate is not decided.
+    pub fn undecided_pages(&self) -> u64 {
+        self.vfs.journal.undecided_pages(&self.database)
+    }
+
     /// Whether SQLite has committed what the journal could not take.
     pub fn has_lost(&self) -> bool {
         self.database.has_uncaptured()
@@ -84,11 +106,6 @@ impl Backing {
     /// Removes what [`Backing::delete`] ended.
     pub fn forget(&self, lsn: Lsn) -> Result<()> {
         self.vfs.journal.forget(&self.database, lsn)
-    }
-
-    /// How many pages long the log is.
-    pub fn log_pages(&self) -> u64 {
-        self.database.log_frames()
     }
 }
 
@@ -112,33 +129,6 @@ impl Attached {
             connection,
             backing,
         }
-    }
-
-    /// Moves everything from the log to the file, if it is durable. Whether it did; SQLite refuses
-    /// while somebody reads.
-    pub fn checkpoint(&self) -> rusqlite::Result<bool> {
-        let Backing { database, .. } = &self.backing;
-        // What the journal could lose, or does not have, must not be in the file.
-        let is_durable = self.backing.is_durable() == Ok(true) && !self.backing.has_lost();
-        if !is_durable && !sabotaged!(self.backing.vfs.journal, FileBeforeJournal) {
-            return Ok(false);
-        }
-        if self.backing.log_pages() == 0 {
-            return Ok(true);
-        }
-        let _applying = database.applying();
-        if database.is_suspect() {
-            // It is to be written again from the journal first.
-            return Ok(false);
-        }
-        let mut checkpoint = self
-            .connection
-            .prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        let busy: bool = checkpoint.query_row([], |row| row.get(0))?;
-        if !busy {
-            database.checkpointed();
-        }
-        Ok(!busy)
     }
 
     /// Closes the connection and gives the database back.

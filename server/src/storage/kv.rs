@@ -342,8 +342,7 @@ impl Kv {
 impl Inner {
     fn kv_exists(&self, connection: &Connection) -> rusqlite::Result<bool> {
         if !self.kv_ready.get() {
-            let sql = ours!("SELECT 1 FROM sqlite_schema WHERE name = '_vw_kv'");
-            self.kv_ready.set(cached(connection, sql)?.exists([])?);
+            self.kv_ready.set(connection.table_exists(None, c"_vw_kv")?);
         }
         Ok(self.kv_ready.get())
     }

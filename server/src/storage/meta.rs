@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::authorizer::{cached, ours};
-use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, fault, prepare_log};
+use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, fault, leave_to_journal};
 use crate::{Result, folder::DatabaseId};
 
 pub(super) const TABLE: &str = "_vw_meta";
@@ -130,7 +130,7 @@ impl Remembered {
         }
         let read = || {
             let connection = backing.connect()?;
-            prepare_log(&connection)?;
+            leave_to_journal(&connection)?;
             let remembered = Remembered::read(&connection)?;
             Ok((connection, remembered))
         };
@@ -162,11 +162,7 @@ impl Remembered {
 }
 
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {
-    cached(
-        connection,
-        ours!("SELECT 1 FROM sqlite_schema WHERE name = '_vw_meta'"),
-    )?
-    .exists([])
+    connection.table_exists(None, c"_vw_meta")
 }
 
 fn write(

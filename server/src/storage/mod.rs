@@ -38,7 +38,7 @@ pub(crate) use self::fault::failed;
 pub use self::kv::{Entry, Kv, Lower, Range};
 pub(crate) use self::meta::Remembered;
 pub use self::meta::{Meta, Schema};
-pub(crate) use self::open::prepare_log;
+pub(crate) use self::open::leave_to_journal;
 pub use self::open::{Settings, configure_process, memory_used};
 pub use self::row::Row;
 pub use self::sql::Sql;
@@ -99,10 +99,6 @@ struct Inner {
     /// Whether `_vw_kv` is known to be there.
     kv_ready: Cell<bool>,
     alarms: alarms::State,
-    /// The log is written back when it is this many pages long.
-    checkpoint_pages: u64,
-    /// Likewise, and grows while that does not work.
-    checkpoint_at: Cell<u64>,
 }
 
 impl Storage {
@@ -132,8 +128,6 @@ impl Storage {
             failures: Cell::default(),
             kv_ready: Cell::default(),
             alarms: alarms::State::default(),
-            checkpoint_pages: settings.checkpoint_pages,
-            checkpoint_at: Cell::new(settings.checkpoint_pages),
         })))
     }
 
@@ -162,10 +156,9 @@ impl Storage {
         Meta::new(self.clone())
     }
 
-    /// Undoes what is not committed, writes the log back into the database file, if what is in it is
-    /// durable, and closes it. Cursors, transactions and other handles answer `object-reset` from now
-    /// on. Closing twice is harmless. `storage-failed` when the log could not be written back: it is
-    /// closed all the same, and nothing is lost.
+    /// Undoes what is not committed, and closes the database. Cursors, transactions and other handles
+    /// answer `object-reset` from now on. Closing twice is harmless. `storage-failed` when SQLite cannot
+    /// close it: nothing is lost.
     pub(crate) fn close(&self) -> Result<()> {
         let Some(connection) = self.0.connection.borrow_mut().take() else {
             return Ok(());
@@ -176,10 +169,6 @@ impl Storage {
         self.0.on_commit.take();
         self.0.before_alarms.take();
         self.0.undo(&connection);
-        let checkpoint = {
-            let _trusted = self.0.gate.trust();
-            connection.checkpoint()
-        };
         connection.flush_prepared_statement_cache();
         // The cursors were the only other owners.
         if let Some(connection) = Rc::into_inner(connection) {
@@ -187,66 +176,15 @@ impl Storage {
                 .close()
                 .map_err(|error| fault::failed("", &error))?;
         }
-        checkpoint
-            .map(drop)
-            .map_err(|error| fault::failed("", &error))
+        Ok(())
     }
 
-    /// Writes the log back into the database file and empties it, if what is in it is durable: says
-    /// whether. `invalid-argument` while a transaction is open or a cursor is part of the way through
-    /// its rows.
-    pub fn checkpoint(&self) -> Result<bool> {
-        self.operate(None, |connection| {
-            if self.0.open.get() {
-                return Err(Error::InvalidArgument("a transaction is open".into()));
-            }
-            let _trusted = self.0.gate.trust();
-            connection
-                .checkpoint()
-                .map_err(|error| match error.sqlite_error_code() {
-                    Some(ErrorCode::DatabaseLocked) => {
-                        Error::InvalidArgument("a cursor is open".into())
-                    }
-                    // The log is still there.
-                    _ => fault::convert(&error),
-                })
-        })
-    }
-
-    /// Between two turns: writes the log back if it has become long. `false`: it is so long that the
-    /// next turn should wait until the newest commit is durable.
-    pub(crate) fn keep_log_short(&self) -> bool {
-        /// A log that is not durable may be this many times as long.
-        const PATIENCE: u64 = 8;
-        let Ok(connection) = self.0.live() else {
-            return true;
-        };
-        let pages = connection.backing.log_pages();
-        if pages < self.0.checkpoint_at.get() || self.0.open.get() {
-            return true;
-        }
-        match connection.backing.is_durable() {
-            Ok(false) => return pages < PATIENCE * self.0.checkpoint_at.get(),
-            // The gate says what is to be done.
-            Err(_) => return true,
-            Ok(true) => {}
-        }
-        let _trusted = self.0.gate.trust();
-        let done = connection.checkpoint();
-        self.0.checkpoint_at.set(match done {
-            Ok(true) => self.0.checkpoint_pages,
-            // A cursor is open, or the disk is full: later.
-            _ => 2 * pages,
-        });
-        if let Err(error) = done
-            && error.sqlite_error_code() != Some(ErrorCode::DatabaseLocked)
-        {
-            tracing::warn!(
-                error = fault::text(&error),
-                "writing back the log of an object"
-            );
-        }
-        true
+    /// Whether so much of the object is not durable that its next turn should wait until that is.
+    pub(crate) fn is_ahead(&self) -> bool {
+        /// The most pages of commits that are undecided, so that one object does not fill the queue.
+        const MOST_UNDECIDED: u64 = 1024;
+        let live = self.0.live();
+        live.is_ok_and(|connection| connection.backing.undecided_pages() > MOST_UNDECIDED)
     }
 
     /// Whether anything was ever written to it, as far as it can be seen without reading it.
@@ -380,6 +318,13 @@ impl Storage {
             let size = size().map_err(|error| self.0.judge(connection, &error))?;
             Ok(u64::try_from(size).unwrap_or(0))
         })
+    }
+
+    /// The size of the database after its newest commit, like [`Storage::database_size`], and without
+    /// asking SQLite.
+    pub(crate) fn committed_bytes(&self) -> Result<u64> {
+        let bytes = self.0.live()?.backing.bytes();
+        bytes.map_err(|error| Error::StorageFailed(format!("reading a database: {error}")))
     }
 
     /// Runs an operation that may write; outside any turn it is a turn of its own.

@@ -12,6 +12,7 @@ use super::authorizer::Gate;
 use super::backing::{Attached, Backing};
 use super::meter;
 use super::watch::Watch;
+use crate::journal::PAGE_BYTES;
 
 /// Above this SQLite's caches stop growing, all databases of the process together. What objects that
 /// are awake need besides caches, 10,000 times some 60 KiB, fits below.
@@ -43,9 +44,6 @@ pub struct Settings {
     pub sql_memory_bytes: u64,
     /// The most prepared statements kept for reuse; 24 unless told otherwise.
     pub cached_statements: usize,
-    /// The log is written back to the file when it is this many pages long and durable; 128 unless
-    /// told otherwise. It is in memory, without what is zero, up to 1 MiB.
-    pub checkpoint_pages: u64,
     /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
     /// otherwise. A write that needs more is `storage-failed`, as on a full disk.
     pub max_database_bytes: u64,
@@ -58,7 +56,6 @@ impl Default for Settings {
             cache_bytes: 256 * 1024,
             sql_memory_bytes: 64 << 20,
             cached_statements: 24,
-            checkpoint_pages: 128,
             max_database_bytes: limit::MAX_DATABASE_BYTES,
         }
     }
@@ -88,25 +85,23 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
-    prepare_log(connection)?;
+    leave_to_journal(connection)?;
+    let (cache, pages) = (
+        settings.cache_bytes / 1024,
+        (settings.max_database_bytes / PAGE_BYTES as u64).max(1),
+    );
     connection.execute_batch(&format!(
-        "PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{};",
-        settings.cache_bytes / 1024
-    ))?;
-    let page_bytes: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-    let pages = (settings.max_database_bytes / u64::from(page_bytes.max(1))).max(1);
-    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+        "PRAGMA temp_store = MEMORY; PRAGMA cache_size = -{cache}; PRAGMA max_page_count = {pages}"
+    ))
 }
 
-/// Leaves durability, and the writing back of the log, to the journal.
-pub(crate) fn prepare_log(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    let answer = |sql: &str| connection.query_row(sql, [], |_| Ok(()));
-    // Exclusive before WAL: then the index of the log is in memory.
-    answer("PRAGMA locking_mode = EXCLUSIVE")?;
-    connection.execute_batch("PRAGMA synchronous = OFF")?;
-    answer("PRAGMA journal_mode = WAL")?;
-    answer("PRAGMA wal_autocheckpoint = 0")
+/// Leaves durability to the journal. SQLite has the database for itself, and keeps what it needs to undo
+/// a transaction in a file without a name, which is in memory while it is small.
+pub(crate) fn leave_to_journal(connection: &Connection) -> rusqlite::Result<()> {
+    // In exclusive mode first: else SQLite looks at the file for each.
+    connection.execute_batch(
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA journal_mode = TRUNCATE",
+    )
 }
 
 fn set_limits(connection: &Connection) -> rusqlite::Result<()> {

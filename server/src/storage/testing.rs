@@ -53,6 +53,11 @@ pub(crate) fn open(folder: &TempDir) -> Storage {
     try_open(folder, &settings).expect("the storage opens")
 }
 
+/// Brings everything to the files of the folder, which no vat has.
+pub(super) fn write_back(folder: &TempDir) {
+    drop(vfs(folder.path()));
+}
+
 /// A storage of its own, with the folder that must outlive it.
 pub(super) fn fresh() -> (TempDir, Storage) {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -8,7 +8,7 @@ use super::*;
 /// As large as a page, so that each takes room of its own.
 const PAGE: [u8; 5000] = [1; 5000];
 
-fn log(folder: &tempfile::TempDir, suffix: &str) -> bool {
+fn beside(folder: &tempfile::TempDir, suffix: &str) -> bool {
     let mut path = path(folder).into_os_string();
     path.push(suffix);
     Path::new(&path).exists()
@@ -96,7 +96,7 @@ fn closing_ends_every_handle() -> TestResult {
     held.kv().put("a", &1)?;
     storage.close()?;
     storage.close()?;
-    assert!(!log(&folder, "-wal") && !log(&folder, "-shm"));
+    assert!(!beside(&folder, "-journal") && !beside(&folder, "-wal"));
 
     assert_eq!(code(kv.get_bytes("a")), "object-reset");
     assert_eq!(code(kv.put_bytes("a", b"")), "object-reset");
@@ -116,7 +116,6 @@ fn closing_ends_every_handle() -> TestResult {
     assert_eq!(code(held.kv().get_bytes("a")), "object-reset");
     assert_eq!(code(storage.begin_held().map(drop)), "object-reset");
     assert_eq!(code(storage.delete_all()), "object-reset");
-    assert_eq!(code(storage.checkpoint()), "object-reset");
     assert_eq!(code(storage.commit_turn()), "object-reset");
     assert_eq!(
         code(storage.transaction(|_| Ok::<_, Error>(()))),
@@ -292,24 +291,6 @@ fn a_constraint_violated_at_the_commit_resets_the_object() -> TestResult {
 }
 
 #[test]
-fn checkpoints_when_told() -> TestResult {
-    let (folder, storage) = fresh();
-    storage.kv().put_bytes("a", &PAGE)?;
-    storage.checkpoint()?;
-    let file = std::fs::metadata(path(&folder))?.len();
-    assert_eq!(file, storage.database_size()?);
-    storage.exec("CREATE TABLE t (x); INSERT INTO t VALUES (1), (2)")?;
-    let reading = storage.sql().exec("SELECT x FROM t", ())?;
-    assert_eq!(code(storage.checkpoint()), "invalid-argument");
-    drop(reading);
-    storage.checkpoint()?;
-    storage.enter_turn();
-    storage.kv().put_bytes("b", &PAGE)?;
-    assert_eq!(code(storage.checkpoint()), "invalid-argument");
-    Ok(())
-}
-
-#[test]
 fn an_idle_object_takes_little_memory() -> TestResult {
     use rusqlite::ffi;
     let (_folder, storage) = fresh();
@@ -334,7 +315,6 @@ fn an_idle_object_takes_little_memory() -> TestResult {
     };
     let busy = measure();
     println!("pages, schema, statements: {busy:?}");
-    // The index of the log takes another 32 KiB.
     assert!(busy.iter().sum::<i32>() < 56 * 1024, "{busy:?}");
     Ok(())
 }

@@ -1,5 +1,9 @@
-//! SQLite's file system on the journal's databases: the file of a database, its write-ahead log in
-//! memory, and files without a name. See <https://www.sqlite.org/c3ref/vfs.html>.
+//! SQLite's file system on the journal's databases: a database, with the pages of it that are not in its
+//! file, and files without a name. See <https://www.sqlite.org/c3ref/vfs.html>.
+//!
+//! SQLite keeps a rollback journal, so that it can undo what it has written: of one transaction, in
+//! memory while that is small. It writes pages to the database when it commits, or when its cache is
+//! full, and says when it has committed: `SQLITE_FCNTL_COMMIT_PHASETWO`.
 //!
 //! SQLite is told the name of a [`DatabaseId`] and not a path. It locks nothing: a database has one
 //! connection, and other processes are kept away by the lock of the data folder and of the file.
@@ -15,16 +19,13 @@ use std::{
     },
 };
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
 use super::configure_process;
 use crate::{
     folder::DatabaseId,
-    journal::{Database, Journal, Scratch},
+    journal::{Database, Journal, PAGE_BYTES, Scratch},
 };
-
-/// What SQLite calls the log of a database.
-const LOG_SUFFIX: &str = "-wal";
 
 /// The file system of one vat, registered with SQLite until it is dropped.
 pub struct Vfs {
@@ -97,6 +98,21 @@ impl Drop for Vfs {
     }
 }
 
+/// Has `database` told when `connection`, which must be one to it, has rolled a transaction back.
+/// SQLite has then written what was there before.
+pub(super) fn follow_rollbacks(connection: &Connection, database: &Arc<Database>) {
+    // Not by `Connection::rollback_hook`: it frees what the hook needs before SQLite, as it closes the
+    // connection, rolls back what is open.
+    unsafe extern "C" fn rolled_back(database: *mut c_void) {
+        // SAFETY: the file of the connection, a `Kind::Main`, keeps it alive until after the last
+        // rollback. What is done to it is done behind its lock.
+        unsafe { &*database.cast::<Database>() }.sqlite_rolled_back();
+    }
+    let database = Arc::as_ptr(database).cast_mut().cast();
+    // SAFETY: the connection is open, and `database` is what the hook takes.
+    unsafe { ffi::sqlite3_rollback_hook(connection.handle(), Some(rolled_back), database) };
+}
+
 /// What the functions of a file system share.
 struct Shared {
     journal: Journal,
@@ -114,7 +130,6 @@ struct File {
 
 enum Kind {
     Main(Arc<Database>),
-    Log(Arc<Database>),
     Scratch(Scratch),
 }
 
@@ -143,8 +158,11 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 impl Kind {
     fn read(&self, journal: &Journal, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
-            Kind::Main(database) => database.read_file(journal.databases(), buffer, offset),
-            Kind::Log(database) => database.read_log(buffer, offset),
+            Kind::Main(database) => {
+                let read = database.read(journal.databases(), buffer, offset)?;
+                without_log(&mut buffer[..read], offset);
+                Ok(read)
+            }
             Kind::Scratch(scratch) => scratch.read(buffer, offset),
         }
     }
@@ -152,31 +170,40 @@ impl Kind {
     fn write(&mut self, journal: &Journal, bytes: &[u8], offset: u64) -> io::Result<()> {
         let databases = journal.databases();
         match self {
-            Kind::Main(database) => database.write_file(databases, bytes, offset),
-            Kind::Log(database) => database.write_log(databases, bytes, offset),
+            Kind::Main(database) => database.write(databases, bytes, offset),
             Kind::Scratch(scratch) => scratch.write(bytes, offset, || databases.scratch()),
         }
     }
 
-    fn truncate(&mut self, journal: &Journal, bytes: u64) -> io::Result<()> {
+    fn truncate(&mut self, bytes: u64) -> io::Result<()> {
         match self {
-            Kind::Main(database) => database.truncate_file(journal.databases(), bytes),
-            Kind::Log(database) => {
-                // SQLite only ever empties it.
-                if bytes == 0 {
-                    database.truncate_log();
-                }
-                Ok(())
-            }
+            Kind::Main(database) => database.truncate(bytes),
             Kind::Scratch(scratch) => scratch.truncate(bytes),
         }
     }
 
     fn bytes(&self, journal: &Journal) -> io::Result<u64> {
         match self {
-            Kind::Main(database) => database.file_bytes(journal.databases()),
-            Kind::Log(database) => Ok(database.log_bytes()),
+            Kind::Main(database) => {
+                let pages = database.pages(journal.databases())?;
+                Ok(u64::from(pages) * PAGE_BYTES as u64)
+            }
             Kind::Scratch(scratch) => scratch.bytes(),
+        }
+    }
+}
+
+/// Databases of format 3 and before say that they have a write-ahead log. SQLite is told that they have
+/// none, and writes that when it writes their first page. `read`: what there is at `offset`.
+fn without_log(read: &mut [u8], offset: u64) {
+    /// Where the versions are that are needed to write and to read a database.
+    const VERSIONS: [u64; 2] = [18, 19];
+    for version in VERSIONS {
+        let at = version
+            .checked_sub(offset)
+            .and_then(|at| read.get_mut(at as usize));
+        if let Some(version) = at.filter(|version| **version == 2) {
+            *version = 1;
         }
     }
 }
@@ -189,20 +216,17 @@ fn code(error: &io::Error, otherwise: c_int) -> c_int {
     }
 }
 
-/// The database that a name is of, and whether it is its log.
+/// The database that a name is of.
 ///
 /// # Safety
 ///
 /// `name` is null or a string that ends with a zero.
-unsafe fn parse_name(name: *const c_char) -> Option<(DatabaseId, bool)> {
+unsafe fn parse_name(name: *const c_char) -> Option<DatabaseId> {
     if name.is_null() {
         return None;
     }
     // SAFETY: promised by the caller.
-    let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
-    let database = name.strip_suffix(LOG_SUFFIX);
-    let id = database.unwrap_or(name).parse().ok()?;
-    Some((id, database.is_some()))
+    unsafe { CStr::from_ptr(name) }.to_str().ok()?.parse().ok()
 }
 
 /// # Safety
@@ -238,20 +262,12 @@ unsafe extern "C" fn open(
         // Says that it is not open, should it stay so.
         (*out).pMethods = ptr::null();
         let shared = shared(vfs);
-        let find = || {
-            let (id, is_log) = parse_name(name)?;
-            Some((shared.journal.databases().find(id)?, is_log))
-        };
         let kind = if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-            find()
-                .filter(|(_, is_log)| !is_log)
-                .map(|(database, _)| Kind::Main(database))
+            parse_name(name)
+                .and_then(|id| shared.journal.databases().find(id))
+                .map(Kind::Main)
         } else if flags & ffi::SQLITE_OPEN_WAL != 0 {
-            find()
-                .filter(|(_, is_log)| *is_log)
-                .map(|(database, _)| Kind::Log(database))
-        } else if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 {
-            // A database in WAL mode has none.
+            // No database has one.
             None
         } else {
             Some(Kind::Scratch(Scratch::default()))
@@ -326,11 +342,8 @@ unsafe extern "C" fn write(
 
 unsafe extern "C" fn truncate(raw: *mut ffi::sqlite3_file, bytes: ffi::sqlite3_int64) -> c_int {
     // SAFETY: SQLite passes an open file.
-    let File { journal, kind, .. } = unsafe { file(raw) };
-    answer(
-        kind.truncate(journal, bytes as u64),
-        ffi::SQLITE_IOERR_TRUNCATE,
-    )
+    let file = unsafe { file(raw) };
+    answer(file.kind.truncate(bytes as u64), ffi::SQLITE_IOERR_TRUNCATE)
 }
 
 /// The journal is what is synced.
@@ -368,23 +381,30 @@ unsafe extern "C" fn check_reserved_lock(_: *mut ffi::sqlite3_file, held: *mut c
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn file_control(_: *mut ffi::sqlite3_file, _: c_int, _: *mut c_void) -> c_int {
+unsafe extern "C" fn file_control(
+    raw: *mut ffi::sqlite3_file,
+    operation: c_int,
+    _: *mut c_void,
+) -> c_int {
+    // SAFETY: SQLite passes an open file.
+    let file = unsafe { file(raw) };
+    if operation == ffi::SQLITE_FCNTL_COMMIT_PHASETWO
+        && let Kind::Main(database) = &*file.kind
+    {
+        // The pages are written, and what could undo that is gone.
+        database.sqlite_committed();
+        return ffi::SQLITE_OK;
+    }
     ffi::SQLITE_NOTFOUND
 }
 
 unsafe extern "C" fn device_characteristics(_: *mut ffi::sqlite3_file) -> c_int {
-    // So that SQLite does not pad the log.
-    ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
+    // So that SQLite neither pads nor counts what it needs to undo a transaction.
+    ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE | ffi::SQLITE_IOCAP_SAFE_APPEND
 }
 
-unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, _: c_int) -> c_int {
-    // SAFETY: SQLite passes the file system it was given and a name that ends with a zero.
-    let (shared, name) = unsafe { (shared(vfs), parse_name(name)) };
-    if let Some((id, true)) = name
-        && let Some(database) = shared.journal.databases().find(id)
-    {
-        database.truncate_log();
-    }
+/// A rollback journal, which is gone when it is closed.
+unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, _: *const c_char, _: c_int) -> c_int {
     ffi::SQLITE_OK
 }
 
@@ -397,11 +417,8 @@ unsafe extern "C" fn access(
     // SAFETY: SQLite passes the file system it was given, a name that ends with a zero, and room for
     // the answer.
     unsafe {
-        let found = parse_name(name).and_then(|(id, is_log)| {
-            let database = shared(vfs).journal.databases().find(id)?;
-            Some(!is_log || database.log_bytes() > 0)
-        });
-        *answer = found.unwrap_or(false).into();
+        let found = parse_name(name).and_then(|id| shared(vfs).journal.databases().find(id));
+        *answer = found.is_some().into();
     }
     ffi::SQLITE_OK
 }

@@ -50,7 +50,7 @@ fn what_is_acknowledged_survives_kills_whole() {
     for kill in 1..=kills {
         let orders = scene.orders(&vat, kill, &settled, &mut random);
         let mut clients = Clients::start(TEST, &orders);
-        // Every tenth time enough to have logs written back into the databases.
+        // Every tenth time enough to have segments retired.
         let most = if kill.is_multiple_of(10) { 4_000 } else { 400 };
         let acknowledged = 1 + random.below(most);
         clients.wait_for(acknowledged);

@@ -54,33 +54,39 @@ fn others_are_kept_out_of_an_object_that_is_awake() {
     is_kept_out(&database(folder.path()));
 }
 
+/// A vat whose journal goes round soon, and whose objects stay awake.
+fn small(folder: &Path) -> Vat {
+    let settings = "[limits]\njournal_bytes = 8388608\nidle_ms = 600000\n";
+    fs::write(folder.join("small.toml"), settings).unwrap();
+    let listen = ["--config", "small.toml", "--listen", "tcp:127.0.0.1:0"];
+    Vat::spawn(folder, listen).ready(1)
+}
+
+/// Has an object write more than the journal has room for.
+fn go_round(vat: &Vat, object: &str) {
+    let noise = "CREATE TABLE IF NOT EXISTS t (x); INSERT INTO t VALUES (randomblob(200000))";
+    for _ in 0..40 {
+        vat.printed(&["sql", "Cell", object, noise]);
+    }
+}
+
 #[test]
 fn others_are_kept_out_of_an_object_that_gets_its_file_while_it_is_awake() {
     let folder = tempdir().unwrap();
-    let vat = Vat::start(folder.path());
-    // Its log becomes long enough to be written back.
-    let table = "CREATE TABLE t AS WITH RECURSIVE c(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM c \
-                 WHERE x < 300) SELECT hex(zeroblob(1000)) FROM c";
-    vat.printed(&["sql", "Cell", "x", table]);
-    vat.printed(&["kv", "Cell", "x", "put", "k", "v"]);
+    let vat = small(folder.path());
+    go_round(&vat, "x");
     is_kept_out(&database(folder.path()));
 }
 
 #[test]
 fn others_are_kept_out_while_the_journal_goes_round() {
     let folder = folder();
-    let settings = "[limits]\njournal_bytes = 8388608\nidle_ms = 600000\n";
-    fs::write(folder.path().join("small.toml"), settings).unwrap();
-    let listen = ["--config", "small.toml", "--listen", "tcp:127.0.0.1:0"];
-    let vat = Vat::spawn(folder.path(), listen).ready(1);
+    let vat = small(folder.path());
     vat.call("Counter", "x", "increment", "{}");
     let other = database(folder.path());
     is_kept_out(&other);
     // What counts of the journal is half of it at most, so the counter's file is brought up to date.
-    let noise = "CREATE TABLE IF NOT EXISTS t (x); INSERT INTO t VALUES (randomblob(200000))";
-    for _ in 0..40 {
-        vat.printed(&["sql", "Cell", "noise", noise]);
-    }
+    go_round(&vat, "noise");
     is_kept_out(&other);
     assert_eq!(vat.call("Counter", "x", "get", "{}"), r#"{"count":2}"#);
 }

@@ -7,13 +7,15 @@ mod crash;
 mod failures;
 mod held;
 mod help;
-mod http;
 mod kills;
 mod locks;
 mod log;
 mod metrics;
+mod promises;
 mod readme;
 mod ready;
 mod serve;
 mod vat;
 mod verbs;
+
+capnp::generated_code!(pub mod promises_capnp);

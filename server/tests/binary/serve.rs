@@ -82,10 +82,13 @@ fn a_client_finds_the_vat_of_its_folder() {
     run(folder.path(), ["classes"]).printed();
 }
 
-/// The write-ahead logs in a folder.
+/// The logs of databases in a folder, of either kind that SQLite makes.
 fn logs(folder: &Path) -> Vec<PathBuf> {
     let mut logs = files(folder);
-    logs.retain(|path| path.to_string_lossy().ends_with("-wal"));
+    logs.retain(|path| {
+        let name = path.to_string_lossy();
+        name.ends_with("-wal") || name.ends_with("-journal")
+    });
     logs
 }
 

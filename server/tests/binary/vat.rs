@@ -3,9 +3,11 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// The binary, away from the settings and the sockets of whoever runs the tests.
@@ -170,6 +172,16 @@ impl Vat {
         told.next().unwrap()
     }
 
+    /// The address of that order, as one connects to it without the client: `HOST:PORT`.
+    pub fn host_and_port(&self, which: usize) -> &str {
+        self.lines[which].rsplit(' ').next().unwrap()
+    }
+
+    /// The id of its process.
+    pub fn id(&self) -> libc::pid_t {
+        self.child.id().try_into().unwrap()
+    }
+
     /// What it has said on stderr.
     pub fn errors(&self) -> String {
         fs::read_to_string(self.folder.join("stderr")).unwrap()
@@ -203,9 +215,8 @@ impl Vat {
     }
 
     pub fn signal(&self, signal: libc::c_int) {
-        let id = libc::pid_t::try_from(self.child.id()).unwrap();
         // SAFETY: the process is our child, and nobody has waited for it, so the id is still its.
-        assert_eq!(unsafe { libc::kill(id, signal) }, 0);
+        assert_eq!(unsafe { libc::kill(self.id(), signal) }, 0);
     }
 
     /// Waits for its end, and returns its exit code.
@@ -227,6 +238,25 @@ impl Drop for Vat {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The status and the rest of the answer to a request with a body of JSON, on a connection of its own.
+pub fn ask(address: &str, request: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let patience = Some(Duration::from_secs(60));
+    stream.set_read_timeout(patience).unwrap();
+    let length = body.len();
+    let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close");
+    let json = format!("Content-Type: application/json\r\nContent-Length: {length}");
+    write!(stream, "{head}\r\n{json}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The whole answer to `GET path`.
+pub fn get(address: &str, path: &str) -> String {
+    ask(address, &format!("GET {path}"), "")
 }
 
 /// All files in a folder, and in those inside of it.

@@ -151,8 +151,15 @@ impl Disk for SimDisk {
     }
 
     fn scratch(&self, folder: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        lock(&self.0).expect_folder(folder)?;
-        Ok(Arc::new(Scratch::default()))
+        let mut volume = lock(&self.0);
+        volume.expect_folder(folder)?;
+        let path = folder.join(SCRATCH);
+        volume.schedule.begin_scratch(&path, Operation::Create)?;
+        Ok(Arc::new(Scratch {
+            volume: self.0.clone(),
+            path,
+            content: Mutex::default(),
+        }))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -215,18 +222,33 @@ impl DiskFile for SimFile {
     }
 }
 
-/// A file without a name: no crash finds it, so it has no part in the simulation.
-#[derive(Default)]
-struct Scratch(Mutex<Content>);
+/// The name that faults see of a file without one.
+const SCRATCH: &str = "scratch";
+
+/// A file without a name: no crash finds it, so only faults strike it.
+struct Scratch {
+    volume: Arc<Mutex<Volume>>,
+    path: PathBuf,
+    content: Mutex<Content>,
+}
+
+impl Scratch {
+    fn begin(&self, operation: Operation) -> io::Result<()> {
+        let mut volume = lock(&self.volume);
+        Ok(volume.schedule.begin_scratch(&self.path, operation)?)
+    }
+}
 
 impl DiskFile for Scratch {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        Ok(lock(&self.0).read(buffer, offset))
+        self.begin(Operation::Read)?;
+        Ok(lock(&self.content).read(buffer, offset))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.begin(Operation::Write)?;
         if !bytes.is_empty() {
-            let mut content = lock(&self.0);
+            let mut content = lock(&self.content);
             content.put(bytes, offset);
             content.extend_to(offset + bytes.len() as u64);
         }
@@ -234,16 +256,18 @@ impl DiskFile for Scratch {
     }
 
     fn bytes(&self) -> io::Result<u64> {
-        Ok(lock(&self.0).len())
+        Ok(lock(&self.content).len())
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        lock(&self.0).set_len(bytes);
+        self.begin(Operation::SetLen)?;
+        lock(&self.content).set_len(bytes);
         Ok(())
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        lock(&self.0).extend_to(bytes);
+        self.begin(Operation::Allocate)?;
+        lock(&self.content).extend_to(bytes);
         Ok(())
     }
 

@@ -33,6 +33,19 @@ impl Schedule {
                 return Err(Failure::CrashPoint);
             }
         }
+        self.strike(path, operation)
+    }
+
+    /// Says whether and how an operation on a file without a name fails. It is not counted: no crash finds what
+    /// it does.
+    pub fn begin_scratch(&mut self, path: &Path, operation: Operation) -> Result<(), Failure> {
+        match self.crashed {
+            true => Err(Failure::Crashed),
+            false => self.strike(path, operation),
+        }
+    }
+
+    fn strike(&mut self, path: &Path, operation: Operation) -> Result<(), Failure> {
         let n = self.operations;
         let mut faults = self.faults.iter_mut();
         match faults.find_map(|fault| fault.strikes(path, operation, n)) {

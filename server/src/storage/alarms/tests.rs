@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
-use super::super::testing::{TestResult, code, fresh, open, path};
+use super::super::testing::{TestResult, code, fresh, open, path, write_back};
 use super::super::{HeldTransaction, Remembered};
 use super::*;
 
@@ -83,6 +83,7 @@ fn what_is_set_comes_back_and_survives_reopening() -> TestResult {
     assert_eq!(names(Some("a"), 9)?, ["b", "c"]);
     storage.close()?;
 
+    write_back(&folder);
     let file = rusqlite::Connection::open(path(&folder))?;
     assert_eq!(Remembered::read(&file)?.next_alarm, Some(50));
     Ok(())
@@ -93,6 +94,7 @@ fn a_database_without_the_table_has_no_next_alarm() -> TestResult {
     let (folder, storage) = fresh();
     storage.meta().mark_created(None, 1)?;
     storage.close()?;
+    write_back(&folder);
     let file = rusqlite::Connection::open(path(&folder))?;
     let remembered = Remembered::read(&file)?;
     assert_eq!(
@@ -400,6 +402,7 @@ fn a_run_that_is_noted_is_known_of_in_the_next_process() -> TestResult {
     alarms.note_begun("n", 49)?;
     assert_eq!(alarms.next_waiting()?, None, "both run");
     storage.close()?;
+    write_back(&folder);
     // As an earlier version has left it.
     let database = Connection::open(path(&folder))?;
     database.execute_batch("ALTER TABLE _vw_alarms DROP COLUMN attempt")?;

@@ -139,12 +139,12 @@ fn a_segment_that_is_missing_at_the_end_is_refused_and_so_is_a_journal_of_none()
 
 #[test]
 fn a_damaged_header_is_refused() {
-    for offset in [0, 8, 13, 17, 21, 30, 40, 57] {
+    for offset in [0, 8, 13, 17, 21, 30, 40, 57, 70, 80, 90, 100] {
         let disk = after_commits(3, 10);
         damage(&disk, "0000.segment", offset);
         let error = refused(&disk);
         // A version that is another one is a later one.
-        let newer = offset == 8 && matches!(error, JournalError::Newer { found: 5, .. });
+        let newer = offset == 8 && matches!(error, JournalError::Newer { found: 6, .. });
         let damage = matches!(
             error,
             JournalError::Damaged {

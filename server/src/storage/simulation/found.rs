@@ -139,55 +139,43 @@ fn the_pages_of_a_large_commit_stay_until_the_journal_says_that_it_did_not_happe
 }
 
 #[test]
-fn a_file_that_may_have_lost_what_was_synced_gets_nothing_before_it_is_written_again() {
-    let vat = start(&vat::new_disk());
-    let storage = open(&vat).unwrap();
-    let struck = Arc::new(AtomicU64::default());
-    let strikes = struck.clone();
-    let file = move |path: &Path, operation| {
-        let strikes_now =
-            operation == Operation::Sync && path.extension().is_some_and(|name| name == "sqlite");
-        strikes_now && strikes.fetch_add(1, Ordering::Relaxed) % 2 == 0
-    };
-    vat.disk.fail(Fault::io_error().when(file).evicting());
-    let mut keys = 0;
-    // Segments go round, and one sync in two fails.
-    while struck.load(Ordering::Relaxed) < 6 {
-        put(&storage, &format!("{keys:03}-"), 1, 3000).unwrap();
-        keys += 1;
-        assert!(keys < 1000, "the sync fails");
-        let _ = storage.checkpoint().unwrap();
+fn what_a_failed_sync_may_have_lost_is_written_again() {
+    for which in [Operation::Sync, Operation::SyncAll] {
+        let vat = start(&vat::new_disk());
+        // With few, each file is synced by itself.
+        let others = if which == Operation::SyncAll { 8 } else { 0 };
+        let id = |class| DatabaseId { class, ..ID };
+        let open = |class| Storage::open(&vat.vfs, id(class), &Settings::default()).unwrap();
+        let others: Vec<_> = (2..2 + others).map(open).collect();
+        let storage = open(1);
+        put(&storage, "a", 1, 10).unwrap();
+        others
+            .iter()
+            .for_each(|other| put(other, "a", 1, 10).unwrap());
+        // The files are there, and only what is in them may get lost.
+        vat.journal().write_back().unwrap();
+        put(&storage, "b", 1, 10).unwrap();
+        others
+            .iter()
+            .for_each(|other| put(other, "b", 1, 10).unwrap());
+        let of_files = move |path: &Path, operation| {
+            let is_segment = path.extension().is_some_and(|name| name == "segment");
+            operation == which && !is_segment
+        };
+        vat.disk
+            .fail(Fault::io_error().when(of_files).times(1).evicting());
+        // It is written and synced again, each file by itself if need be.
+        let _ = vat.journal().write_back();
+        put(&storage, "c", 1, 10).unwrap();
+        assert_eq!(storage.keys(), ["a0", "b0", "c0"]);
+        // Until all of it is in the file, and gone from the journal.
+        vat.journal().stop().unwrap();
+        assert_eq!(storage.keys(), ["a0", "b0", "c0"]);
+        drop((storage, others));
+        let disk = vat.disk.after_crash(Survival::Nothing);
+        drop(vat);
+        assert_eq!(super::found::open(&start(&disk)).unwrap().keys().len(), 3);
     }
-    drop(storage);
-    let disk = vat.disk.after_crash(Survival::Nothing);
-    drop(vat);
-    assert_eq!(open(&start(&disk)).unwrap().keys().len(), keys);
-}
-
-#[test]
-fn a_file_of_which_the_journal_tells_nothing_more_is_not_suspect_for_ever() {
-    let vat = start(&vat::new_disk());
-    let storage = open(&vat).unwrap();
-    let busy = DatabaseId { class: 2, ..ID };
-    let busy = Storage::open(&vat.vfs, busy, &Settings::default()).unwrap();
-    let mut keys = 0;
-    // Until all that the journal said of the first is in its file, and gone from the journal.
-    let mut go_round = || {
-        for _ in 0..100 {
-            put(&busy, &format!("{keys:03}-"), 1, 3000).unwrap();
-            keys += 1;
-        }
-    };
-    put(&storage, "kept", 1, 10).unwrap();
-    go_round();
-    let file = |path: &Path, operation| {
-        operation == Operation::Sync && path == Layout::new(Path::new(DATA)).database(ID)
-    };
-    vat.disk.fail(Fault::io_error().when(file).times(1));
-    assert!(storage.checkpoint().unwrap());
-    go_round();
-    put(&storage, "later", 1, 10).unwrap();
-    assert!(storage.checkpoint().unwrap());
 }
 
 #[test]
@@ -205,4 +193,102 @@ fn the_pages_of_large_commits_are_bounded_with_the_journal() {
     }
     // Some 50 KiB each, and eight segments of 64 KiB.
     assert!((1..=20).contains(&most), "{most}");
+}
+
+#[test]
+fn a_file_that_may_have_lost_what_was_synced_gets_nothing_before_it_is_written_again() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    let struck = Arc::new(AtomicU64::default());
+    let strikes = struck.clone();
+    let file = move |path: &Path, operation| {
+        let strikes_now =
+            operation == Operation::Sync && path.extension().is_some_and(|name| name == "sqlite");
+        strikes_now && strikes.fetch_add(1, Ordering::Relaxed) % 2 == 0
+    };
+    vat.disk.fail(Fault::io_error().when(file).evicting());
+    let mut keys = 0;
+    // Segments go round, and one sync in two fails.
+    while struck.load(Ordering::Relaxed) < 6 {
+        put(&storage, &format!("{keys:03}-"), 1, 3000).unwrap();
+        keys += 1;
+        assert!(keys < 1000, "the sync fails");
+    }
+    drop(storage);
+    let disk = vat.disk.after_crash(Survival::Nothing);
+    drop(vat);
+    assert_eq!(open(&start(&disk)).unwrap().keys().len(), keys);
+}
+
+/// Has another database write more than the journal has room for.
+fn go_round(vat: &Vat) {
+    let busy = DatabaseId { class: 2, ..ID };
+    let busy = Storage::open(&vat.vfs, busy, &Settings::default()).unwrap();
+    for n in 0..200 {
+        put(&busy, &format!("{n:03}-"), 1, 3000).unwrap();
+    }
+}
+
+#[test]
+fn a_file_of_which_the_journal_tells_nothing_more_is_not_suspect_for_ever() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "before", 1, 10).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    let backing = Backing::open(&vat.vfs, ID).unwrap();
+    let end = backing.delete(backing.failures()).unwrap();
+    // Until nothing is left in the journal of what it said of the database.
+    go_round(&vat);
+    backing.forget(end).unwrap();
+    drop(backing);
+    let root =
+        |path: &Path, operation| operation == Operation::SyncFolder && path == Path::new(DATA);
+    vat.disk.fail(Fault::io_error().when(root).times(1));
+    go_round(&vat);
+    let storage = open(&vat).unwrap();
+    put(&storage, "later", 1, 10).unwrap();
+    assert_eq!(storage.keys(), ["later0"]);
+}
+
+#[test]
+fn a_database_that_has_ended_does_not_come_back_when_a_recovery_writes_once_more() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "before", 10, 1000).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    // The end is in another segment than the pages.
+    let busy = DatabaseId { class: 2, ..ID };
+    let busy = Storage::open(&vat.vfs, busy, &Settings::default()).unwrap();
+    put(&busy, "busy", 15, 3000).unwrap();
+    put(&busy, "busier", 15, 3000).unwrap();
+    assert!(vat.journal().live_segments() > 1);
+    let backing = Backing::open(&vat.vfs, ID).unwrap();
+    backing.delete(backing.failures()).unwrap();
+    drop((backing, busy));
+    let disk = vat.disk.after_crash(Survival::Everything);
+    drop(vat);
+    let root =
+        |path: &Path, operation| operation == Operation::SyncFolder && path == Path::new(DATA);
+    disk.fail(Fault::io_error().when(root).times(1));
+    let vat = start(&disk);
+    assert_eq!(disk.read(Layout::new(Path::new(DATA)).database(ID)), None);
+    assert_eq!(open(&vat).unwrap().keys(), [""; 0]);
+}
+
+#[test]
+fn a_file_that_is_gone_is_not_an_empty_database() {
+    let vat = start(&vat::new_disk());
+    let storage = open(&vat).unwrap();
+    put(&storage, "kept", 1, 10).unwrap();
+    vat.journal().write_back().unwrap();
+    // Of this the first page is no part.
+    put(&storage, "more", 1, 10).unwrap();
+    storage.close().unwrap();
+    drop(storage);
+    let path = Layout::new(Path::new(DATA)).database(ID);
+    crate::env::Disk::remove(&vat.disk, &path).unwrap();
+    let opened = open(&vat).and_then(|storage| put(&storage, "new", 1, 10));
+    assert!(matches!(opened, Err(Error::StorageFailed(_))), "{opened:?}");
 }

@@ -19,6 +19,7 @@ mod property;
 mod random;
 mod run;
 mod sabotage;
+mod twin;
 mod vat;
 
 use std::{env, ops::Range};

@@ -73,19 +73,17 @@ pub enum Step {
     LargeClosureUndone,
     DeleteAll,
     BeginHeld,
-    Checkpoint,
-    KeepShort,
+    WriteBack,
     Read,
     Close,
     Delete,
     DeleteHalf,
 }
 
-/// Small caches, so that a transaction of a few pages is written to the log before it ends.
-fn settings(random: &mut Random) -> Settings {
+/// Small caches, so that a transaction of a few pages is written before it ends.
+fn settings() -> Settings {
     Settings {
         cache_bytes: 16 << 10,
-        checkpoint_pages: random.pick(&[4, 16, 64]),
         statement_time_limit: Duration::from_secs(600),
         ..Settings::default()
     }
@@ -110,8 +108,8 @@ impl Object {
     }
 
     /// What a start has left of it.
-    pub fn find(&mut self, random: &mut Random, vat: &Vat) -> Result<State, Trouble> {
-        let storage = Storage::open(&vat.vfs, self.id, &settings(random))?;
+    pub fn find(&mut self, vat: &Vat) -> Result<State, Trouble> {
+        let storage = Storage::open(&vat.vfs, self.id, &settings())?;
         let found = edit::read(&Target::from(&storage));
         let open = Open::new(storage, State::default());
         open.check_integrity()?;
@@ -125,11 +123,11 @@ impl Object {
     }
 
     /// Opens it if it is closed.
-    pub fn open(&mut self, random: &mut Random, vat: &Vat) -> Result<(), Trouble> {
+    pub fn open(&mut self, vat: &Vat) -> Result<(), Trouble> {
         if self.open.is_some() {
             return Ok(());
         }
-        let storage = Storage::open(&vat.vfs, self.id, &settings(random))?;
+        let storage = Storage::open(&vat.vfs, self.id, &settings())?;
         // Since it opens, the journal has said on the disk what did not happen.
         self.history.observe(vat.journal());
         self.open = Some(Open::new(storage, self.history.newest().clone()));
@@ -180,7 +178,7 @@ impl Object {
         if self.is_stale {
             self.end_stale(random)?;
         }
-        self.open(random, vat)?;
+        self.open(vat)?;
         let Some(open) = &mut self.open else {
             return Ok(());
         };
@@ -235,10 +233,9 @@ impl Object {
                 open.held = Some(storage.begin_held()?);
                 Ok(())
             }
-            Step::Checkpoint => Ok(storage.checkpoint().map(drop)?),
-            Step::KeepShort => {
-                storage.keep_log_short();
-                Ok(())
+            Step::WriteBack => {
+                let written = vat.journal().write_back();
+                Ok(written.map_err(|error| Error::StorageFailed(error.to_string()))?)
             }
             Step::Read => self.read(),
             Step::Close => self.close(),

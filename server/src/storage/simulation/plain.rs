@@ -21,7 +21,7 @@ pub fn check(disk: &SimDisk, objects: &[Object]) -> Result<(), Failure> {
         if name.ends_with(".segment") && bytes.get(16) == Some(&1) {
             return Err(stop(format!("{name} counts")));
         }
-        if name.ends_with(".pages") || name.ends_with("-wal") {
+        if name.ends_with(".pages") || name.ends_with("-wal") || name.ends_with("-journal") {
             return Err(stop(format!("{name} is there")));
         }
     }

@@ -10,14 +10,13 @@ use super::{
 };
 use crate::{env::sim::Survival, folder::DatabaseId};
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 8] = [
     Step::Turn,
     Step::Turn,
     Step::LargeTurn,
     Step::ClosureUndone,
     Step::DeleteAll,
-    Step::Checkpoint,
-    Step::KeepShort,
+    Step::WriteBack,
     Step::Close,
     Step::Delete,
 ];
@@ -44,7 +43,7 @@ proptest! {
         drop(vat);
         let vat = Vat::start(&disk, &settings).unwrap();
         for object in &mut objects {
-            let found = object.find(&mut random, &vat);
+            let found = object.find(&vat);
             let found = found.map_err(|trouble| TestCaseError::fail(trouble.to_string()))?;
             prop_assert_eq!(&found, object.history.newest());
         }

@@ -19,7 +19,7 @@ use crate::{
     journal::{self, testing::Sabotage},
 };
 
-const STEPS: [(u64, Step); 14] = [
+const STEPS: [(u64, Step); 13] = [
     (40, Step::Turn),
     (4, Step::TurnUndone),
     (4, Step::ClosureUndone),
@@ -28,8 +28,7 @@ const STEPS: [(u64, Step); 14] = [
     (2, Step::LargeClosureUndone),
     (2, Step::DeleteAll),
     (5, Step::BeginHeld),
-    (4, Step::Checkpoint),
-    (6, Step::KeepShort),
+    (4, Step::WriteBack),
     (4, Step::Read),
     (10, Step::Close),
     (3, Step::Delete),
@@ -194,7 +193,7 @@ impl Run<'_> {
         let mut found = Vec::new();
         for object in &mut self.objects {
             let state = object
-                .find(&mut self.random, vat)
+                .find(vat)
                 .map_err(|trouble| trouble.into_failure().about(object.id))?;
             found.push(state);
         }
@@ -207,7 +206,7 @@ impl Run<'_> {
     }
 
     fn live(&mut self, vat: &Vat) -> Result<End, Failure> {
-        let longest = self.random.pick(&[10, 80, 400]);
+        let longest = self.random.pick(&[10, 40, 150]);
         let crash_at = self.disk.operations() + self.random.among(1..longest);
         self.disk.crash_at(crash_at);
         let steps = self.random.among(2..90);

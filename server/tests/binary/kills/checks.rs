@@ -196,7 +196,10 @@ pub fn check_files(data: &Path) {
     }
     let logs: Vec<_> = files
         .iter()
-        .filter(|file| file.to_string_lossy().ends_with("-wal"))
+        .filter(|file| {
+            let name = file.to_string_lossy();
+            name.ends_with("-wal") || name.ends_with("-journal")
+        })
         .collect();
     assert!(logs.is_empty(), "{logs:?}");
     assert!(count > 0);
