@@ -380,7 +380,7 @@ mod tests {
             let refused = Folder::open(folder.path());
             assert!(matches!(refused, Err(FolderError::Unmarked(_))), "{used}");
             assert!(!format.exists());
-            fs::write(&format, "vatwerk 3\n").unwrap();
+            fs::write(&format, format!("vatwerk {FORMAT}\n")).unwrap();
             drop(Folder::open(folder.path()).unwrap());
             fs::remove_file(folder.path().join(used)).unwrap();
         }

@@ -351,8 +351,8 @@ impl Check<'_> {
             }
             let why = if is_written {
                 "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
-                 delete`, or all such objects with `vatwerk check --accept-losses`. Until then its calls \
-                 are refused"
+                     delete`, or all such objects with `vatwerk check --accept-losses`. Until then its calls \
+                     are refused"
             } else {
                 "it was removed, or the vat crashed while it made the object, whose next call then \
                      makes it"

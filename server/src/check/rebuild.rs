@@ -51,7 +51,7 @@ impl Check<'_> {
         let strike = || {
             let mut connection = open_whole(&path)?;
             catalog::strike_out(&mut connection, lost)?;
-            close(connection)
+            connection.close().map_err(|(_, error)| error)
         };
         strike().map_err(|source| CheckError::Rebuild {
             path: path.clone(),
@@ -72,7 +72,7 @@ impl Check<'_> {
                 Ok::<_, Stop>(())
             })
         })?;
-        close(connection)?;
+        connection.close().map_err(|(_, error)| error)?;
         Ok(added)
     }
 }
@@ -83,12 +83,6 @@ fn open_whole(path: &Path) -> rusqlite::Result<Connection> {
     connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
     connection.execute_batch("PRAGMA synchronous = FULL")?;
     Ok(connection)
-}
-
-/// Leaves a catalog as the vat has it. Closing leaves one file again.
-fn close(connection: Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    connection.close().map_err(|(_, error)| error)
 }
 
 /// Why the catalog is not made.

@@ -65,7 +65,8 @@ impl Signals {
             let _in_runtime = runtime.enter();
             // A write past the largest file that the system allows (`ulimit -f`) then fails, and ends nothing.
             // What handles a signal stays when this is dropped.
-            signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+            let too_large = rustix::process::Signal::XFSZ.as_raw();
+            drop(signal(SignalKind::from_raw(too_large))?);
             let taken = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
             let ignored = IGNORED.map(|(kind, name)| signal(kind).map(|signal| (signal, name)));
             (taken, ignored)

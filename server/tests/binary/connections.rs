@@ -12,10 +12,7 @@ use std::{
 
 use tempfile::tempdir;
 
-use crate::{
-    http::get,
-    vat::{Vat, example},
-};
+use crate::vat::{Vat, example, get};
 
 /// After this, a test that waits for something waits in vain.
 const PATIENCE: Duration = Duration::from_secs(60);

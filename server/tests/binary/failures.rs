@@ -5,10 +5,7 @@ use std::{ffi::OsString, fs, path::Path};
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::{
-    http::{ask, get},
-    vat::{Vat, example, files},
-};
+use crate::vat::{Vat, ask, example, files, get};
 
 /// A vat of the class `Held`, with HTTP and metrics, whose log is JSON.
 fn vat(folder: &Path) -> Vat {

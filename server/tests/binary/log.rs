@@ -13,10 +13,7 @@ use std::{
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::{
-    http::{ask, get},
-    vat::{Vat, example},
-};
+use crate::vat::{Vat, ask, example, get};
 
 /// After this, a test that waits for something waits in vain.
 const PATIENCE: Duration = Duration::from_secs(60);

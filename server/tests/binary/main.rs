@@ -7,7 +7,6 @@ mod crash;
 mod failures;
 mod held;
 mod help;
-mod http;
 mod kills;
 mod locks;
 mod log;

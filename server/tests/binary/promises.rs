@@ -18,9 +18,8 @@ use tokio::{task::LocalSet, time::timeout};
 use vatwerk_client::{Error, LocalClient, ObjectKey, ObjectStatus};
 
 use crate::{
-    http::get,
     promises_capnp::listener,
-    vat::{Vat, example},
+    vat::{Vat, example, get},
 };
 
 /// After this, a test that waits for something waits in vain.

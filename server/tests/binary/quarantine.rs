@@ -10,10 +10,7 @@ use std::{
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::tempdir;
 
-use crate::{
-    http::get,
-    vat::{Vat, run},
-};
+use crate::vat::{Vat, get, run};
 
 /// The largest file that the system lets the vat write, in bytes: more than a segment of its journal.
 const LARGEST: u64 = 3_000_000;

@@ -11,10 +11,7 @@ use std::{
 
 use tempfile::tempdir;
 
-use crate::{
-    http::{ask, get},
-    vat::{Vat, files, run},
-};
+use crate::vat::{Vat, ask, files, get, run};
 
 /// After this, a test that waits for something waits in vain.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,9 +3,11 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 /// The binary, away from the settings and the sockets of whoever runs the tests.
@@ -160,12 +162,7 @@ impl Vat {
         told.replacen(' ', ":", 1)
     }
 
-    /// The id of its process.
-    pub fn id(&self) -> libc::pid_t {
-        self.child.id().try_into().unwrap()
-    }
-
-    /// The TCP address, `HOST:PORT`, where it listens for `what`: `http`, `metrics` or `tcp`.
+    /// The TCP address, `HOST:PORT`, where it listens for `what`: `tcp`, `http` or `metrics`.
     pub fn told(&self, what: &str) -> &str {
         let prefix = format!("listening {what} ");
         let mut told = self
@@ -173,6 +170,11 @@ impl Vat {
             .iter()
             .filter_map(|line| line.strip_prefix(&*prefix));
         told.next().unwrap()
+    }
+
+    /// The id of its process.
+    pub fn id(&self) -> libc::pid_t {
+        self.child.id().try_into().unwrap()
     }
 
     /// What it has said on stderr.
@@ -231,6 +233,25 @@ impl Drop for Vat {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The status and the rest of the answer to a request with a body of JSON, on a connection of its own.
+pub fn ask(address: &str, request: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let patience = Some(Duration::from_secs(60));
+    stream.set_read_timeout(patience).unwrap();
+    let length = body.len();
+    let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close");
+    let json = format!("Content-Type: application/json\r\nContent-Length: {length}");
+    write!(stream, "{head}\r\n{json}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The whole answer to `GET path`.
+pub fn get(address: &str, path: &str) -> String {
+    ask(address, &format!("GET {path}"), "")
 }
 
 /// All files in a folder, and in those inside of it.

@@ -11,9 +11,8 @@ use vatwerk_client::LocalClient;
 
 use super::{Deaf, block_on, connect, error, until, until_busy, until_logged, vat};
 use crate::{
-    http::ask,
     promises_capnp::{clerk, patient},
-    vat::Vat,
+    vat::{Vat, ask},
 };
 
 /// A clerk that has served five, waits for somebody who never answers, and has three others waiting behind
