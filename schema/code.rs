@@ -25,6 +25,7 @@ pub enum Code {
     Disconnected,
     Overloaded,
     StorageFailed,
+    StorageDamaged,
     OutcomeUnknown,
     Deadlock,
     Internal,
@@ -35,7 +36,7 @@ const HOP_PREFIX: &str = "remote exception: ";
 
 impl Code {
     /// Every code, in the order of the schema.
-    pub const ALL: [Code; 19] = [
+    pub const ALL: [Code; 20] = [
         Code::InvalidArgument,
         Code::NotFound,
         Code::LimitExceeded,
@@ -52,6 +53,7 @@ impl Code {
         Code::Disconnected,
         Code::Overloaded,
         Code::StorageFailed,
+        Code::StorageDamaged,
         Code::OutcomeUnknown,
         Code::Deadlock,
         Code::Internal,
@@ -76,6 +78,7 @@ impl Code {
             Code::Disconnected => limit::DISCONNECTED,
             Code::Overloaded => limit::OVERLOADED,
             Code::StorageFailed => limit::STORAGE_FAILED,
+            Code::StorageDamaged => limit::STORAGE_DAMAGED,
             Code::OutcomeUnknown => limit::OUTCOME_UNKNOWN,
             Code::Deadlock => limit::DEADLOCK,
             Code::Internal => limit::INTERNAL,

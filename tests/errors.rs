@@ -157,7 +157,7 @@ fn an_error_of_the_disk_goes_to_the_call_that_met_it_and_not_to_those_not_begun(
         vat.hold.release();
         written.promise.await.unwrap();
         let failed = failing.promise.await.map(drop);
-        assert_eq!(code(failed), Code::StorageFailed);
+        assert_eq!(code(failed), Code::StorageDamaged);
         queued.promise.await.unwrap();
         // Nobody knows how far it got.
         let running = running.promise.await.map(drop);
@@ -180,7 +180,7 @@ fn a_database_that_cannot_be_read_is_an_error_and_is_kept() {
         vat.start_again().await;
         let wire = vat.wire().await;
         let failed = tell(&wire.probe("p"), &[Do::Get("k")]).await;
-        assert_eq!(code(failed), Code::StorageFailed);
+        assert_eq!(code(failed), Code::StorageDamaged);
         settle().await;
         assert_eq!(std::fs::read(&file).unwrap(), spoilt);
         // Mended from a backup, it goes on.
@@ -354,6 +354,7 @@ fn every_error_keeps_its_code_its_kind_and_its_words_on_the_wire() {
             Code::Overloaded,
         ),
         (Error::StorageFailed("w".into()), Code::StorageFailed),
+        (Error::StorageDamaged("w".into()), Code::StorageDamaged),
         (Error::OutcomeUnknown("w".into()), Code::OutcomeUnknown),
         (
             Error::Raised {

@@ -74,12 +74,12 @@ fn an_object_whose_file_is_gone_or_empty_is_refused_until_the_file_is_back_or_it
             for name in ["p", "q"] {
                 let told = read(&wire.probe(name)).await;
                 let words = told.as_ref().unwrap_err().extra.clone();
-                assert_eq!(code(told), Code::StorageFailed);
+                assert_eq!(code(told), Code::StorageDamaged);
                 assert!(words.contains("objects delete"), "{words}");
                 assert!(words.ends_with("[not-delivered]"), "{words}");
                 assert_eq!(
                     code(write(&wire.probe(name), "new").await),
-                    Code::StorageFailed
+                    Code::StorageDamaged
                 );
             }
             assert_eq!(listed(&wire, "").await, 2);

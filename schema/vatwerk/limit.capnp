@@ -81,8 +81,12 @@ const overloaded :Text = "overloaded";
 # `overloaded`. A queue is full. The call did not start.
 
 const storageFailed :Text = "storage-failed";
-# `overloaded`. The disk failed or is full. The writes of the turn are undone for good, whatever
-# becomes of the vat, and the instance was reset.
+# `overloaded`. The disk failed or is full, in reading or in writing. The writes of the turn, if it had
+# any, are undone for good, whatever becomes of the vat, and the instance was reset.
+
+const storageDamaged :Text = "storage-damaged";
+# `failed`. The object's database is damaged, is no database, is gone, or was written by a later version of the
+# vat. Nothing was written. An operator has to put it right: `vatwerk check` says what is wrong with it.
 
 const outcomeUnknown :Text = "outcome-unknown";
 # `disconnected`. The disk failed or is slow, and nobody knows whether the writes of the turn will be

@@ -9,6 +9,7 @@ use vatwerk::Address;
 
 use crate::{
     gateway::{
+        Access,
         http::{self, Origins, SocketLimits},
         network,
     },
@@ -19,6 +20,9 @@ pub use least::TooSmall;
 
 /// The most fields in the header of an HTTP request: each connection has memory for so many.
 const MOST_FIELDS: usize = 4096;
+
+/// The longest time for draining: a year.
+const LONGEST_DRAIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The most objects that are awake, so that twice as many is a number.
 const MOST_OBJECTS: usize = usize::MAX / 2;
@@ -51,18 +55,20 @@ pub struct Config {
     #[serde(deserialize_with = "addresses")]
     pub listen: Option<Vec<Address>>,
     /// Where operators find the vat's numbers, over HTTP at `/metrics` in the text format of
-    /// Prometheus, and at `/healthz` whether it works, and if not, why: `HOST:PORT` (port 0 for any), or
-    /// `unix:PATH`. Default: nowhere.
+    /// Prometheus, and at `/livez`, `/readyz` and `/healthz` whether it works, and if not, why: `HOST:PORT`
+    /// (port 0 for any), or `unix:PATH`. Default: nowhere.
     #[serde(deserialize_with = "address")]
     pub metrics: Option<Address>,
     /// Objects over HTTP.
     pub http: Http,
+    /// The files of all unix sockets.
+    pub unix: Unix,
     /// Listen at TCP addresses that other machines can reach. Whoever reaches them can do
     /// everything. Default false.
     pub insecure: bool,
     /// How long, in milliseconds, calls in flight may go on when the vat is told to stop; and how long
     /// the command `serve` waits for a turn that holds the vat's thread then, before it ends the process.
-    /// Default 10,000.
+    /// What comes after, but for the writing back of the journal, takes at most 2 s more. Default 5,000.
     pub drain_ms: u64,
     /// Run alarms. Without it they stay set, and wait for a start with it: the way out when alarms keep a
     /// vat from working. Default true.
@@ -70,6 +76,23 @@ pub struct Config {
     /// How much may be used.
     pub limits: Limits,
 }
+
+/// The files of unix sockets. Whoever may write to one can do everything.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Unix {
+    /// The mode, in octal digits. Default `"0600"`: the vat's own user.
+    #[serde(deserialize_with = "mode")]
+    pub mode: u32,
+    /// The group, by its name or its number. The user of the vat has to be in it. Default: that of the
+    /// process.
+    pub group: Option<String>,
+}
+
+/// The group that unix sockets are to have is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no group `{0}`: `group` in the section `[unix]` of the settings names it")]
+pub struct NoGroup(String);
 
 /// Objects over HTTP, for browsers and curl: `/{Class}/{name}/...`. Times in milliseconds, sizes in bytes.
 #[derive(Clone, Debug, Deserialize)]
@@ -79,6 +102,9 @@ pub struct Http {
     /// but `127.0.0.1:7448` for the command `serve`.
     #[serde(deserialize_with = "addresses")]
     pub listen: Option<Vec<Address>>,
+    /// Whether to listen at the usual port of this machine if `listen` is not said.
+    #[serde(skip)]
+    pub listens_by_default: bool,
     /// The names, without ports, by which this vat goes at a loopback address: those of proxies in front
     /// that keep `Host`. This machine's own (`localhost`, `127.0.0.1`, `[::1]`) always count; a request
     /// for any other is refused, since a page of others may have made it. Default none.
@@ -88,7 +114,8 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     /// Classes that nobody reaches over HTTP, by the names they are served under. Default none.
     pub hidden: Vec<String>,
-    /// How many connections may be open, WebSockets among them. Default 16,384; further ones wait.
+    /// How many connections may be open, WebSockets among them. Default 16,384; further ones are
+    /// refused, and so are those over three eighths of the process's limit of open files, with others.
     pub connections: usize,
     /// How many requests may be under way, each until its answer is whole. Default 4,096; further ones
     /// are answered 503.
@@ -143,9 +170,12 @@ pub struct Limits {
     /// The longest turn of an object that is not logged; 0 logs none. A turn holds up every object of
     /// its thread. One that does not end is logged from the first second on. Default 100.
     pub long_turn_ms: u64,
-    /// How long the vat's thread may be held, by a turn or otherwise, until `/healthz` answers 503; 0 is
+    /// How long the vat's thread may be held, by a turn or otherwise, until `/livez` answers 503; 0 is
     /// for ever. Default 10,000.
     pub held_ms: u64,
+    /// The room in the file system of the data folder below which `/readyz` answers 503, in bytes; 0 is none.
+    /// Default 16,777,216.
+    pub free_bytes: u64,
     /// How many objects may be awake; above it idle ones are put to sleep. Above twice as many those that
     /// only capabilities keep awake are reset (`object-reset`), the least recently used first, and when
     /// all are busy no more are woken (`overloaded`). Each uses about 100 KiB. Default 10,000.
@@ -160,7 +190,8 @@ pub struct Limits {
     pub calls_per_object: u64,
     /// How many calls may be queued or running in the whole vat. Default 65,536.
     pub calls_per_vat: u64,
-    /// How many connections may be open. Default 4,096; further ones wait.
+    /// How many connections may be open. Default 4,096; further ones are refused, and so are those over three
+    /// eighths of the process's limit of open files, with those over HTTP.
     pub connections: usize,
     /// How many calls one connection may have in flight. Default 4,096.
     pub calls_per_connection: usize,
@@ -196,11 +227,46 @@ impl Default for Config {
             listen: None,
             metrics: None,
             http: Http::default(),
+            unix: Unix::default(),
             insecure: false,
-            drain_ms: 10_000,
+            drain_ms: 5_000,
             alarms: true,
             limits: Limits::default(),
         }
+    }
+}
+
+impl Default for Unix {
+    fn default() -> Self {
+        Unix {
+            mode: Access::default().mode,
+            group: None,
+        }
+    }
+}
+
+impl Unix {
+    /// Who may connect.
+    ///
+    /// # Errors
+    ///
+    /// There is no such group.
+    pub fn access(&self) -> Result<Access, NoGroup> {
+        let id = |group: &String| {
+            let number = group.parse().ok();
+            let named = || {
+                nix::unistd::Group::from_name(group)
+                    .ok()??
+                    .gid
+                    .as_raw()
+                    .into()
+            };
+            number.or_else(named).ok_or_else(|| NoGroup(group.clone()))
+        };
+        Ok(Access {
+            mode: self.mode,
+            group: self.group.as_ref().map(id).transpose()?,
+        })
     }
 }
 
@@ -211,10 +277,11 @@ impl Default for Http {
         let ms = |time: Duration| time.as_millis() as u64;
         Http {
             listen: None,
+            listens_by_default: false,
             hosts: Vec::new(),
             cors_origins: Vec::new(),
             hidden: Vec::new(),
-            connections: limits.connections,
+            connections: 16_384,
             requests: limits.requests,
             requests_per_connection: limits.streams,
             head_bytes: limits.head_bytes,
@@ -241,6 +308,7 @@ impl Default for Limits {
             migration_ms: 30_000,
             long_turn_ms: 100,
             held_ms: 10_000,
+            free_bytes: 16 << 20,
             resident_objects: 10_000,
             memory_bytes: 768 << 20,
             alarms_at_once: 128,
@@ -272,7 +340,7 @@ impl Config {
 
     /// How long calls in flight may go on when the vat is told to stop.
     pub fn drain(&self) -> Duration {
-        Duration::from_millis(self.drain_ms)
+        Duration::from_millis(self.drain_ms).min(LONGEST_DRAIN)
     }
 
     /// The limits of objects.
@@ -290,15 +358,19 @@ impl Config {
 }
 
 impl Http {
-    /// Listens, unless it is said where, at the usual port of this machine.
-    pub fn listen_by_default(&mut self) {
-        let usual = || {
-            vec![Address::Tcp {
-                host: "127.0.0.1".into(),
-                port: Address::DEFAULT_HTTP_PORT,
-            }]
-        };
-        self.listen.get_or_insert_with(usual);
+    /// Where to listen, and whether that is where it is usual: nobody has said where.
+    pub fn addresses(&self) -> (Vec<Address>, bool) {
+        match &self.listen {
+            Some(said) => (said.clone(), false),
+            None if self.listens_by_default => {
+                let usual = Address::Tcp {
+                    host: "127.0.0.1".into(),
+                    port: Address::DEFAULT_HTTP_PORT,
+                };
+                (vec![usual], true)
+            }
+            None => (Vec::new(), true),
+        }
     }
 
     /// How long a client may not go on with a body.
@@ -315,7 +387,6 @@ impl Http {
             origins: Origins::new(&self.cors_origins),
             hidden: self.hidden.iter().cloned().collect(),
             limits: http::Limits {
-                connections: self.connections,
                 requests: self.requests,
                 streams: self.requests_per_connection,
                 head_bytes: self.head_bytes,
@@ -405,6 +476,13 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Address>>,
     parsed.collect::<Result<_, _>>().map(Some)
 }
 
+fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    let text = String::deserialize(from)?;
+    let mode = u32::from_str_radix(&text, 8).ok();
+    let mode = mode.filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| D::Error::custom("the mode is up to three octal digits: \"0660\""))
+}
+
 fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Address>, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map(Some).map_err(D::Error::custom)
@@ -419,6 +497,25 @@ mod tests {
         let misspelt = toml::from_str::<Config>("[limits]\nidle = 5").unwrap_err();
         assert!(misspelt.to_string().contains("idle"), "{misspelt}");
         assert_eq!(toml::from_str::<Config>("").unwrap().addresses().len(), 2);
+    }
+
+    #[test]
+    fn unix_sockets_have_a_mode_in_octal_and_a_group_that_there_is() {
+        let access = |text: &str| toml::from_str::<Config>(text).map(|it| it.unix.access());
+        let usual = Access::default();
+        assert_eq!(access("").unwrap(), Ok(usual));
+        assert_eq!(usual.mode, 0o600);
+        let told = access("[unix]\nmode = \"0660\"\ngroup = \"root\"").unwrap();
+        let (mode, group) = (0o660, Some(0));
+        assert_eq!(told, Ok(Access { mode, group }));
+        let told = access("[unix]\ngroup = \"1234\"").unwrap().unwrap();
+        assert_eq!(told.group, Some(1234));
+        let told = access("[unix]\ngroup = \"no such\"").unwrap().unwrap_err();
+        assert!(told.to_string().contains("no such"), "{told}");
+        for mode in ["1777", "rw", "0o600", ""] {
+            let told = access(&format!("[unix]\nmode = \"{mode}\"")).unwrap_err();
+            assert!(told.to_string().contains("octal"), "{told}");
+        }
     }
 
     #[test]

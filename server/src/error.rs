@@ -103,9 +103,12 @@ pub enum Error {
         /// How much it holds.
         limit: u64,
     },
-    /// The disk failed, and what was to be written is undone for good.
+    /// The disk failed or is full, and what was to be written is undone for good.
     #[error("{0}")]
     StorageFailed(String),
+    /// A database is damaged, or none, or gone, or of a later version: an operator has to put it right.
+    #[error("{0}")]
+    StorageDamaged(String),
     /// The disk failed or is slow, and nobody knows whether what was written will be found on it.
     #[error("{0}")]
     OutcomeUnknown(String),
@@ -162,8 +165,17 @@ impl Error {
             Error::ShuttingDown => Code::ShuttingDown,
             Error::Overloaded { .. } => Code::Overloaded,
             Error::StorageFailed(_) => Code::StorageFailed,
+            Error::StorageDamaged(_) => Code::StorageDamaged,
             Error::OutcomeUnknown(_) => Code::OutcomeUnknown,
         }
+    }
+
+    /// Whether the disk, or what is on it, is to blame.
+    pub(crate) fn is_storage_fault(&self) -> bool {
+        matches!(
+            self,
+            Error::StorageFailed(_) | Error::StorageDamaged(_) | Error::OutcomeUnknown(_)
+        )
     }
 
     /// Refuses `actual` if it is over `limit`.

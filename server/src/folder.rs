@@ -126,6 +126,7 @@ impl Layout {
 pub struct Folder {
     layout: Layout,
     _lock: File,
+    was_there: bool,
 }
 
 /// Why a data folder cannot be used.
@@ -148,6 +149,12 @@ pub enum FolderError {
     /// It has a file `format` that says something else.
     #[error("{} is not the data folder of a vat: its file `format` is not ours", .0.display())]
     Foreign(PathBuf),
+    /// It has no file `format`, and what a vat makes.
+    #[error(
+        "the data folder {} has no file `format`, and has been used: put the file back. Of a folder that \
+         this version has used it says `vatwerk {FORMAT}`", .0.display()
+    )]
+    Unmarked(PathBuf),
     /// The operating system refused.
     #[error("the data folder {}: {source}", path.display())]
     Io {
@@ -179,6 +186,13 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(error)),
         };
+        if found.is_none() {
+            if is_used(&layout).map_err(io)? {
+                return Err(FolderError::Unmarked(path.to_owned()));
+            }
+            // Whoever expects objects to be there is told that there are none.
+            tracing::info!(path = %path.display(), "a new data folder: there are no objects in it");
+        }
         create_durably(&layout.objects(), OWNERS_ONLY).map_err(io)?;
         create_durably(&layout.journal(), OWNERS_ONLY).map_err(io)?;
         if found == Some(WITHOUT_JOURNAL) {
@@ -190,6 +204,7 @@ impl Folder {
         Ok(Folder {
             layout,
             _lock: lock,
+            was_there: found == Some(FORMAT),
         })
     }
 
@@ -204,10 +219,36 @@ impl Folder {
         }
     }
 
+    /// Whether a vat that writes the same format has used it before.
+    pub fn was_there(&self) -> bool {
+        self.was_there
+    }
+
     /// Where everything is in it.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
+}
+
+/// Whether a vat has begun to use the folder: it makes a catalog and segments when the folder has its mark.
+fn is_used(layout: &Layout) -> io::Result<bool> {
+    let files = [layout.database(DatabaseId::CATALOG), layout.segments()];
+    for file in files {
+        if file.try_exists()? {
+            return Ok(true);
+        }
+    }
+    for folder in [layout.objects(), layout.journal()] {
+        let is_empty = match fs::read_dir(folder) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(error),
+        };
+        if !is_empty {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The number in a file `format`, if this version can do with it.
@@ -322,6 +363,27 @@ mod tests {
         assert_eq!(fs::read_to_string(&format).unwrap(), "something else\n");
         let objects = Layout::new(folder.path()).objects();
         assert!(!objects.exists(), "it is not ours to write to");
+    }
+
+    #[test]
+    fn a_folder_that_has_lost_its_mark_is_not_taken_for_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        // As a crash leaves it before there is a mark.
+        for name in ["objects", "journal"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        drop(Folder::open(folder.path()).unwrap());
+        let format = folder.path().join("format");
+        for used in ["catalog.sqlite", "SEGMENTS", "objects/0", "journal/0"] {
+            fs::write(folder.path().join(used), "").unwrap();
+            fs::remove_file(&format).unwrap();
+            let refused = Folder::open(folder.path());
+            assert!(matches!(refused, Err(FolderError::Unmarked(_))), "{used}");
+            assert!(!format.exists());
+            fs::write(&format, format!("vatwerk {FORMAT}\n")).unwrap();
+            drop(Folder::open(folder.path()).unwrap());
+            fs::remove_file(folder.path().join(used)).unwrap();
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Putting a vat together, starting it and letting it stop.
 
+mod binding;
+mod descriptors;
 mod ledger;
 mod readings;
 mod running;
+mod space;
 
 use std::{
     any::{Any, TypeId},
@@ -20,11 +23,11 @@ use vatwerk::{
 use crate::{
     Config, Error, call,
     catalog::{Catalog, LedgerError},
-    config::TooSmall,
+    config::{NoGroup, TooSmall},
     env::{Clock, Disk, RealDisk},
     folder::{Folder, FolderError, Layout},
-    gateway::{BindError, Gateway, Listener, Scrape, http::Http},
-    health::{Health, Names, Thread, Watchdog},
+    gateway::{BindError, Gateway, Listener, Room, Scrape, Shared, http::Http},
+    health::{self, DiskWatch, Health, Names, Thread, Watchdog, Watched},
     journal::{self, Commits, Journal, JournalError},
     metrics::{Metrics, Reading},
     object::{Class, Directory, Host, Parts, Registry, StartError},
@@ -32,10 +35,14 @@ use crate::{
     vat::{self, Vat},
 };
 
+use binding::Binding;
+use descriptors::Descriptors;
+
 pub use running::Running;
+pub use space::NoSpace;
 
 /// Makes a value that classes find by its type, for one thread of objects.
-type Binding = Box<dyn Fn() -> Rc<dyn Any> + Send + Sync>;
+type MakeValue = Box<dyn Fn() -> Rc<dyn Any> + Send + Sync>;
 
 /// A vat to be: its classes, what they are given, and its settings.
 ///
@@ -53,7 +60,7 @@ type Binding = Box<dyn Fn() -> Rc<dyn Any> + Send + Sync>;
 pub struct Server {
     classes: Registry,
     problem: Option<StartError>,
-    bindings: HashMap<TypeId, Binding>,
+    bindings: HashMap<TypeId, MakeValue>,
     config: Config,
     retire: Vec<String>,
     log_records_lost: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
@@ -72,6 +79,9 @@ pub enum ServeError {
     /// A setting is smaller than it may be.
     #[error(transparent)]
     Settings(#[from] TooSmall),
+    /// There is no such group as unix sockets are to have.
+    #[error(transparent)]
+    Group(#[from] NoGroup),
     /// The classes of the vat do not fit together.
     #[error(transparent)]
     Classes(#[from] StartError),
@@ -81,6 +91,9 @@ pub enum ServeError {
     /// The data folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// There is no room on the disk.
+    #[error(transparent)]
+    NoSpace(#[from] NoSpace),
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -90,8 +103,8 @@ pub enum ServeError {
     /// The catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] Error),
-    /// The thread of the watchdog cannot start.
-    #[error("cannot start the thread of the watchdog: {0}")]
+    /// The threads that watch over the vat cannot start.
+    #[error("cannot start the threads of the watchdog: {0}")]
     Watchdog(std::io::Error),
     /// The vat cannot listen at an address.
     #[error(transparent)]
@@ -133,7 +146,7 @@ impl Server {
         mut self,
         make: impl Fn() -> T + Send + Sync + 'static,
     ) -> Server {
-        let make: Binding = Box::new(move || Rc::new(make()));
+        let make: MakeValue = Box::new(move || Rc::new(make()));
         self.bindings.insert(TypeId::of::<T>(), make);
         self
     }
@@ -195,9 +208,13 @@ impl Server {
         self
     }
 
-    fn open_journal(&self, layout: &Layout) -> Result<Journal, JournalError> {
+    fn open_journal(
+        &self,
+        layout: &Layout,
+        descriptors: Descriptors,
+    ) -> Result<Journal, JournalError> {
         let settings = journal::Settings {
-            open_files: openable(),
+            open_files: descriptors.databases,
             ..self.config.limits.journal()
         };
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
@@ -214,10 +231,19 @@ impl Server {
         recover(disk, layout, &settings)
     }
 
+    /// Whether the data folder is one of the machine, not of a simulated disk.
+    fn is_on_real_disk(&self) -> bool {
+        #[cfg(any(test, feature = "testing"))]
+        return self.disk.is_none();
+        #[cfg(not(any(test, feature = "testing")))]
+        true
+    }
+
     /// Starts the vat on the current thread, which must run a [`tokio::task::LocalSet`]. When this
     /// returns it takes connections.
     pub async fn start(self) -> Result<Running, ServeError> {
         self.config.check()?;
+        let is_on_real_disk = self.is_on_real_disk();
         if let Some(problem) = self.problem {
             return Err(problem.into());
         }
@@ -229,9 +255,22 @@ impl Server {
         }
         // Before anything uses SQLite: memory is set aside then.
         storage::configure_process();
+        let descriptors = Descriptors::raise();
+        let access = self.config.unix.access()?;
+        if is_on_real_disk {
+            let segment = Journal::segment_bytes(&self.config.limits.journal());
+            space::check(&self.config.data, segment)?;
+        }
         let folder = Folder::open(&self.config.data)?;
         let layout = folder.layout().clone();
-        let journal = self.open_journal(&layout)?;
+        if is_on_real_disk && folder.was_there() && !layout.segments().exists() {
+            tracing::warn!(
+                path = %layout.segments().display(),
+                "a vat has used the data folder, and its journal is gone: what was acknowledged and was in the \
+                 journal alone is lost"
+            );
+        }
+        let journal = self.open_journal(&layout, descriptors)?;
         let vfs = Vfs::register(journal.clone());
         let catalog = Catalog::open(&vfs, self.clock.clone())?;
         ledger::enter(&catalog, &self.classes, &self.retire)?;
@@ -262,27 +301,36 @@ impl Server {
             host.sabotage(sabotage);
         }
         let vat = Vat::new(Directory::new(host.clone()), description, started_at);
+        let (of_limits, of_http) = (self.config.limits.connections, self.config.http.connections);
+        let (http_addresses, are_usual) = self.config.http.addresses();
+        let serves_http = !http_addresses.is_empty();
+        descriptors.tell(of_limits, if serves_http { of_http } else { 0 });
+        let shared = Shared::new(descriptors.connections);
         let gateway = Gateway::new(
             call::serve(vat),
-            self.config.limits.connections,
+            Room::new("`limits.connections`", of_limits, shared.clone()),
             self.config.limits.connection(),
         );
-        let mut listeners = Vec::new();
-        for address in self.config.addresses() {
-            let listener = Listener::bind(&address, self.config.insecure).await?;
-            listeners.push(Rc::new(listener.with_stall(self.config.limits.stall())));
-        }
         let http = Http::new(
             Directory::new(host.clone()),
             schemas,
+            Room::new("`connections` in the section `[http]`", of_http, shared),
             self.config.http.settings(),
         );
-        let mut http_listeners = Vec::new();
-        for address in self.config.http.listen.iter().flatten() {
-            let listener = Listener::bind(address, self.config.insecure).await;
-            let listener = listener.map_err(ServeError::BindHttp)?;
-            http_listeners.push(Rc::new(listener.with_stall(self.config.http.stall())));
-        }
+        let mut binding = Binding::new(self.config.insecure, access);
+        let asked = self.config.addresses();
+        let listeners = binding
+            .listen(
+                &asked,
+                self.config.listen.is_none(),
+                self.config.limits.stall(),
+            )
+            .await?;
+        let http_listeners = binding
+            .listen(&http_addresses, are_usual, self.config.http.stall())
+            .await
+            .map_err(ServeError::BindHttp)?;
+        binding.check(listeners.len() + http_listeners.len())?;
         if !self.config.alarms {
             tracing::warn!(
                 "alarms are off: none is run until a start without `--alarms off`, and without \
@@ -302,7 +350,7 @@ impl Server {
                 Some(
                     scrape
                         .clone()
-                        .start(address, self.config.insecure, services)?,
+                        .start(address, self.config.insecure, access, services)?,
                 )
             }
             None => None,
@@ -321,10 +369,27 @@ impl Server {
         } else {
             None
         };
+        let disk_watch = if is_watched && is_on_real_disk {
+            let folders = [layout.root().to_owned(), layout.journal(), layout.objects()];
+            let journal = host.commits.journal().clone();
+            let commits = move || {
+                let (down, durable, are_waiting) = journal.progress();
+                health::Commits {
+                    down,
+                    durable,
+                    are_waiting,
+                }
+            };
+            let watch = Watched::new(folders, self.config.limits.free_bytes, commits)
+                .and_then(|watched| DiskWatch::start(health.clone(), watched));
+            Some(watch.map_err(ServeError::Watchdog)?)
+        } else {
+            None
+        };
         services.push(thread.answer());
         host.schedule();
-        let addresses = addresses(&listeners);
-        let http_addresses = self::addresses(&http_listeners);
+        let addresses = addresses_of(&listeners);
+        let http_addresses = addresses_of(&http_listeners);
         let listeners = listeners.into_iter().map(|listener| {
             let gateway = gateway.clone();
             let begin = move || gateway.clone().accept(listener.clone());
@@ -347,13 +412,14 @@ impl Server {
             services,
             operators,
             _watchdog: watchdog,
+            _disk_watch: disk_watch,
             config: self.config,
             folder: Arc::new(folder),
         })
     }
 }
 
-fn addresses(listeners: &[Rc<Listener>]) -> Vec<Address> {
+fn addresses_of(listeners: &[Rc<Listener>]) -> Vec<Address> {
     let addresses = listeners.iter().map(|listener| listener.address());
     addresses.cloned().collect()
 }
@@ -390,12 +456,4 @@ fn recover(
         );
     }
     Ok(journal)
-}
-
-/// How many files of databases may be open: half of what this process may open, whose limit is
-/// raised as far as it goes. The others are for connections, and for overlays and rollback journals
-/// that have become large.
-fn openable() -> usize {
-    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    usize::try_from(files / 2).unwrap_or(usize::MAX)
 }

@@ -3,10 +3,12 @@
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
+use vatwerk::counter_capnp::counter;
 use vatwerk_server::http::Request;
 
 use super::{
     client::{Client, connect, rest, web_socket},
+    page::FOR_EVER,
     vat,
 };
 use crate::support::{run_paused, settle};
@@ -63,6 +65,41 @@ fn web_sockets_are_told_that_the_vat_goes_away() {
         // The answer to it is sent when it is looked for.
         assert!(socket.next().await.is_none_or(|next| next.is_err()));
         stopped.await.unwrap();
+    });
+}
+
+#[test]
+fn a_stop_with_streams_of_all_kinds_takes_no_more_than_seven_seconds() {
+    run_paused(async {
+        let mut vat = vat().await;
+        let wire = vat.wire().await;
+        let page: counter::Client = wire.object("called");
+        let mut call = page.increment_request();
+        call.get().set_amount(FOR_EVER);
+        let call = tokio::task::spawn_local(call.send().promise);
+        vat.controls.reached("call begun").await;
+        let mut held = Vec::new();
+        for path in ["/Page/n/flood", "/Page/n/sleeps?3600"] {
+            for mut client in Client::each(&vat).await {
+                let request = Request::get(path).body(()).unwrap();
+                let nothing = futures::stream::empty();
+                held.push(tokio::task::spawn_local(async move {
+                    // Whoever has an answer does not read it.
+                    let answer = client.stream(request, nothing).await;
+                    std::future::pending::<()>().await;
+                    drop((answer, client));
+                }));
+            }
+        }
+        // It does not answer the end of its socket.
+        let socket = web_socket(&vat).await;
+        settle().await;
+        let started = tokio::time::Instant::now();
+        vat.stop().await;
+        let took = started.elapsed();
+        assert!(took <= std::time::Duration::from_secs(7), "{took:?}");
+        assert!(call.await.unwrap().is_err());
+        drop((held, socket));
     });
 }
 

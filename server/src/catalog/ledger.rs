@@ -17,9 +17,10 @@ const CLASSES: &str = "
     INSERT INTO classes SELECT class, '', x'', min(created_ms), NULL FROM objects GROUP BY class;";
 
 pub(super) fn prepare(db: &Connection) -> rusqlite::Result<()> {
-    match db.table_exists(None, c"classes")? {
-        true => Ok(()),
-        false => db.execute_batch(CLASSES),
+    if db.table_exists(None, c"classes")? {
+        Ok(())
+    } else {
+        db.execute_batch(CLASSES)
     }
 }
 

@@ -29,7 +29,7 @@ pub use rebuild::Rebuilt;
 pub use saved::{SAVED_BYTES, Saved};
 
 pub(crate) use objects::{for_each, len, lists};
-pub(crate) use salvage::{Found, salvage};
+pub(crate) use salvage::{Found, salvage, strike_out};
 pub(crate) use {alarms::alarm, rebuild::has_every_alarm};
 
 use crate::{
@@ -50,6 +50,8 @@ struct Inner {
     /// None: closed, or lost and not opened again yet.
     db: RefCell<Option<Attached>>,
     is_closed: Cell<bool>,
+    /// Why it cannot be read or written, as the log was told last.
+    trouble: RefCell<Option<String>>,
     clock: Clock,
 }
 
@@ -61,7 +63,7 @@ const STATEMENTS: usize = 64;
 
 impl Catalog {
     /// Opens the catalog, making an empty one if there is none, and bringing one that an earlier
-    /// version has left up to date. `storage-failed` if there is none, and there are objects.
+    /// version has left up to date. `storage-damaged` if there is none, and there are objects.
     pub fn open(vfs: &Rc<Vfs>, clock: Clock) -> Result<Catalog> {
         refuse_if_gone(vfs)?;
         Ok(Catalog(Rc::new(Inner {
@@ -69,6 +71,7 @@ impl Catalog {
             db: RefCell::new(Some(attach(vfs)?)),
             vfs: vfs.clone(),
             is_closed: Cell::default(),
+            trouble: RefCell::default(),
         })))
     }
 
@@ -88,6 +91,29 @@ impl Catalog {
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.watched(self.try_read(work))
+    }
+
+    /// Logs why the catalog cannot be read or written, once for each change of the reason.
+    fn watched<T>(&self, outcome: Result<T>) -> Result<T> {
+        match &outcome {
+            Ok(_) if self.0.trouble.take().is_some() => {
+                tracing::info!("the catalog is read and written again");
+            }
+            Err(error) if error.is_storage_fault() => {
+                let reason = error.to_string();
+                let told = self.0.trouble.replace(Some(reason.clone()));
+                if told.as_ref() != Some(&reason) {
+                    let code = error.code().as_str();
+                    tracing::warn!(code, reason, "the catalog cannot be read or written");
+                }
+            }
+            _ => {}
+        }
+        outcome
+    }
+
+    fn try_read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         self.reopen_if_lost()?;
         let db = self.0.db.borrow();
         let db = db.as_ref().ok_or(Error::ShuttingDown)?;
@@ -107,6 +133,14 @@ impl Catalog {
 
     /// A write, like [`Catalog::write`], that is refused if the journal has failed since `failures`.
     fn write_since<T>(
+        &self,
+        failures: Failures,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        self.watched(self.try_write_since(failures, work))
+    }
+
+    fn try_write_since<T>(
         &self,
         failures: Failures,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -152,7 +186,7 @@ fn refuse_if_gone(vfs: &Rc<Vfs>) -> Result<()> {
             .into(),
         Err(error) => format!("the folder of objects cannot be read: {error}"),
     };
-    Err(Error::StorageFailed(told))
+    Err(Error::StorageDamaged(told))
 }
 
 /// Takes the catalog's database, and sees that all tables are there.
@@ -189,7 +223,7 @@ fn whole<T>(
 }
 
 fn failed(error: rusqlite::Error) -> Error {
-    Error::StorageFailed(format!("the catalog: {error}"))
+    storage::failed("the catalog: ", &error)
 }
 
 fn object_id(row: &Row<'_>, column: usize) -> rusqlite::Result<ObjectId> {

@@ -246,9 +246,10 @@ pub(crate) fn for_each<E: From<rusqlite::Error>>(
     mut each: impl FnMut(DatabaseId, Option<String>, bool) -> Result<(), E>,
 ) -> Result<(), E> {
     // The catalogs of earlier versions lack it.
-    let written = match db.column_exists(None, c"objects", c"written_ms")? {
-        true => "written_ms IS NOT NULL",
-        false => "FALSE",
+    let written = if db.column_exists(None, c"objects", c"written_ms")? {
+        "written_ms IS NOT NULL"
+    } else {
+        "FALSE"
     };
     let mut query = db.prepare(&format!(
         "SELECT class, id, name, {written} FROM objects ORDER BY class, id"

@@ -46,6 +46,24 @@ pub(crate) fn salvage<E: From<rusqlite::Error>>(
     Ok(added)
 }
 
+/// Takes objects out of a catalog that nobody has open: they are lost. References that were saved stay, for
+/// they may come into being again. One transaction.
+pub(crate) fn strike_out(db: &mut Connection, lost: &[DatabaseId]) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    objects::prepare(&transaction)?;
+    alarms::prepare(&transaction)?;
+    for DatabaseId { class, object } in lost {
+        let key = params![class.cast_signed(), object.as_bytes()];
+        transaction
+            .prepare_cached("DELETE FROM alarms WHERE class = ?1 AND id = ?2")?
+            .execute(key)?;
+        transaction
+            .prepare_cached("DELETE FROM objects WHERE class = ?1 AND id = ?2")?
+            .execute(key)?;
+    }
+    transaction.commit()
+}
+
 /// Enters one object, or that it was written, if that was not known: its file is missed then.
 fn list(db: &Connection, found: &Found) -> rusqlite::Result<usize> {
     let DatabaseId { class, object } = found.id;

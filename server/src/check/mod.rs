@@ -67,6 +67,8 @@ pub enum CheckError {
 pub struct Options {
     /// List every object that has a database in the catalog: it is made anew if it is gone or damaged.
     pub rebuild_catalog: bool,
+    /// Take every object whose file is gone out of the catalog: it is lost, and its next call makes it anew.
+    pub accept_losses: bool,
 }
 
 /// Looks over the data folder at `path`, and tells `watcher` what it finds. If the journal is damaged,
@@ -81,6 +83,8 @@ pub fn check(
         layout: folder.layout().clone(),
         watcher,
         summary: Summary::default(),
+        options,
+        lost: Vec::new(),
     };
     if check.recover()? {
         if options.rebuild_catalog {
@@ -90,6 +94,11 @@ pub fn check(
         check.strangers()?;
         check.files(catalog.as_ref())?;
         check.listed(catalog.as_ref())?;
+        drop(catalog);
+        if !check.lost.is_empty() {
+            let lost = std::mem::take(&mut check.lost);
+            check.strike_out(&lost)?;
+        }
     }
     Ok(check.summary)
 }
@@ -99,6 +108,9 @@ struct Check<'a> {
     layout: Layout,
     watcher: &'a mut dyn Watcher,
     summary: Summary,
+    options: Options,
+    /// The objects whose loss is accepted.
+    lost: Vec<DatabaseId>,
 }
 
 impl Check<'_> {
@@ -108,9 +120,10 @@ impl Check<'_> {
         path: &Path,
         text: impl Into<String>,
     ) -> Result<(), CheckError> {
-        match kind.is_problem() {
-            true => self.summary.problems += 1,
-            false => self.summary.notes += 1,
+        if kind.is_problem() {
+            self.summary.problems += 1
+        } else {
+            self.summary.notes += 1
         }
         Ok(self.watcher.found(Finding::new(kind, path, text))?)
     }
@@ -330,15 +343,19 @@ impl Check<'_> {
         let path = self.layout.database(id);
         if !exists(&path)? {
             let name = name.map_or(String::new(), |name| format!(" {name:?}"));
-            let why = match is_written {
-                true => {
-                    "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
-                     delete`. Until then its calls are refused"
-                }
-                false => {
-                    "it was removed, or the vat crashed while it made the object, whose next call then \
+            if self.options.accept_losses {
+                self.lost.push(id);
+                let text = format!("the object{name} is lost, and is no longer listed");
+                self.found(Kind::Note, &path, text)?;
+                return Ok(());
+            }
+            let why = if is_written {
+                "it was removed. Put it back; if it is lost, delete the object with `vatwerk objects \
+                     delete`, or all such objects with `vatwerk check --accept-losses`. Until then its calls \
+                     are refused"
+            } else {
+                "it was removed, or the vat crashed while it made the object, whose next call then \
                      makes it"
-                }
             };
             let text = format!("the object{name} is listed and has no file: {why}");
             self.found(Kind::Missing, &path, text)?;

@@ -45,11 +45,22 @@ impl Check<'_> {
         self.found(Kind::Note, &path, text)
     }
 
+    /// Takes objects that are lost out of the catalog.
+    pub(super) fn strike_out(&mut self, lost: &[DatabaseId]) -> Result<(), CheckError> {
+        let path = self.layout.database(DatabaseId::CATALOG);
+        let strike = || {
+            let mut connection = open_whole(&path)?;
+            catalog::strike_out(&mut connection, lost)?;
+            connection.close().map_err(|(_, error)| error)
+        };
+        strike().map_err(|source| CheckError::Rebuild {
+            path: path.clone(),
+            source,
+        })
+    }
+
     fn salvage(&mut self, target: &Path) -> Result<u64, Stop> {
-        let mut connection = Connection::open(target)?;
-        // One file, that is whole whatever happens.
-        connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
-        connection.execute_batch("PRAGMA synchronous = FULL")?;
+        let mut connection = open_whole(target)?;
         let mut read = 0;
         let added = catalog::salvage(&mut connection, |list| {
             each_database(&self.layout, &mut |path, id, ids| {
@@ -64,6 +75,14 @@ impl Check<'_> {
         connection.close().map_err(|(_, error)| error)?;
         Ok(added)
     }
+}
+
+/// Opens a catalog to be changed: one file, that is whole whatever happens.
+fn open_whole(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+    connection.execute_batch("PRAGMA synchronous = FULL")?;
+    Ok(connection)
 }
 
 /// Why the catalog is not made.

@@ -32,6 +32,11 @@ pub(super) struct Check {
     #[arg(long)]
     rebuild_catalog: bool,
 
+    /// Take every object whose file is gone out of the catalog: what was in it is lost, and its next call
+    /// makes it anew. A file that cannot be read is to be moved away before
+    #[arg(long)]
+    accept_losses: bool,
+
     /// How to print what is found
     #[arg(long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -44,6 +49,7 @@ impl Check {
         let mut printer = Printer::new(self.output);
         let options = Options {
             rebuild_catalog: self.rebuild_catalog,
+            accept_losses: self.accept_losses,
         };
         let checked = check::check(&data, options, &mut printer).and_then(|summary| {
             printer.finish(&summary)?;

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     pin::pin,
     process::{self, ExitCode},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::{Args, ValueEnum};
@@ -36,8 +36,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR", value_parser = http_address)]
     http: Vec<HttpAddress>,
 
-    /// Where operators find /metrics, for Prometheus, and /healthz, over HTTP: HOST:PORT (port 0:
-    /// any) or unix:PATH [default: nowhere]
+    /// Where operators find /metrics, for Prometheus, and /livez, /readyz and /healthz, over HTTP:
+    /// HOST:PORT (port 0: any) or unix:PATH [default: nowhere]
     #[arg(long, value_name = "ADDR")]
     metrics: Option<Address>,
 
@@ -107,7 +107,7 @@ impl Serve {
                 .filter_map(|HttpAddress(said)| said.clone());
             config.http.listen = Some(said.collect());
         }
-        config.http.listen_by_default();
+        config.http.listens_by_default = true;
         if let Some(alarms) = self.alarms {
             config.alarms = alarms == Switch::On;
         }
@@ -175,9 +175,18 @@ async fn serve(server: Server, drain: Duration, log: &Log) -> Result<(), String>
         let told = address.strip_prefix("tcp:").unwrap_or(&address);
         say_listening(&format!("{what} {told}"));
     }
-    signals.next().await;
-    let mut stop = pin!(running.stop());
+    let health = running.health().clone();
+    let lost = health.folder_lost();
+    let mut lost = pin!(lost);
     tokio::select! {
+        () = signals.next() => {}
+        () = &mut lost => leave(log),
+    }
+    // The time that a turn has held the thread since is part of it.
+    let came = signals.first().unwrap_or_else(Instant::now);
+    let mut stop = pin!(running.stop_by((came + drain).into()));
+    tokio::select! {
+        () = &mut lost => leave(log),
         () = &mut stop => tracing::info!("stopped"),
         () = signals.next() => {
             tracing::warn!("stopped without draining");
@@ -187,6 +196,13 @@ async fn serve(server: Server, drain: Duration, log: &Log) -> Result<(), String>
         }
     }
     Ok(())
+}
+
+/// Ends the process whose data folder is gone, before it writes to whatever is there now.
+fn leave(log: &Log) -> ! {
+    tracing::error!("stopped without draining: the data folder is lost");
+    log.close();
+    process::exit(1);
 }
 
 fn say_listening(told: &str) {

@@ -1,4 +1,5 @@
-//! The signals that end a vat, on a thread of their own: a vat whose thread is held is stopped too.
+//! The signals that end a vat, and those that do not, on a thread of their own: a vat whose thread is held is
+//! stopped too.
 
 use std::{
     io, process,
@@ -7,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
@@ -22,10 +24,19 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A hold is not told of before it has lasted so long, nor is the process ended: turns end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Signals that end a process that does not know them, and that a vat has no use for.
+const IGNORED: [(SignalKind, &str); 3] = [
+    (SignalKind::hangup(), "SIGHUP"),
+    (SignalKind::user_defined1(), "SIGUSR1"),
+    (SignalKind::user_defined2(), "SIGUSR2"),
+];
+
 /// The signals that have come: SIGTERM and SIGINT.
 pub(super) struct Signals {
     came: watch::Receiver<u32>,
     seen: u32,
+    /// When the first came.
+    first: Arc<OnceLock<Instant>>,
     supervised: Arc<OnceLock<Supervised>>,
 }
 
@@ -44,25 +55,39 @@ struct Stopping {
 }
 
 impl Signals {
-    /// Takes the signals from now on. When the process is ended because of them, `log` is written before.
+    /// Takes the signals from now on; [`IGNORED`] ones are logged. When the process is ended because of them,
+    /// `log` is written before.
     pub fn take(log: Log) -> io::Result<Signals> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let taken = {
+        let (taken, ignored) = {
             let _in_runtime = runtime.enter();
-            [SignalKind::terminate(), SignalKind::interrupt()].map(signal)
+            // A write past the largest file that the system allows (`ulimit -f`) then fails, and ends nothing.
+            // What handles a signal stays when this is dropped.
+            let too_large = rustix::process::Signal::XFSZ.as_raw();
+            drop(signal(SignalKind::from_raw(too_large))?);
+            let taken = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+            let ignored = IGNORED.map(|(kind, name)| signal(kind).map(|signal| (signal, name)));
+            (taken, ignored)
         };
+        let ignored: Vec<_> = ignored.into_iter().collect::<io::Result<_>>()?;
         let [terminate, interrupt] = taken;
         let (terminate, interrupt) = (terminate?, interrupt?);
         let (came, seen) = watch::channel(0);
         let supervised = Arc::new(OnceLock::new());
+        let first = Arc::new(OnceLock::new());
         let signals = Signals {
             came: seen,
             seen: 0,
+            first: first.clone(),
             supervised: supervised.clone(),
         };
-        let work = move || runtime.block_on(listen(terminate, interrupt, came, &supervised, &log));
+        let work = move || {
+            let ignored = ignored.into_iter().map(ignore);
+            let listen = listen(terminate, interrupt, came, &first, &supervised, &log);
+            runtime.block_on(async { futures::join!(listen, join_all(ignored)) });
+        };
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || thread_or_abort("signals", work))?;
@@ -77,6 +102,11 @@ impl Signals {
         let _ = self.supervised.set(Supervised { health, drain });
     }
 
+    /// When the first signal came. The vat's thread may have been held since.
+    pub fn first(&self) -> Option<Instant> {
+        self.first.get().copied()
+    }
+
     /// Waits for a signal that this has not returned for.
     pub async fn next(&mut self) {
         let seen = self.seen;
@@ -86,10 +116,21 @@ impl Signals {
     }
 }
 
+/// Logs a signal, whenever it comes.
+async fn ignore((mut signal, name): (Signal, &str)) {
+    while signal.recv().await.is_some() {
+        tracing::info!(
+            signal = name,
+            "a signal is ignored: a vat reads its settings when it starts, and stops at SIGTERM"
+        );
+    }
+}
+
 async fn listen(
     mut terminate: Signal,
     mut interrupt: Signal,
     came: watch::Sender<u32>,
+    first: &OnceLock<Instant>,
     supervised: &OnceLock<Supervised>,
     log: &Log,
 ) {
@@ -106,6 +147,8 @@ async fn listen(
                 continue;
             }
         }
+        // Only the first is kept.
+        let _ = first.set(Instant::now());
         came.send_modify(|count| *count += 1);
         match (&stopping, supervised.get()) {
             (None, Some(_)) => tracing::info!("stopping; a second signal stops at once"),

@@ -1,23 +1,24 @@
 //! Where connections come in.
 
 use std::{
-    fs, io,
+    io,
     net::{SocketAddr, ToSocketAddrs},
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
     time::Duration,
 };
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use vatwerk::Address;
+
+use super::unix::{self, Access, SocketFile};
 
 /// How long to wait when the operating system has no room for another connection.
 const BREATHER: Duration = Duration::from_millis(100);
+
+/// So many connections may fail in a row, each as it is taken, before there is a pause.
+const FAILURES: u32 = 64;
 
 /// How long a TCP connection is silent before the operating system asks whether its peer is there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -75,6 +76,16 @@ pub enum BindError {
     /// There is a file, and it is no socket.
     #[error("{} is in the way: it is no socket", .0.display())]
     NotASocket(PathBuf),
+    /// The path is longer than the operating system has room for.
+    #[error("the path {} is {bytes} bytes long, and at most {most} bytes are possible for a unix socket", path.display())]
+    LongPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The longest.
+        most: usize,
+    },
     /// The name has no address.
     #[error("{host} has no address")]
     NoAddress {
@@ -93,9 +104,13 @@ pub enum BindError {
 
 impl Listener {
     /// Listens at `address`. A TCP address that other machines can reach is refused unless
-    /// `insecure`. A unix socket gets mode 0600; a stale one in its place is replaced, a live one is
-    /// not.
-    pub async fn bind(address: &Address, insecure: bool) -> Result<Listener, BindError> {
+    /// `insecure`. The file of a unix socket is as `access` says; a stale one in its place is replaced, a
+    /// live one is not.
+    pub async fn bind(
+        address: &Address,
+        insecure: bool,
+        access: Access,
+    ) -> Result<Listener, BindError> {
         let io = |source| BindError::Io {
             address: address.clone(),
             source,
@@ -120,10 +135,12 @@ impl Listener {
                 })
             }
             Address::Unix(path) => {
-                clear(path).await?;
-                let socket = bind_unix(path).map_err(io)?;
+                let (socket, file) = unix::bind(path, access).await?;
                 Ok(Listener {
-                    socket,
+                    socket: Socket::Unix {
+                        socket,
+                        _file: file,
+                    },
                     address: address.clone(),
                     unacknowledged: SHORTEST_UNACKNOWLEDGED,
                 })
@@ -145,26 +162,18 @@ impl Listener {
         &self.address
     }
 
-    /// Gives every connection to `serve`, for ever, as long as it finds a place in `room`: others wait
-    /// in the socket's queue.
-    pub(super) async fn each(
+    /// Gives every connection that `admit` has a place for to `serve`, for ever. The others are closed.
+    pub(super) async fn each<P>(
         &self,
-        room: Arc<Semaphore>,
-        serve: impl Fn(Stream, OwnedSemaphorePermit),
+        admit: impl AsyncFn() -> Option<P>,
+        serve: impl Fn(Stream, P),
     ) {
-        loop {
-            let stream = self.accept().await;
-            let Ok(room) = room.clone().acquire_owned().await else {
-                return;
-            };
-            match stream {
-                Ok(stream) => serve(stream, room),
-                Err(error) => {
-                    tracing::warn!(address = %self.address, %error, "accepting");
-                    tokio::time::sleep(BREATHER).await;
-                }
+        let taken = async |stream| {
+            if let Some(place) = admit().await {
+                serve(stream, place);
             }
-        }
+        };
+        each(&self.address, async || self.accept().await, taken).await;
     }
 
     async fn accept(&self) -> io::Result<Stream> {
@@ -180,6 +189,43 @@ impl Listener {
             Socket::Unix { socket, .. } => Ok(Stream::Unix(socket.accept().await?.0)),
         }
     }
+}
+
+/// Takes connections with `accept`, for ever. If the operating system has no room for another there is a
+/// pause; a connection that was lost before it was taken is no reason for one.
+async fn each<S>(
+    address: &Address,
+    accept: impl AsyncFn() -> io::Result<S>,
+    taken: impl AsyncFn(S),
+) {
+    let mut failures = 0;
+    loop {
+        match accept().await {
+            Ok(stream) => {
+                failures = 0;
+                taken(stream).await;
+            }
+            Err(error) => {
+                failures += 1;
+                let is_full = is_out_of_room(&error);
+                if failures == 1 && is_full || failures == FAILURES {
+                    tracing::warn!(%address, %error, "no connections are taken");
+                } else {
+                    tracing::debug!(%address, %error, "taking a connection");
+                }
+                if is_full || failures >= FAILURES {
+                    tokio::time::sleep(BREATHER).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether the process or the machine has too little of something to take a connection.
+fn is_out_of_room(error: &io::Error) -> bool {
+    let error = Errno::from_io_error(error);
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.is_some_and(|error| shortages.contains(&error))
 }
 
 /// Sets the options of a TCP connection, each of them whether others fail or not.
@@ -201,73 +247,11 @@ fn prepare(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
     nodelay.and(keepalive).and(limited)
 }
 
-/// Sees to it that nobody listens at `path`.
-async fn clear(path: &Path) -> Result<(), BindError> {
-    let Ok(found) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !found.file_type().is_socket() {
-        return Err(BindError::NotASocket(path.to_owned()));
-    }
-    match UnixStream::connect(path).await {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Taken, or full: somebody is there.
-        Ok(_) => Err(BindError::Live(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(BindError::Live(path.to_owned()))
-        }
-        Err(source) => Err(BindError::Io {
-            address: Address::Unix(path.to_owned()),
-            source,
-        }),
-    }
-}
-
-/// Binds in a folder that is nobody else's, and moves the socket into its place when its mode is
-/// right: nobody else can connect meanwhile, and a stale socket is replaced in one step.
-fn bind_unix(path: &Path) -> io::Result<Socket> {
-    let mut private = path.as_os_str().to_owned();
-    private.push(format!(".{}", std::process::id()));
-    let private = PathBuf::from(private);
-    fs::DirBuilder::new().mode(0o700).create(&private)?;
-    let bind = || {
-        let beside = private.join("socket");
-        let socket = UnixListener::bind(&beside)?;
-        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
-        let inode = fs::symlink_metadata(&beside)?.ino();
-        fs::rename(&beside, path)?;
-        Ok(Socket::Unix {
-            socket,
-            _file: SocketFile {
-                path: path.to_owned(),
-                inode,
-            },
-        })
-    };
-    let bound = bind();
-    fs::remove_dir_all(&private)?;
-    bound
-}
-
-/// Removes the file when the listener goes, unless another listener has taken its place.
-struct SocketFile {
-    path: PathBuf,
-    inode: u64,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
-            // If it is gone already, all the better.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
+    use std::{cell::RefCell, rc::Rc};
+
+    use tokio::time::Instant;
 
     use super::*;
     use crate::{
@@ -275,47 +259,12 @@ mod tests {
         metrics::Metrics,
     };
 
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("vat.sock");
-        let address = Address::Unix(path.clone());
-        // The standard library leaves the file behind.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let live = Listener::bind(&address, false).await.unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let second = Listener::bind(&address, false).await;
-        assert!(matches!(second, Err(BindError::Live(_))));
-        drop(live);
-        assert!(!path.exists());
-        fs::write(&path, "precious").unwrap();
-        let third = Listener::bind(&address, false).await;
-        assert!(matches!(third, Err(BindError::NotASocket(_))));
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-    }
-
-    #[tokio::test]
-    async fn a_socket_whose_backlog_is_full_is_live() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("vat.sock");
-        let socket = tokio::net::UnixSocket::new_stream().unwrap();
-        socket.bind(&path).unwrap();
-        let _listener = socket.listen(1).unwrap();
-        let mut waiting = Vec::new();
-        while let Ok(stream) = UnixStream::connect(&path).await {
-            waiting.push(stream);
-        }
-        let refused = Listener::bind(&Address::Unix(path), false).await;
-        assert!(matches!(refused, Err(BindError::Live(_))));
-    }
-
     /// A connection that a listener with this stall limit has taken, and its peer's end.
     async fn taken(stall: Duration) -> (TcpStream, TcpStream) {
         let address = "tcp:127.0.0.1:0".parse().unwrap();
-        let listener = Listener::bind(&address, false).await.unwrap();
+        let listener = Listener::bind(&address, false, Access::default())
+            .await
+            .unwrap();
         let listener = listener.with_stall(stall);
         let Address::Tcp { host, port } = listener.address() else {
             panic!("a TCP address");
@@ -352,10 +301,57 @@ mod tests {
     async fn other_machines_are_not_let_in_by_accident() {
         let address: Address = "tcp:0.0.0.0:0".parse().unwrap();
         assert!(matches!(
-            Listener::bind(&address, false).await,
+            Listener::bind(&address, false, Access::default()).await,
             Err(BindError::Exposed(_))
         ));
-        assert!(Listener::bind(&address, true).await.is_ok());
+        assert!(
+            Listener::bind(&address, true, Access::default())
+                .await
+                .is_ok()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_where_there_is_no_room_for_connections_is_there_a_pause() {
+        let errors = [
+            Errno::CONNABORTED,
+            Errno::MFILE,
+            Errno::PERM,
+            Errno::NETDOWN,
+            Errno::NOBUFS,
+            Errno::PROTO,
+        ];
+        let errors = RefCell::new(errors.into_iter());
+        let times = RefCell::new(Vec::new());
+        let accept = async || {
+            times.borrow_mut().push(Instant::now());
+            let next = errors.borrow_mut().next();
+            match next {
+                Some(error) => Err::<(), _>(error.into()),
+                None => std::future::pending().await,
+            }
+        };
+        let address = "tcp:127.0.0.1:0".parse().unwrap();
+        let taking = each(&address, accept, async |()| {});
+        let _ = tokio::time::timeout(10 * BREATHER, taking).await;
+        let times = times.into_inner();
+        let pauses = times.windows(2).map(|two| two[1] - two[0]);
+        let long: Vec<_> = pauses.map(|pause| pause >= BREATHER).collect();
+        assert_eq!(long, [false, true, false, false, true, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_only_fails_does_not_take_all_the_time() {
+        let tries = RefCell::new(0);
+        let accept = async || {
+            *tries.borrow_mut() += 1;
+            Err::<(), _>(Errno::INVAL.into())
+        };
+        let address = "tcp:127.0.0.1:0".parse().unwrap();
+        let taking = each(&address, accept, async |()| {});
+        let _ = tokio::time::timeout(10 * BREATHER, taking).await;
+        let tries = tries.into_inner();
+        assert!((FAILURES..FAILURES + 20).contains(&tries), "{tries}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -367,17 +363,20 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("vat.sock");
             let address = Address::Unix(path.clone());
-            let listener = Rc::new(Listener::bind(&address, false).await.unwrap());
-            let room = Arc::new(Semaphore::new(1));
+            let listener = Rc::new(
+                Listener::bind(&address, false, Access::default())
+                    .await
+                    .unwrap(),
+            );
             let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
             let task = services.run("listener", move || {
-                let (listener, room, tell) = (listener.clone(), room.clone(), tell.clone());
+                let (listener, tell) = (listener.clone(), tell.clone());
                 async move {
-                    let serve = |_, _| {
+                    let serve = |_, ()| {
                         tell.send(()).unwrap();
                         panic!("each time");
                     };
-                    listener.each(room, serve).await;
+                    listener.each(async || Some(()), serve).await;
                 }
             });
             for _ in 0..3 {

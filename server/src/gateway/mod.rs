@@ -3,32 +3,33 @@
 pub mod http;
 mod listener;
 pub mod network;
+mod room;
 mod scrape;
+mod unix;
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    sync::Arc,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use vatwerk::vat_capnp::vat;
 
 use listener::Stream;
 use network::Handle;
+use room::Place;
 
 pub use listener::{BindError, Listener};
+pub use room::{Room, Shared};
 pub use scrape::{Operators, Scrape};
+pub use unix::Access;
 
 /// The connections of a vat.
 pub struct Gateway {
     vat: vat::Client,
     limits: network::Limits,
-    room: Arc<Semaphore>,
+    room: Room,
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Handle>>,
     stalled: Cell<u64>,
@@ -37,9 +38,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Connections to `vat`, at most `connections` at a time: others wait in the socket's queue.
-    pub fn new(vat: vat::Client, connections: usize, limits: network::Limits) -> Rc<Gateway> {
-        let room = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+    /// Connections to `vat`, as long as there is `room`.
+    pub fn new(vat: vat::Client, room: Room, limits: network::Limits) -> Rc<Gateway> {
         Rc::new(Gateway {
             vat,
             limits,
@@ -53,7 +53,7 @@ impl Gateway {
 
     /// Takes connections from `listener`, for ever.
     pub async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
-        let serve = |stream, room| match stream {
+        let serve = |stream, room: Place| match stream {
             Stream::Tcp(stream) => {
                 let (read, write) = stream.into_split();
                 self.serve(read, write, room);
@@ -63,11 +63,11 @@ impl Gateway {
                 self.serve(read, write, room);
             }
         };
-        listener.each(self.room.clone(), serve).await;
+        listener.each(async || self.room.take(), serve).await;
     }
 
     /// Serves one connection; whatever happens there ends only that.
-    fn serve<R, W>(self: &Rc<Self>, read: R, write: W, room: OwnedSemaphorePermit)
+    fn serve<R, W>(self: &Rc<Self>, read: R, write: W, room: Place)
     where
         R: AsyncRead + Unpin + 'static,
         W: AsyncWrite + Unpin + 'static,
@@ -105,6 +105,11 @@ impl Gateway {
         self.next.get()
     }
 
+    /// How many connections were refused, because as many were open as may be.
+    pub fn connections_refused(&self) -> u64 {
+        self.room.refused()
+    }
+
     /// How many connections have ended because their peers did not read or did not go on with a message,
     /// or because the vat had no room for what they sent or were to read.
     pub fn connections_stalled(&self) -> u64 {
@@ -137,7 +142,7 @@ impl Gateway {
         /// What may be under way in one direction, in bytes.
         const UNDER_WAY: usize = 64 << 10;
         let (ours, theirs) = tokio::io::duplex(UNDER_WAY);
-        let room = self.room.clone().try_acquire_owned();
+        let room = self.room.take();
         let (read, write) = tokio::io::split(ours);
         self.serve(read, write, room.expect("room for another connection"));
         theirs

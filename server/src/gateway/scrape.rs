@@ -1,5 +1,12 @@
-//! What an operator asks a vat, over HTTP: its numbers at `/metrics`, and at `/healthz` whether it
-//! works.
+//! What an operator asks a vat, over HTTP: its numbers at `/metrics`, and whether it works.
+//!
+//! | path | 200 as long as |
+//! |---|---|
+//! | `/livez` | the vat's thread gets on: a process for which this is 503 is to be restarted |
+//! | `/readyz` | the vat takes writes and commits them: otherwise nobody is to be sent here |
+//! | `/healthz` | as `/readyz` |
+//!
+//! Otherwise they answer 503, with a line for each reason.
 //!
 //! Operators are answered by a thread of their own, so that a vat whose thread is held answers too. Its
 //! readings, the numbers that only the vat's thread can read, are then those of the last time.
@@ -29,12 +36,12 @@ use tokio::{
 use vatwerk::Address;
 
 use super::{
-    BindError,
+    Access, BindError,
     listener::{Listener, Stream},
 };
 use crate::{
-    health::{Health, Services, thread_or_abort},
-    metrics::{Exposition, Metrics, ThreadTimes},
+    health::{Health, Problem, Services, thread_or_abort},
+    metrics::{Exposition, Metrics, Vitals},
 };
 
 /// How many may ask at a time.
@@ -99,6 +106,7 @@ impl Scrape {
         self,
         address: &Address,
         insecure: bool,
+        access: Access,
         services: Services,
     ) -> Result<Operators, BindError> {
         let io = |source| BindError::Io {
@@ -114,7 +122,7 @@ impl Scrape {
         let at = address.clone();
         let work = move || {
             let serve = async move {
-                let listener = match Listener::bind(&at, insecure).await {
+                let listener = match Listener::bind(&at, insecure, access).await {
                     Ok(listener) => Rc::new(listener),
                     Err(error) => return drop(bound.send(Err(error))),
                 };
@@ -154,7 +162,8 @@ impl Scrape {
                 drop(room);
             });
         };
-        listener.each(room, serve).await;
+        let admit = async || room.clone().acquire_owned().await.ok();
+        listener.each(admit, serve).await;
     }
 
     /// Serves one connection to its end.
@@ -176,10 +185,15 @@ impl Scrape {
     }
 
     async fn answer(&self, method: &Method, path: &str) -> Response<String> {
-        let (status, text) = match (method, path) {
-            (&Method::GET, "/metrics") => (StatusCode::OK, self.numbers().await),
-            (&Method::GET, "/healthz") => self.health(),
-            (_, "/metrics" | "/healthz") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into()),
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        let (status, text) = match path {
+            "/metrics" | "/livez" | "/readyz" | "/healthz" if !is_read => {
+                let told = "only GET and HEAD\n".into();
+                (StatusCode::METHOD_NOT_ALLOWED, told)
+            }
+            "/metrics" => (StatusCode::OK, self.numbers().await),
+            "/livez" => told(self.health.held().as_slice()),
+            "/readyz" | "/healthz" => told(&self.health.problems()),
             _ => (StatusCode::NOT_FOUND, "not found\n".into()),
         };
         let mut response = Response::new(text);
@@ -188,7 +202,7 @@ impl Scrape {
         let text = HeaderValue::from_static(Metrics::CONTENT_TYPE);
         headers.insert(header::CONTENT_TYPE, text);
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         response
     }
@@ -198,22 +212,23 @@ impl Scrape {
         self.refresh.asked.notify_one();
         // A vat whose thread is held is seen by its other numbers.
         let _ = tokio::time::timeout(REFRESH_LIMIT, done.changed()).await;
-        self.exposition.encode(ThreadTimes {
+        self.exposition.encode(Vitals {
             busy: self.health.busy().unwrap_or_default(),
             turn_running: self.health.turn_running(),
+            is_draining: self.health.is_stopping(),
+            is_journal_down: self.health.is_journal_down(),
+            disk_free: self.health.free_bytes(),
         })
     }
+}
 
-    /// Whether the vat works, or every reason why not, a line each.
-    fn health(&self) -> (StatusCode, String) {
-        let problems = self.health.problems();
-        if problems.is_empty() {
-            (StatusCode::OK, "ok\n".into())
-        } else {
-            let lines = problems.iter().map(|problem| format!("{problem}\n"));
-            (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
-        }
+/// That all is well, or what is not, a line each.
+fn told(problems: &[Problem]) -> (StatusCode, String) {
+    if problems.is_empty() {
+        return (StatusCode::OK, "ok\n".into());
     }
+    let lines = problems.iter().map(|problem| format!("{problem}\n"));
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
 }
 
 impl Operators {
@@ -255,8 +270,17 @@ mod tests {
         let cases = [
             (Method::GET, "/metrics", 200, "vatwerk_build_info"),
             (Method::GET, "/healthz", 200, "ok"),
-            (Method::POST, "/metrics", 405, "only GET"),
-            (Method::HEAD, "/healthz", 405, "only GET"),
+            (Method::GET, "/livez", 200, "ok"),
+            (Method::GET, "/readyz", 200, "ok"),
+            // `hyper` leaves the body out.
+            (Method::HEAD, "/metrics", 200, "vatwerk_build_info"),
+            (Method::HEAD, "/livez", 200, "ok"),
+            (Method::HEAD, "/readyz", 200, "ok"),
+            (Method::HEAD, "/healthz", 200, "ok"),
+            (Method::POST, "/metrics", 405, "only GET and HEAD"),
+            (Method::PUT, "/livez", 405, "only GET and HEAD"),
+            (Method::DELETE, "/readyz", 405, "only GET and HEAD"),
+            (Method::OPTIONS, "/healthz", 405, "only GET and HEAD"),
             (Method::GET, "/", 404, "not found"),
             (Method::POST, "/metrics/", 404, "not found"),
         ];
@@ -266,11 +290,22 @@ mod tests {
             assert!(response.body().contains(said), "{method} {path}");
         }
         scrape.health.stopping();
-        let health = scrape.answer(&Method::GET, "/healthz").await;
-        assert_eq!(health.status(), 503);
-        assert_eq!(health.body(), "stopping\n");
+        for path in ["/healthz", "/readyz"] {
+            let health = scrape.answer(&Method::GET, path).await;
+            assert_eq!(health.status(), 503);
+            assert_eq!(health.body(), "stopping\n");
+        }
+        let live = scrape.answer(&Method::GET, "/livez").await;
+        assert_eq!(live.status(), 200);
         let numbers = scrape.answer(&Method::GET, "/metrics").await;
         assert_eq!(numbers.status(), 200);
+        let numbers = numbers.body();
+        assert!(numbers.contains("vatwerk_draining 1\n"), "{numbers}");
+        assert!(numbers.contains("vatwerk_journal_down 0\n"), "{numbers}");
+        assert!(
+            numbers.contains("vatwerk_disk_free_bytes NaN\n"),
+            "{numbers}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   the vat's thread     Thread::turn ──► TurnCell ◄── hold ── Health   the watchdog: log lines
-//!                        pulse ◄───────── asked  ◄──────────── Health   /healthz, /metrics
+//!                        pulse ◄───────── asked  ◄──────────── Health   /livez, /readyz, /metrics
 //!                        Services ──────► down   ◄──────────── Health   the thread of signals
 //! ```
 //! A vat runs its objects, its connections and its services on one thread. A turn that computes for long
@@ -11,6 +11,7 @@
 //! that answers operators, and the one that waits for signals. All that they know is in [`Health`].
 
 mod cell;
+mod disk;
 mod names;
 mod service;
 mod thread;
@@ -19,6 +20,7 @@ mod watchdog;
 use std::{
     collections::BTreeMap,
     fmt,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -30,8 +32,10 @@ use tokio::runtime::{Handle, RuntimeFlavor, RuntimeMetrics};
 use vatwerk::ObjectId;
 
 use cell::{Running, TurnCell};
+use disk::Found;
 
 pub use cell::Runs;
+pub use disk::{Commits, DiskWatch, Watched, free_bytes};
 pub use names::Names;
 pub use service::{Services, run_or_abort, thread_or_abort};
 pub use thread::{Thread, Turn};
@@ -77,6 +81,10 @@ struct Inner {
     /// The services that are down, and how many tasks of each.
     down: Mutex<BTreeMap<&'static str, usize>>,
     busy: Option<Busy>,
+    /// When the look at the disk began that has not ended yet.
+    looking: AtomicU64,
+    found: Mutex<Found>,
+    folder_lost: tokio::sync::watch::Sender<bool>,
 }
 
 /// The busy time of the vat's thread, as its runtime counts it.
@@ -132,6 +140,31 @@ pub enum Problem {
     },
     /// A service has failed and is not running again yet.
     Down(&'static str),
+    /// A folder of the vat is not there any more.
+    Gone(PathBuf),
+    /// In the place of a folder of the vat is another.
+    Replaced(PathBuf),
+    /// There is less room on the disk than there is to be.
+    Full {
+        /// A folder in the file system.
+        path: PathBuf,
+        /// The room that is left, in bytes.
+        free: u64,
+        /// The least, in bytes: `limits.free_bytes`.
+        least: u64,
+    },
+    /// The journal takes no commits; why.
+    JournalDown(String),
+    /// Commits have waited for the disk for longer than 10 s.
+    CommitsWait {
+        /// For how long.
+        lasting: Duration,
+    },
+    /// The file system of the data folder has not answered for longer than 10 s.
+    DiskSilent {
+        /// For how long.
+        lasting: Duration,
+    },
 }
 
 impl fmt::Display for Problem {
@@ -145,6 +178,22 @@ impl fmt::Display for Problem {
                 write!(f, "held for {seconds:.1} s, since {since}: {by}")
             }
             Problem::Down(service) => write!(f, "down: {service}"),
+            Problem::Gone(path) => write!(f, "folder {} was removed", path.display()),
+            Problem::Replaced(path) => write!(f, "folder {} was replaced", path.display()),
+            Problem::Full { path, free, least } => write!(
+                f,
+                "{free} bytes are free in the file system of {}, and `limits.free_bytes` is {least}",
+                path.display()
+            ),
+            Problem::JournalDown(why) => write!(f, "the journal takes no commits: {why}"),
+            Problem::CommitsWait { lasting } => {
+                let seconds = lasting.as_secs_f64();
+                write!(f, "commits wait for the disk for {seconds:.1} s")
+            }
+            Problem::DiskSilent { lasting } => {
+                let seconds = lasting.as_secs_f64();
+                write!(f, "the disk has not answered for {seconds:.1} s")
+            }
         }
     }
 }
@@ -162,6 +211,9 @@ impl Health {
             is_stopping: AtomicBool::default(),
             down: Mutex::default(),
             busy: Busy::of_this_thread(),
+            looking: AtomicU64::default(),
+            found: Mutex::default(),
+            folder_lost: tokio::sync::watch::Sender::new(false),
         }))
     }
 
@@ -186,20 +238,23 @@ impl Health {
         (asked != 0 && since.elapsed() > SILENCE).then_some(Hold { since, turn: None })
     }
 
-    /// Every reason why the vat is not healthy; none if it is.
+    /// Every reason why the vat does not take and commit writes; none if it does.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.is_stopping() {
             problems.push(Problem::Stopping);
         }
-        if let (Some(limit), Some(by)) = (self.0.limits.held, self.hold()) {
-            let lasting = by.since.elapsed();
-            if lasting > limit {
-                problems.push(Problem::Held { by, lasting });
-            }
-        }
+        problems.extend(self.held());
         problems.extend(self.down().keys().map(|service| Problem::Down(service)));
+        problems.extend(self.disk_problems());
         problems
+    }
+
+    /// The reason why the vat's thread does not get on, if it is held for longer than [`Limits::held`].
+    pub fn held(&self) -> Option<Problem> {
+        let (limit, by) = (self.0.limits.held?, self.hold()?);
+        let lasting = by.since.elapsed();
+        (lasting > limit).then_some(Problem::Held { by, lasting })
     }
 
     /// Whether the vat takes no more calls.

@@ -5,7 +5,7 @@ use tokio::{task::LocalSet, time::sleep_until};
 use vatwerk::counter_capnp::counter;
 
 use super::*;
-use crate::metrics::{Metrics, ThreadTimes};
+use crate::metrics::{Metrics, Vitals};
 
 const COUNTER: u64 = <counter::Client as HasTypeId>::TYPE_ID;
 
@@ -26,7 +26,7 @@ fn thread(health: &Health) -> (Thread, Metrics) {
 }
 
 fn text(metrics: &Metrics) -> String {
-    metrics.exposition().encode(ThreadTimes::default())
+    metrics.exposition().encode(Vitals::default())
 }
 
 #[test]

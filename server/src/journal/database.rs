@@ -63,6 +63,8 @@ struct State {
     dirty: bool,
     /// Whether nobody knows what the file holds of what came since the last sync: one failed.
     is_suspect: bool,
+    /// Whether commits of before this start are held and not in the file: nobody can read them yet.
+    is_behind: bool,
     /// Why the file cannot be written, if so: commits are refused, and those that there are are held in
     /// place of it (`journal::held`).
     quarantine: Option<String>,
@@ -222,6 +224,7 @@ impl Database {
                 synced: applied,
                 dirty: false,
                 is_suspect: false,
+                is_behind: false,
                 quarantine: None,
                 is_open: false,
             }),
@@ -249,7 +252,7 @@ impl Database {
 
     /// Takes it into use.
     pub(super) fn open(&self, databases: &Databases) -> Result<()> {
-        self.check_mended()?;
+        self.check_readable()?;
         // Seldom, for whoever waits for this holds up every other opening.
         let end = self.state().end;
         // Not while the state is locked, which is what whoever applies needs next.
@@ -516,8 +519,8 @@ impl Database {
     /// The file can be written again, and holds everything durably.
     pub(super) fn release(&self) {
         let mut state = self.state();
-        (state.quarantine, state.is_suspect, state.dirty) = (None, false, false);
-        state.unsynced = None;
+        (state.is_suspect, state.is_behind, state.dirty) = (false, false, false);
+        (state.quarantine, state.unsynced) = (None, None);
         state.synced = state.synced.max(state.applied);
         let synced = state.synced;
         state.overlay.forget_up_to(synced);
@@ -543,14 +546,17 @@ impl Database {
         probed
     }
 
-    fn check_mended(&self) -> Result<()> {
-        match self.state().is_suspect {
-            true => Err(Error::StorageFailed(format!(
-                "{} is being written again after the disk failed: try again",
-                self.path.display()
-            ))),
-            false => Ok(()),
+    /// Notes that what is held of the database is not in the file, which cannot be written.
+    pub(super) fn fall_behind(&self) {
+        self.state().is_behind = true;
+    }
+
+    fn check_readable(&self) -> Result<()> {
+        let state = self.state();
+        if state.is_behind {
+            return state.check_writable(&self.path);
         }
+        Ok(())
     }
 
     /// The file holds what it should after all.

@@ -156,7 +156,8 @@ impl Journal {
     /// quarter of it, has 32 bits.
     const MOST_SEGMENT_BYTES: u64 = 1 << 30;
 
-    fn segment_bytes(settings: &Settings) -> u64 {
+    /// The size of each segment, in bytes.
+    pub(crate) fn segment_bytes(settings: &Settings) -> u64 {
         let bytes = settings.bytes / Journal::SEGMENTS;
         bytes.clamp(Journal::LEAST_SEGMENT_BYTES, Journal::MOST_SEGMENT_BYTES)
     }
@@ -221,6 +222,7 @@ impl Journal {
         databases.held.load()?;
         for (id, error) in &recovered.quarantined {
             let database = databases.recover(*id);
+            database.fall_behind();
             databases.suspect(&database);
             databases.quarantine(&database, error);
         }
@@ -345,6 +347,15 @@ impl Journal {
     /// How many pages of a database are in commits whose fate is not decided.
     pub(crate) fn undecided_pages(&self, database: &Database) -> u64 {
         database.undecided_pages(&self.0.queue)
+    }
+
+    /// Why no commit is taken in, if so; the position of the newest durable commit; and whether a newer one waits for the
+    /// disk. For any thread: does no work.
+    pub fn progress(&self) -> (Option<String>, u64, bool) {
+        let queue = &self.0.queue;
+        let durable = queue.committed().0;
+        let down = queue.down().map(|error| error.to_string());
+        (down, durable, queue.fate(queue.newest()) == Fate::Pending)
     }
 
     /// Whether every commit of a database so far is durable. `storage-failed` if one of them never

@@ -39,10 +39,14 @@ impl Retirer {
     pub fn work(&self) -> bool {
         let done = self.try_work();
         let trouble = done.as_ref().err().map(JournalError::to_string);
-        if let Some(error) = &trouble {
-            tracing::error!(%error, "objects' files cannot be brought up to date");
+        if self.segments.set_trouble(trouble.clone()) {
+            match trouble {
+                Some(error) => {
+                    tracing::error!(%error, "objects' files cannot be brought up to date");
+                }
+                None => tracing::info!("objects' files are brought up to date again"),
+            }
         }
-        self.segments.set_trouble(trouble);
         done.is_ok()
     }
 

@@ -258,10 +258,14 @@ impl Segments {
         Ok(())
     }
 
-    /// Says why nothing can be retired, or that it can.
-    pub fn set_trouble(&self, trouble: Option<String>) {
-        self.state().trouble = trouble;
+    /// Says why nothing can be retired, or that it can. Whether that is new.
+    pub fn set_trouble(&self, trouble: Option<String>) -> bool {
+        let mut state = self.state();
+        let is_new = state.trouble != trouble;
+        state.trouble = trouble;
+        drop(state);
         self.changed.notify_all();
+        is_new
     }
 
     /// Waits until the oldest segment should be retired, or for so long.

@@ -19,7 +19,8 @@ pub struct ClassMetrics {
     turn_seconds: Histogram,
     activations: Counter,
     activation_seconds: Histogram,
-    activation_failures: Counter,
+    /// In the order of [`Code::ALL`].
+    activation_failures: [Counter; Code::ALL.len()],
     evictions: [Counter; Eviction::WORDS.len()],
     resets: [Counter; Reset::WORDS.len()],
     cuts: [Counter; Cut::WORDS.len()],
@@ -130,9 +131,9 @@ impl ClassMetrics {
         self.activation_seconds.observe(took.as_secs_f64());
     }
 
-    /// An object did not wake up.
-    pub fn activation_failed(&self) {
-        self.activation_failures.inc();
+    /// An object did not wake up: its database did not open, or `create`, a migration or `activate` failed.
+    pub fn activation_failed(&self, code: Code) {
+        self.activation_failures[code as usize].inc();
     }
 
     /// An object fell asleep.
@@ -219,7 +220,10 @@ impl Families {
             turn_seconds,
             activations: counters("activations", "Objects that woke up"),
             activation_seconds,
-            activation_failures: counters("activation_failures", "Objects that failed to wake up"),
+            activation_failures: counters(
+                "activation_failures",
+                "Tries to wake an object that failed, by the code of the error",
+            ),
             evictions: counters("evictions", "Objects that were put to sleep"),
             resets: counters("resets", "Instances that were dropped because they failed"),
             cuts: counters("calls_cut", "Calls that were dropped before their end"),
@@ -240,17 +244,18 @@ impl Families {
         let labels = || vec![("class", name.to_owned())];
         let with = |label, word: &str| [labels(), vec![(label, word.to_owned())]].concat();
         let one = |of: &Counters| of.get_or_create_owned(&labels());
-        let code = |word| self.calls.get_or_create_owned(&with("code", word));
+        let code = |of: &Counters, word| of.get_or_create_owned(&with("code", word));
+        let failures = |of: &Counters| Code::ALL.map(|failure| code(of, failure.as_str()));
         let reason = |of: &Counters, word| of.get_or_create_owned(&with("reason", word));
         let outcome = |word| self.alarm_runs.get_or_create_owned(&with("outcome", word));
         ClassMetrics {
-            succeeded: code("ok"),
-            failed: Code::ALL.map(|failure| code(failure.as_str())),
+            succeeded: code(&self.calls, "ok"),
+            failed: failures(&self.calls),
             call_seconds: self.call_seconds.get_or_create_owned(&labels()),
             turn_seconds: self.turn_seconds.get_or_create_owned(&labels()),
             activations: one(&self.activations),
             activation_seconds: self.activation_seconds.clone(),
-            activation_failures: one(&self.activation_failures),
+            activation_failures: failures(&self.activation_failures),
             evictions: Eviction::WORDS.map(|word| reason(&self.evictions, word)),
             resets: Reset::WORDS.map(|word| reason(&self.resets, word)),
             cuts: Cut::WORDS.map(|word| reason(&self.cuts, word)),

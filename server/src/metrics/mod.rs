@@ -29,9 +29,10 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+use vatwerk::Code;
 
 pub use class::{AlarmOutcome, ClassMetrics, Cut, Eviction, Reset};
-pub use exposition::{Exposition, ThreadTimes};
+pub use exposition::{Exposition, Vitals};
 pub use reading::Reading;
 
 use class::Families;
@@ -76,7 +77,11 @@ struct Inner {
     restarts: Restarts,
     /// By the first digit of the status, from 1 to 5.
     http_answers: [Counter; 5],
+    http_failures: Family<ClassAndCode, Counter>,
 }
+
+/// The labels of a counter of one code of errors of a class.
+type ClassAndCode = Vec<(&'static str, String)>;
 
 /// The labels of a counter of one method of a class.
 type ClassAndMethod = Vec<(&'static str, String)>;
@@ -162,6 +167,13 @@ impl Metrics {
         );
         let http_answers = ["1xx", "2xx", "3xx", "4xx", "5xx"]
             .map(|status| http_answers.get_or_create_owned(&vec![("status", status)]));
+        let http_failures = Family::default();
+        registry.register(
+            "http_failures",
+            "Requests over HTTP that the vat answered with a status of 500 and above, or broke off, by the \
+             class and the code of the error; the class is empty if the request reached none",
+            http_failures.clone(),
+        );
         let registry = Arc::new(Mutex::new(registry));
         Metrics(Rc::new(Inner {
             exposition: Exposition::new(registry.clone()),
@@ -177,6 +189,7 @@ impl Metrics {
             long_turns,
             restarts,
             http_answers,
+            http_failures,
         }))
     }
 
@@ -231,6 +244,16 @@ impl Metrics {
     pub fn http_answered(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
         self.0.http_answers[class - 1].inc();
+    }
+
+    /// The vat answered a request over HTTP with a status of 500 and above, or broke the answer off. `class` is
+    /// empty if the request reached none.
+    pub fn http_failed(&self, class: &str, code: Code) {
+        let labels = vec![
+            ("class", class.to_owned()),
+            ("code", code.as_str().to_owned()),
+        ];
+        self.0.http_failures.get_or_create(&labels).inc();
     }
 
     /// From now on the numbers have this one, and `read` is asked for it by [`Metrics::refresh`]. To be

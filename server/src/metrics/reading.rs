@@ -28,6 +28,8 @@ pub enum Reading {
     Connections,
     /// How many connections have been taken since the start.
     ConnectionsTaken,
+    /// How many connections have been refused since the start, because as many were open as may be.
+    ConnectionsRefused,
     /// How many connections have ended because their peers did not read or did not go on with a message,
     /// or because the vat had no room for them, since the start.
     ConnectionsStalled,
@@ -39,6 +41,8 @@ pub enum Reading {
     ConnectionBytes,
     /// How many HTTP connections are open, without WebSockets.
     HttpConnections,
+    /// How many HTTP connections have been refused since the start, because as many were open as may be.
+    HttpConnectionsRefused,
     /// How many requests are under way over HTTP.
     HttpRequests,
     /// How many WebSockets are open over HTTP.
@@ -59,6 +63,8 @@ impl Reading {
         let (name, help) = self.described();
         match self {
             Reading::ConnectionsTaken
+            | Reading::ConnectionsRefused
+            | Reading::HttpConnectionsRefused
             | Reading::ConnectionsStalled
             | Reading::ConnectionCallsRefused
             | Reading::ConnectionCallsNotSent
@@ -95,6 +101,14 @@ impl Reading {
             Reading::WebSockets => ("web_sockets", "WebSockets that are open"),
             Reading::Connections => ("connections", "Connections that are open"),
             Reading::ConnectionsTaken => ("connections", "Connections that were taken"),
+            Reading::ConnectionsRefused => (
+                "connections_refused",
+                "Connections that were refused, because as many were open as may be",
+            ),
+            Reading::HttpConnectionsRefused => (
+                "http_connections_refused",
+                "HTTP connections that were refused, because as many were open as may be",
+            ),
             Reading::ConnectionsStalled => (
                 "connections_stalled",
                 "Connections that were ended because their peers did not read or did not go on with a \

@@ -6,7 +6,7 @@ use vatwerk::Code;
 /// The numbers, as they are now.
 fn text(metrics: &Metrics) -> String {
     metrics.refresh();
-    metrics.exposition().encode(ThreadTimes::default())
+    metrics.exposition().encode(Vitals::default())
 }
 
 /// Every sample of a text, by its name and labels.
@@ -25,7 +25,6 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     let took = Duration::from_millis(2);
     class.call(Ok(()), took);
     class.activated(took);
-    class.activation_failed();
     class.background_failed();
     metrics.gate_waited(took);
     metrics.alarm_started(Duration::from_secs(2));
@@ -35,6 +34,7 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     metrics.turn_was_long("Room", "enter");
     metrics.restarts().count("alarms");
     metrics.http_answered(StatusCode::NOT_FOUND);
+    metrics.http_failed("Room", Code::Internal);
     let mut expected = BTreeMap::from([
         ("vatwerk_build_info{version=\"1.2.3\"}".to_owned(), 1.0),
         ("vatwerk_start_time_seconds".to_owned(), 1.5),
@@ -62,11 +62,11 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         expected.insert(name, count);
     };
     expect("calls_total", ",code=\"ok\"", 1.0);
+    expect("http_failures_total", ",code=\"internal\"", 1.0);
     expect("activations_total", "", 1.0);
     expect("turn_seconds_count", "", 1.0);
     expect("turn_seconds_sum", "", 0.002);
     expect("long_turns_total", ",method=\"enter\"", 1.0);
-    expect("activation_failures_total", "", 1.0);
     expect("background_failures_total", "", 1.0);
     // So often that no two are the same.
     let mut times = 1;
@@ -78,6 +78,9 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     for code in Code::ALL {
         let count = so_often(&|| class.call(Err(code), took));
         expect("calls_total", &format!(",code=\"{code}\""), count);
+        let count = so_often(&|| class.activation_failed(code));
+        let label = format!(",code=\"{code}\"");
+        expect("activation_failures_total", &label, count);
     }
     for (why, word) in [
         (Eviction::Idle, "idle"),
@@ -133,6 +136,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::AlarmsOn,
         Reading::Connections,
         Reading::ConnectionsTaken,
+        Reading::ConnectionsRefused,
+        Reading::HttpConnectionsRefused,
         Reading::ConnectionsStalled,
         Reading::ConnectionCallsRefused,
         Reading::ConnectionCallsNotSent,
@@ -203,8 +208,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
 #[test]
 fn a_class_has_one_set_of_numbers_and_a_reading_is_read_whenever_somebody_asks() {
     let metrics = Metrics::new("1", 0);
-    metrics.class("Room").activation_failed();
-    metrics.clone().class("Room").activation_failed();
+    metrics.class("Room").background_failed();
+    metrics.clone().class("Room").background_failed();
     let awake = Rc::new(std::cell::Cell::new(1));
     let counted = awake.clone();
     metrics.show(Reading::ObjectsAwake, move || counted.get());
@@ -212,7 +217,7 @@ fn a_class_has_one_set_of_numbers_and_a_reading_is_read_whenever_somebody_asks()
         awake.set(expected);
         let text = text(&metrics);
         let samples = samples(&text);
-        let failures = samples["vatwerk_activation_failures_total{class=\"Room\"}"];
+        let failures = samples["vatwerk_background_failures_total{class=\"Room\"}"];
         assert_eq!(failures, 2.0);
         assert_eq!(samples["vatwerk_objects_awake"], f64::from(expected as u32));
     }
@@ -226,7 +231,11 @@ fn a_thread_that_is_busy_with_a_turn_is_counted_once_and_never_less() {
     // A turn that runs, the same turn when it is over and not counted yet, and when it is.
     for (busy, turn_running, shown) in [(1, 0, 1.0), (1, 5, 6.0), (1, 0, 6.0), (7, 0, 7.0)] {
         let (busy, turn_running) = (seconds(busy), seconds(turn_running));
-        let text = exposition.encode(ThreadTimes { busy, turn_running });
+        let text = exposition.encode(Vitals {
+            busy,
+            turn_running,
+            ..Vitals::default()
+        });
         let samples = samples(&text);
         assert_eq!(samples["vatwerk_thread_busy_seconds_total"], shown);
         let running = samples["vatwerk_turn_running_seconds"];

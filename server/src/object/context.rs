@@ -211,6 +211,12 @@ impl Context {
         }
     }
 
+    /// Waits until the vat is told to stop. Streams that would go on for ever can end themselves then, with a
+    /// last word: the vat waits for them as for calls, for `drain_ms`, and cuts them off after that.
+    pub async fn vat_stops(&self) {
+        self.0.host.stops().await;
+    }
+
     /// Runs `work` while nothing else of the object does: no call is let in, and calls that run do not
     /// go on, except for calls on what `work` itself hands out. May be nested, up to 64 deep. If
     /// `work` fails, or takes longer than 30 s, the object is reset: everybody who waits for it gets

@@ -24,8 +24,9 @@ pub(super) async fn delete(host: &Rc<Host>, slot: &Rc<Slot>, tell: Vec<Deleted>)
                 "the end of the object is not on disk yet, and may get there".into(),
             ))
         });
-    if deleted.is_ok() {
-        slot.silence();
+    match &deleted {
+        Ok(_) => slot.silence(),
+        Err(error) => host.tell_failed(slot, "an object is not deleted", error),
     }
     for tell in tell {
         // A client that has hung up does not want to know.
@@ -72,7 +73,7 @@ pub(super) async fn discard(host: &Host, slot: &Slot) {
         backing.forget(end)
     };
     if let Ok(Err(error)) = timeout(COMMIT_LIMIT, removed).await {
-        let id = slot.id;
-        tracing::warn!(%id, %error, "removing the database of an object that failed to be made");
+        let what = "the database of an object that failed to be made is not removed";
+        host.tell_failed(slot, what, &error);
     }
 }

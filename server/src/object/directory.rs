@@ -51,6 +51,13 @@ impl Directory {
         &self.0.metrics
     }
 
+    /// Whether the log is to be told of a failure of that object, or, with `None`, of the vat: `Some` if the
+    /// same was not told within the last minute, with how often it has happened since. `reason` is the error
+    /// as it leaves the vat, without the mark of its delivery.
+    pub fn is_news(&self, object: Option<ObjectId>, reason: &str) -> Option<u64> {
+        self.0.is_news(object, reason)
+    }
+
     /// A stub of an object. No I/O.
     pub fn stub<C: FromClientHook>(
         &self,

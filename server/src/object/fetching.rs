@@ -1,11 +1,11 @@
 //! How an object answers HTTP.
 
-use std::{pin::Pin, rc::Rc};
+use std::{pin::Pin, rc::Rc, time::Duration};
 
 use capnp::capability::FromClientHook;
 use http::{HeaderMap, Method, StatusCode};
 use vatwerk::{
-    Delivery, ObjectId,
+    Code, Delivery, ObjectId,
     http_capnp::exchange,
     object_capnp::stub::{fetch_params, fetch_results},
 };
@@ -74,9 +74,13 @@ impl Host {
                 let fetch = Fetch { call, body, length };
                 slot.push(self, None, chain, What::Fetch(fetch));
             }
-            Err(error) => call
-                .reply
-                .finish(Err(fault::mark(error, Delivery::NotDelivered))),
+            Err(error) => {
+                let code = Code::split(&error.extra).0.unwrap_or(Code::Internal);
+                let metrics = self.metrics.class(class.name);
+                metrics.call(Err(code), Duration::ZERO);
+                call.reply
+                    .finish(Err(fault::mark(error, Delivery::NotDelivered)));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
+    time::Duration,
 };
 
 use futures::channel::oneshot;
@@ -24,6 +25,7 @@ use super::{
     serve::serve,
     slot::{Load, Slot, Status},
     sockets::Sockets,
+    troubles::Troubles,
     waking::Waking,
 };
 use crate::{
@@ -92,6 +94,7 @@ pub struct Host {
     pub(super) scheduler: Scheduler,
     pub(super) notes: Notes,
     pub(super) sockets: Sockets,
+    pub(super) troubles: Troubles,
     scheduling: Cell<Option<AbortHandle>>,
     /// What is counted.
     pub metrics: Metrics,
@@ -101,6 +104,7 @@ pub struct Host {
     load: Rc<Load>,
     past: RefCell<HashMap<ObjectId, Past>>,
     stopping: Cell<Stopping>,
+    stops: tokio::sync::watch::Sender<bool>,
     #[cfg(any(test, feature = "testing"))]
     pub(super) sabotage: Cell<Option<super::testing::Sabotage>>,
 }
@@ -147,11 +151,13 @@ impl Host {
             scheduler: Scheduler::default(),
             notes: Notes::default(),
             sockets: Sockets::default(),
+            troubles: Troubles::default(),
             scheduling: Cell::default(),
             resident: Resident::default(),
             load: Rc::default(),
             past: RefCell::default(),
             stopping: Cell::default(),
+            stops: tokio::sync::watch::Sender::new(false),
             #[cfg(any(test, feature = "testing"))]
             sabotage: Cell::default(),
         })
@@ -190,7 +196,11 @@ impl Host {
                 let chain = call.chain;
                 slot.push(self, None, chain, What::Call(target, call));
             }
-            Err(error) => call.reply.finish(Err(fault::not_delivered(error))),
+            Err(error) => {
+                let metrics = self.metrics.class(class.name);
+                metrics.call(Err(error.code()), Duration::ZERO);
+                call.reply.finish(Err(fault::not_delivered(error)));
+            }
         }
     }
 
@@ -237,8 +247,7 @@ impl Host {
              delete the object with `vatwerk objects delete`, and its next call makes it anew",
             path.display()
         );
-        tracing::error!(id = %object.object, path = %path.display(), "the file of an object is gone or empty");
-        Err(Error::StorageFailed(told))
+        Err(Error::StorageDamaged(told))
     }
 
     /// The place of an object, which is woken if need be.
@@ -359,7 +368,7 @@ impl Host {
             .catalog
             .learn_name(slot.class.interface_id, slot.id, name);
         if let Err(error) = named {
-            tracing::warn!(id = %slot.id, %error, "noting the name of an object");
+            self.tell_failed(slot, "the name of an object is not noted", &error);
         }
     }
 
@@ -451,12 +460,28 @@ impl Host {
         self.stopping.get() == Stopping::Abandoning
     }
 
+    /// Has every object sleep, for good, as soon as it is neither busy nor has handed out capabilities; and
+    /// tells those that have asked that the vat stops.
+    pub fn sleep_when_idle(&self) {
+        self.stopping.set(Stopping::Sleeping);
+        self.stops.send_replace(true);
+        self.resident.each(|slot| slot.evict(Eviction::Asked));
+    }
+
     /// Puts every object to sleep, and waits until the last database is closed. An object that is
     /// busy, or has handed out capabilities, sleeps when it no longer is.
     pub async fn sleep_all(&self) {
-        self.stopping.set(Stopping::Sleeping);
-        self.resident.each(|slot| slot.evict(Eviction::Asked));
+        self.sleep_when_idle();
         self.resident.none().await;
+    }
+
+    /// Waits until the vat is told to stop.
+    pub(super) fn stops(&self) -> impl Future<Output = ()> + use<> {
+        let mut stops = self.stops.subscribe();
+        async move {
+            // If there is no host any more, it has.
+            let _ = stops.wait_for(|stops| *stops).await;
+        }
     }
 
     /// Ends every instance that is left, whatever it is doing: those that will not sleep because

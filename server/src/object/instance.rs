@@ -385,7 +385,9 @@ impl Instance {
         }
         self.membrane.close(slot);
         if let Some(Err(error)) = shielded(slot, || self.storage.close()) {
-            tracing::error!(id = %slot.id, %error, "closing an object's database");
+            let what =
+                "an object's file is not brought up to date: the journal keeps what it lacks";
+            self.host.tell_failed(slot, what, &error);
         }
     }
 }

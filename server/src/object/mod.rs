@@ -55,6 +55,7 @@ mod stub;
 mod suspects;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod troubles;
 mod wake;
 mod waking;
 mod work;

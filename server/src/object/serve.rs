@@ -65,7 +65,10 @@ fn fault(host: &Host, slot: &Slot) -> Error {
 async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
     let instance = match shielded(slot, || open(host, slot, life)) {
         Some(Ok(instance)) => instance,
-        Some(Err(error)) => return slot.refuse_queued(&error),
+        Some(Err(error)) => {
+            host.tell_not_woken(slot, &error);
+            return slot.refuse_queued(&error);
+        }
         None => return slot.refuse_queued(&fault(host, slot)),
     };
     let life = &instance.life;
@@ -118,12 +121,13 @@ async fn awake(instance: &Rc<Instance>) {
     match activate(instance).await {
         Some(Ok(object)) => {
             metrics.activated(began.elapsed());
+            instance.host.tell_woken(&instance.slot);
             work(instance, &object).await;
             shielded(&instance.slot, || drop(object));
             return;
         }
         Some(Err(error)) => {
-            metrics.activation_failed();
+            instance.host.tell_not_woken(&instance.slot, &error);
             // It may have failed by a panic, whose reason stands; what waits for the object is refused all
             // the same.
             if !instance.life.end(Why::NotWoken(error.clone())) {
@@ -135,7 +139,8 @@ async fn awake(instance: &Rc<Instance>) {
             if instance.is_unborn()
                 && let Err(error) = unmake(instance)
             {
-                tracing::warn!(id = %instance.slot.id, %error, "undoing a `create` that was broken off");
+                let what = "a `create` that was broken off is not undone";
+                instance.host.tell_failed(&instance.slot, what, &error);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     rc::Rc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -177,6 +178,7 @@ impl Slot {
                 if let Error::Overloaded { .. } = error {
                     host.metrics.overloaded();
                 }
+                self.count_refused(&what, &error, Duration::ZERO);
                 what.refuse(error);
             }
         }
@@ -344,8 +346,16 @@ impl Slot {
     fn refuse(&self, error: &Error, which: impl Fn(&What) -> bool) {
         let refused = |event: &Event| which(&event.what);
         while let Some(event) = self.next(refused) {
+            self.count_refused(&event.what, error, event.since.elapsed());
             // What the parameters hold may panic when it is dropped.
             shielded(self, || event.what.refuse(error.clone()));
+        }
+    }
+
+    /// Counts a call that ends before it has begun, so long after it was delivered.
+    fn count_refused(&self, what: &What, error: &Error, took: Duration) {
+        if let What::Call(..) | What::Fetch(_) = what {
+            self.metrics.call(Err(error.code()), took);
         }
     }
 

@@ -169,7 +169,8 @@ fn let_out(instance: &Instance) {
 pub(super) async fn finish(instance: &Instance, why: &Why) {
     let (slot, host) = (&instance.slot, &instance.host);
     match why {
-        Why::Reset(reset, _) => {
+        Why::Reset(reset, error) => {
+            host.tell_reset(slot, *reset, error);
             host.remember_reset(slot.id);
             slot.metrics.reset(*reset);
             _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;

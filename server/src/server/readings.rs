@@ -37,6 +37,8 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.show(Reading::Connections, of(gateway, connections));
     let taken = Gateway::connections_taken;
     metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
+    let over = Gateway::connections_refused;
+    metrics.show(Reading::ConnectionsRefused, of(gateway, over));
     let stalled = Gateway::connections_stalled;
     metrics.show(Reading::ConnectionsStalled, of(gateway, stalled));
     let refused = Gateway::calls_refused;
@@ -47,6 +49,8 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.show(Reading::ConnectionBytes, of(gateway, bytes));
     let connections = |http: &Http| http.connections() as u64;
     metrics.show(Reading::HttpConnections, of(http, connections));
+    let over = Http::connections_refused;
+    metrics.show(Reading::HttpConnectionsRefused, of(http, over));
     let requests = |http: &Http| http.requests() as u64;
     metrics.show(Reading::HttpRequests, of(http, requests));
     let sockets = |http: &Http| http.sockets() as u64;

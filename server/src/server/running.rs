@@ -9,13 +9,16 @@ use crate::{
     Config,
     folder::Folder,
     gateway::{Gateway, Operators, http::Http},
-    health::{Health, Watchdog},
+    health::{DiskWatch, Health, Watchdog},
     object::Host,
 };
 
-/// How long objects may take to fall asleep, and then databases to be closed, when the time for draining
-/// is over.
-const CLOSING: Duration = Duration::from_secs(2);
+/// How long connections may take to end after the draining.
+const HANGING_UP: Duration = Duration::from_millis(750);
+
+/// How long objects may take to fall asleep when the time for draining is over, and as long again those that
+/// do not to end.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// How long the disk may take to bring the journal to the databases when the vat stops. A second is enough
 /// for 100 MB on most disks.
@@ -34,6 +37,7 @@ pub struct Running {
     /// Answers until the vat has stopped.
     pub(super) operators: Option<Operators>,
     pub(super) _watchdog: Option<Watchdog>,
+    pub(super) _disk_watch: Option<DiskWatch>,
     pub(super) config: Config,
     pub(super) folder: Arc<Folder>,
 }
@@ -78,13 +82,20 @@ impl Running {
     /// finished within the time for draining is given up. A disk that does not take the journal within a
     /// minute is not waited for: the folder stays locked until it has, and the next start recovers.
     pub async fn stop(self) {
+        let end = tokio::time::Instant::now() + self.config.drain();
+        self.stop_by(end).await;
+    }
+
+    /// Stops like [`Running::stop`], with `end` as the end of the time for draining.
+    pub(crate) async fn stop_by(self, end: tokio::time::Instant) {
         self.health.stopping();
         self.accepting.iter().for_each(AbortHandle::abort);
         self.host.stop_scheduling();
         // Calls that have asked for one last as long.
         self.host.close_web_sockets();
+        // Those that nothing is wanted of need not wait for the others.
+        self.host.sleep_when_idle();
         // One time for all of it.
-        let end = tokio::time::Instant::now() + self.config.drain();
         let finished = tokio::time::timeout_at(end, async {
             futures::join!(self.gateway.finish_calls(), self.http.finish_requests());
             self.host.calls_finished().await;
@@ -93,7 +104,9 @@ impl Running {
             tracing::warn!("calls were still running when the time for draining was over");
         }
         self.host.close_web_sockets();
-        futures::join!(self.gateway.close(), self.http.close());
+        // Peers that do not take their last message, or do not hang up, are not waited for.
+        let hung_up = tokio::time::timeout(HANGING_UP, self.gateway.close());
+        let _ = futures::join!(hung_up, self.http.close(HANGING_UP));
         // Calls that waited have ended with their connections.
         let end = end.max(tokio::time::Instant::now() + CLOSING);
         if tokio::time::timeout_at(end, self.host.sleep_all())

@@ -418,9 +418,10 @@ impl Alarms {
     ) -> Result<Option<After>> {
         // If the instance is the one that ran it, it has given up.
         self.storage.0.alarms.take_run(name);
-        match self.begin_run(name, scheduled_ms, now_ms)? {
-            true => self.end_run(name, outcome, now_ms, random),
-            false => Ok(None),
+        if self.begin_run(name, scheduled_ms, now_ms)? {
+            self.end_run(name, outcome, now_ms, random)
+        } else {
+            Ok(None)
         }
     }
 
@@ -492,10 +493,10 @@ impl Stored {
             && self.zone.as_deref() == repeat.map(Repeat::zone)
     }
 
-    /// `storage-failed` when a vat wrote it that knew more.
+    /// `storage-damaged` when a vat wrote it that knew more.
     fn row(self) -> Result<DueRow> {
         let unknown = |what: &dyn std::fmt::Display| {
-            Error::StorageFailed(format!("the alarm `{}` cannot be read: {what}", self.name))
+            Error::StorageDamaged(format!("the alarm `{}` cannot be read: {what}", self.name))
         };
         let missed = [Missed::FireOnce, Missed::FireEach, Missed::Skip]
             .into_iter()

@@ -46,7 +46,7 @@ pub(super) fn text(error: &rusqlite::Error) -> String {
 /// The error that the caller of a failed statement sees.
 pub(super) fn convert(error: &rusqlite::Error) -> Error {
     if is_critical(error) {
-        return Error::StorageFailed(text(error));
+        return failed("", error);
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::AuthorizationForStatementDenied) => Error::SqlRefused(text(error)),
@@ -54,6 +54,15 @@ pub(super) fn convert(error: &rusqlite::Error) -> Error {
             Error::Closed("the transaction that the cursor was reading in was rolled back")
         }
         _ => Error::SqlFailed(text(error)),
+    }
+}
+
+/// The error of a database that cannot be read or written; `what` comes before SQLite's message.
+pub(crate) fn failed(what: &str, error: &rusqlite::Error) -> Error {
+    let told = format!("{what}{}", text(error));
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::StorageDamaged(told),
+        _ => Error::StorageFailed(told),
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::authorizer::{cached, ours};
-use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, leave_to_journal};
+use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, fault, leave_to_journal};
 use crate::{Result, folder::DatabaseId};
 
 pub(super) const TABLE: &str = "_vw_meta";
@@ -136,7 +136,7 @@ impl Remembered {
         };
         let failed = |error: rusqlite::Error| {
             let id = object.object;
-            crate::Error::StorageFailed(format!("the database of object {id}: {error}"))
+            fault::failed(&format!("the database of object {id}: "), &error)
         };
         let (connection, remembered) = read().map_err(failed)?;
         Attached::new(connection, backing).close().map_err(failed)?;

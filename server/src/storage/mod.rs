@@ -34,6 +34,7 @@ use rusqlite::{Connection, ErrorCode};
 pub(crate) use self::alarms::Alarms;
 pub(crate) use self::backing::{Attached, Backing};
 pub use self::cursor::Cursor;
+pub(crate) use self::fault::failed;
 pub use self::kv::{Entry, Kv, Lower, Range};
 pub(crate) use self::meta::Remembered;
 pub use self::meta::{Meta, Schema};
@@ -102,15 +103,11 @@ struct Inner {
 
 impl Storage {
     /// Opens a database, which is made when something is written to it. `storage-failed` when it
-    /// cannot be read or another process has it open. Nobody else may have it open.
+    /// cannot be read or another process has it open, `storage-damaged` when it is no whole database. Nobody else may have it open.
     pub fn open(vfs: &Rc<Vfs>, id: DatabaseId, settings: &Settings) -> Result<Storage> {
         let backing = Backing::open(vfs, id)?;
-        let opened = open::open(backing, settings).map_err(|error| {
-            Error::StorageFailed(format!(
-                "the database of the object does not open: {}",
-                fault::text(&error)
-            ))
-        })?;
+        let opened = open::open(backing, settings)
+            .map_err(|error| fault::failed("the database of the object does not open: ", &error))?;
         Ok(Storage(Rc::new(Inner {
             connection: RefCell::new(Some(Rc::new(opened.connection))),
             gate: opened.gate,
@@ -177,7 +174,7 @@ impl Storage {
         if let Some(connection) = Rc::into_inner(connection) {
             connection
                 .close()
-                .map_err(|error| Error::StorageFailed(fault::text(&error)))?;
+                .map_err(|error| fault::failed("", &error))?;
         }
         Ok(())
     }
@@ -668,7 +665,7 @@ fn commit_error(what: &str, error: &rusqlite::Error) -> Error {
             "{what} and rolled back to its last good state because constraints were violated: {}",
             fault::text(error)
         )),
-        _ => Error::StorageFailed(fault::text(error)),
+        _ => fault::failed("", error),
     }
 }
 

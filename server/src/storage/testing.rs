@@ -103,6 +103,7 @@ pub(super) fn code<T>(result: Result<T>) -> &'static str {
         Err(Error::Closed(_)) => "closed",
         Err(Error::ObjectReset(_)) => "object-reset",
         Err(Error::StorageFailed(_)) => "storage-failed",
+        Err(Error::StorageDamaged(_)) => "storage-damaged",
         Err(_) => "other",
     }
 }

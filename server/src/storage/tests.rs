@@ -162,7 +162,7 @@ fn what_is_not_a_database_does_not_open() -> TestResult {
     std::fs::create_dir_all(path.parent().expect("a folder"))?;
     std::fs::write(path, [b'x'; 4096])?;
     let storage = try_open(&folder, &Settings::default());
-    assert_eq!(code(storage.map(drop)), "storage-failed");
+    assert_eq!(code(storage.map(drop)), "storage-damaged");
     Ok(())
 }
 

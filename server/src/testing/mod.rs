@@ -112,7 +112,7 @@ use crate::{
     env::{Clock, sim::SimDisk},
     folder::DatabaseId,
     journal::testing::Hold,
-    metrics::ThreadTimes,
+    metrics::Vitals,
     object::{ClassEntry, Host},
 };
 
@@ -284,7 +284,7 @@ impl TestVat {
     pub fn metrics(&self) -> String {
         let metrics = &self.life().host.metrics;
         metrics.refresh();
-        metrics.exposition().encode(ThreadTimes::default())
+        metrics.exposition().encode(Vitals::default())
     }
 
     /// From now on no commit becomes durable: whatever could reveal one is held back.

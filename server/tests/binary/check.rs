@@ -174,6 +174,41 @@ fn a_file_that_was_removed_is_missed() {
 }
 
 #[test]
+fn it_stays_red_until_the_loss_of_an_object_is_accepted() {
+    let folder = stopped();
+    let file = file_of(&folder, "Counter", "one");
+    fs::remove_file(folder.path().join(&file)).unwrap();
+    let refused = |folder: &TempDir| {
+        let vat = Vat::start(folder.path());
+        let told = vat.run(&["call", "Counter", "one", "increment", "{}"]);
+        stop(vat);
+        told
+    };
+    for _ in 0..2 {
+        let told = refused(&folder).failed(1);
+        assert!(told.contains("storage-damaged: "), "{told}");
+        let found = problems(folder.path());
+        assert!(found[0].contains("--accept-losses"), "{found:?}");
+    }
+    let accept = ["check", "--data", "data", "--accept-losses"];
+    let told = run(folder.path(), accept).printed();
+    assert!(told.contains("note: "), "{told}");
+    assert!(told.contains("the object \"one\" is lost"), "{told}");
+    assert!(told.contains(" 0 problems, 1 notes"), "{told}");
+    assert_eq!(check(folder.path()).0, Some(0));
+    // The others are there, and the lost one begins anew.
+    let vat = Vat::start(folder.path());
+    assert_eq!(vat.call("Counter", "two", "get", "{}"), r#"{"count":1}"#);
+    assert_eq!(
+        vat.call("Counter", "one", "increment", "{}"),
+        r#"{"count":1}"#
+    );
+    assert_eq!(vat.printed(&["objects", "count", "Counter"]).trim(), "2");
+    stop(vat);
+    assert_eq!(check(folder.path()).0, Some(0));
+}
+
+#[test]
 fn a_catalog_that_is_gone_or_damaged_is_made_anew_from_the_objects() {
     for damage in ["gone", "empty", "damaged", "forgetful"] {
         let folder = tempdir().unwrap();

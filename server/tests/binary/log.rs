@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::vat::{Vat, ask, example};
+use crate::vat::{Vat, ask, example, get};
 
 /// After this, a test that waits for something waits in vain.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ fn vat(folder: &Path, more: &[&str], filter: &str, log: impl Into<Stdio>) -> Vat
 /// Calls the object `a`.
 fn call(vat: &Vat, method: &str, params: &str) -> String {
     ask(
-        vat.host_and_port(1),
+        vat.told("http"),
         &format!("POST /Held/a/call/{method}"),
         params,
     )
@@ -37,7 +37,7 @@ fn call(vat: &Vat, method: &str, params: &str) -> String {
 
 /// The number of records that the log has lost.
 fn lost(vat: &Vat) -> u64 {
-    let text = ask(vat.host_and_port(2), "GET /metrics", "");
+    let text = get(vat.told("metrics"), "/metrics");
     let mut lines = text.lines();
     let value = lines.find_map(|line| line.strip_prefix("vatwerk_log_records_lost_total "));
     value.expect("the metric").parse().unwrap()

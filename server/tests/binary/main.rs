@@ -2,7 +2,9 @@
 
 mod alarms;
 mod check;
+mod connections;
 mod crash;
+mod failures;
 mod held;
 mod help;
 mod kills;
@@ -10,7 +12,9 @@ mod locks;
 mod log;
 mod metrics;
 mod promises;
+mod quarantine;
 mod readme;
+mod ready;
 mod serve;
 mod vat;
 mod verbs;

@@ -19,7 +19,7 @@ use vatwerk_client::{Error, LocalClient, ObjectKey, ObjectStatus};
 
 use crate::{
     promises_capnp::listener,
-    vat::{Vat, ask, example},
+    vat::{Vat, example, get},
 };
 
 /// After this, a test that waits for something waits in vain.
@@ -105,7 +105,7 @@ fn until_logged(vat: &Vat, what: &str) {
 
 /// What operators are told: the value of a metric with these labels, zero if there is none.
 fn metric(vat: &Vat, name: &str) -> f64 {
-    let text = ask(vat.host_and_port(2), "GET /metrics", "");
+    let text = get(vat.told("metrics"), "/metrics");
     assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
     let mut lines = text.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

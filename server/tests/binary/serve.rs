@@ -141,6 +141,73 @@ fn a_port_that_is_taken_is_refused() {
 }
 
 #[test]
+fn a_usual_address_that_is_taken_is_a_warning_and_one_that_was_asked_for_an_error() {
+    let folder = tempdir().unwrap();
+    // Whoever has the usual ports of this machine, if it is not this test.
+    let ports = [7447, 7448].map(|port| TcpListener::bind(("127.0.0.1", port)));
+    let http = Vec::from(["--http", "127.0.0.1:0"]);
+    let mut vat = Vat::spawn(folder.path(), http).ready(2);
+    assert_eq!(vat.lines[0], "listening unix data/vat.sock");
+    let log = vat.errors();
+    let warned = log.lines().filter(|line| line.contains("WARN"));
+    let warned: Vec<_> = warned
+        .filter(|line| line.contains("usual addresses"))
+        .collect();
+    assert_eq!(warned.len(), 1, "{log}");
+    assert!(warned[0].contains("tcp:127.0.0.1:7447"), "{log}");
+    run(folder.path(), ["classes"]).printed();
+    vat.signal(libc::SIGTERM);
+    assert_eq!(vat.wait(), Some(0));
+    let asked = ["serve", "--data", "data", "--listen", "tcp:127.0.0.1:7447"];
+    let error = run(folder.path(), asked).failed(1);
+    assert!(
+        error.contains("cannot listen at tcp:127.0.0.1:7447"),
+        "{error}"
+    );
+    drop(ports);
+}
+
+#[test]
+fn a_vat_that_can_listen_nowhere_does_not_start() {
+    let folder = tempdir().unwrap();
+    let _port = TcpListener::bind("127.0.0.1:7447");
+    // The usual socket would have too long a path.
+    let data = folder
+        .path()
+        .join("d".repeat(110 - folder.path().as_os_str().len()));
+    let data = data.to_str().unwrap();
+    let error = run(folder.path(), ["serve", "--data", data, "--http", "none"]).failed(1);
+    assert!(
+        error.contains("error: cannot listen at tcp:127.0.0.1:7447"),
+        "{error}"
+    );
+    assert!(error.contains("at most 107 bytes"), "{error}");
+}
+
+#[test]
+fn a_socket_has_the_mode_that_the_settings_say_and_a_path_of_any_length_that_there_is() {
+    let folder = tempdir().unwrap();
+    let name = "s".repeat(107 - folder.path().as_os_str().len() - 1);
+    let path = folder.path().join(name);
+    fs::write(folder.path().join("vat.toml"), "[unix]\nmode = \"0660\"\n").unwrap();
+    let address = format!("unix:{}", path.display());
+    let args = ["--listen", &address, "--config", "vat.toml"];
+    let vat = Vat::spawn(folder.path(), args).ready(1);
+    vat.call("Counter", "a", "increment", "{}");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    drop(vat);
+    fs::write(
+        folder.path().join("vat.toml"),
+        "[unix]\ngroup = \"no such\"\n",
+    )
+    .unwrap();
+    let serve = ["serve", "--listen", &address, "--config", "vat.toml"];
+    let error = run(folder.path(), serve).failed(1);
+    assert!(error.contains("no group `no such`"), "{error}");
+}
+
+#[test]
 fn a_second_vat_on_the_same_folder_is_refused() {
     let folder = tempdir().unwrap();
     let first = Vat::start(folder.path());

@@ -162,9 +162,14 @@ impl Vat {
         told.replacen(' ', ":", 1)
     }
 
-    /// The address of that order, as one connects to it without the client: `HOST:PORT`.
-    pub fn host_and_port(&self, which: usize) -> &str {
-        self.lines[which].rsplit(' ').next().unwrap()
+    /// The TCP address, `HOST:PORT`, where it listens for `what`: `tcp`, `http` or `metrics`.
+    pub fn told(&self, what: &str) -> &str {
+        let prefix = format!("listening {what} ");
+        let mut told = self
+            .lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(&*prefix));
+        told.next().unwrap()
     }
 
     /// The id of its process.
@@ -242,6 +247,11 @@ pub fn ask(address: &str, request: &str, body: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// The whole answer to `GET path`.
+pub fn get(address: &str, path: &str) -> String {
+    ask(address, &format!("GET {path}"), "")
 }
 
 /// All files in a folder, and in those inside of it.

@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Problem, connection::UnderWay, patient::Unread};
+use super::{Problem, connection::UnderWay, failure::About, patient::Unread};
 use crate::{Error, fetch::Body};
 
 /// A request's body that tells the connection whether all of it has come.
@@ -173,15 +173,22 @@ impl Taken {
 pub struct Leaving {
     body: Body,
     taken: Taken,
-    _under_way: UnderWay,
+    about: Option<About>,
+    under_way: UnderWay,
 }
 
 impl Leaving {
-    pub(super) fn new(body: Body, taken: Taken, under_way: UnderWay) -> Leaving {
+    pub(super) fn new(
+        body: Body,
+        taken: Taken,
+        about: Option<About>,
+        under_way: UnderWay,
+    ) -> Leaving {
         Leaving {
             body,
             taken,
-            _under_way: under_way,
+            about,
+            under_way,
         }
     }
 }
@@ -196,8 +203,12 @@ impl http_body::Body for Leaving {
     ) -> Poll<Option<capnp::Result<Frame<Bytes>>>> {
         self.taken.0.set(None);
         let frame = ready!(pin!(&mut self.body).poll_frame(cx));
-        if let Some(Ok(_)) = &frame {
-            self.taken.0.set(Some(Instant::now()));
+        match &frame {
+            Some(Ok(_)) => self.taken.0.set(Some(Instant::now())),
+            Some(Err(error)) => self
+                .under_way
+                .breaks_off(self.about.as_ref(), error.clone()),
+            None => {}
         }
         Poll::Ready(frame)
     }

@@ -13,7 +13,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Notify, OwnedSemaphorePermit},
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 
@@ -21,12 +21,16 @@ use super::{
     Ends, Http, Problem, URL_BYTES,
     body::{Coming, Leaving, Taken},
     call,
+    failure::{About, Failure},
     forward::{forward, moved},
     origin::check_host,
     patient::{Patient, Unread},
     route::Route,
 };
-use crate::fetch::{Body, Response};
+use crate::{
+    fetch::{Body, Response},
+    gateway::room::Place,
+};
 
 /// How long a connection that is asked to end may take, if nothing is under way.
 const ENDING: Duration = Duration::from_secs(5);
@@ -36,7 +40,7 @@ pub(super) struct Connection {
     pub http: Rc<Http>,
     pub ends: Ends,
     /// Its place among the vat's connections, which a WebSocket takes over.
-    pub room: Rc<OwnedSemaphorePermit>,
+    pub room: Rc<Place>,
     under_way: Cell<usize>,
     quiet_since: Cell<Instant>,
     waits: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
@@ -45,7 +49,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub fn new(http: Rc<Http>, ends: Ends, room: OwnedSemaphorePermit) -> Connection {
+    pub fn new(http: Rc<Http>, ends: Ends, room: Place) -> Connection {
         Connection {
             http,
             ends,
@@ -146,12 +150,18 @@ impl Connection {
         let body = Coming::new(body, self.unread.clone());
         let origin = head.headers.get(header::ORIGIN).cloned();
         let (is_head, version) = (head.method == Method::HEAD, head.version);
+        let mut about = None;
         let answered = match self.check(&mut head) {
             Ok(Some(response)) => Ok(response),
-            Ok(None) => self.route::<S>(head, body, on_upgrade).await,
+            Ok(None) => self.route::<S>(head, body, on_upgrade, &mut about).await,
             Err(problem) => Err(problem),
         };
-        let mut response = answered.unwrap_or_else(Problem::into_response);
+        let mut response = answered.unwrap_or_else(|problem| {
+            if let Some(failure) = problem.failure() {
+                self.http.tell(about.as_ref(), &failure);
+            }
+            problem.into_response()
+        });
         self.http
             .settings
             .origins
@@ -168,7 +178,7 @@ impl Connection {
             .http_answered(response.status());
         let taken = Taken::new();
         self.watch(&taken);
-        response.map(|body| Leaving::new(body, taken, under_way))
+        response.map(|body| Leaving::new(body, taken, about, under_way))
     }
 
     /// What is refused whatever it is about, or answered here.
@@ -205,6 +215,7 @@ impl Connection {
         head: Parts,
         body: Coming,
         on_upgrade: hyper::upgrade::OnUpgrade,
+        about: &mut Option<About>,
     ) -> Result<Response, Problem>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -216,6 +227,10 @@ impl Connection {
         let is_call = matches!(route, Route::Call { .. });
         self.http.settings.origins.check(&head, is_call)?;
         crate::id::check_name(&object.name).map_err(|_| Problem::BadName)?;
+        *about = Some(About {
+            class: class.clone(),
+            name: object.name.clone(),
+        });
         match route {
             Route::Call { object, method } => {
                 call::call(&self.http, &class, &object.name, method, &head, body).await
@@ -245,6 +260,13 @@ fn leave_body_out(response: &mut Response) {
 pub(super) struct UnderWay(Rc<Connection>);
 
 impl UnderWay {
+    /// Counts and logs that the answer breaks off.
+    pub fn breaks_off(&self, about: Option<&About>, error: capnp::Error) {
+        if let Some(failure) = Failure::broken_off(error) {
+            self.0.http.tell(about, &failure);
+        }
+    }
+
     fn new(connection: Rc<Connection>) -> UnderWay {
         let add = |count: &Cell<usize>| count.set(count.get() + 1);
         add(&connection.under_way);

@@ -27,6 +27,7 @@ mod body;
 mod call;
 mod connection;
 mod conversation;
+mod failure;
 mod forward;
 mod origin;
 mod patient;
@@ -40,7 +41,6 @@ use std::{
     future::Future,
     net::IpAddr,
     rc::Rc,
-    sync::Arc,
     time::Duration,
 };
 
@@ -50,12 +50,16 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::Notify,
     task::AbortHandle,
 };
 use vatwerk::json::Schemas;
 
-use super::listener::{Listener, Stream};
+use super::{
+    Room,
+    listener::{Listener, Stream},
+    room::Place,
+};
 use crate::object::{ClassEntry, Directory};
 use connection::Connection;
 
@@ -65,9 +69,6 @@ use problem::Problem;
 
 /// The longest URL, in bytes.
 const URL_BYTES: usize = 8 << 10;
-
-/// How long connections may take to end when there is nothing more for them to do.
-const ENDING: Duration = Duration::from_secs(2);
 
 /// How much of HTTP/2 that a client takes back at once is looked at before the connection ends.
 const RESET_STREAMS: usize = 64;
@@ -90,8 +91,6 @@ pub struct Settings {
 /// How much HTTP may use.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How many connections may be open, WebSockets among them: others wait in the socket's queue.
-    pub connections: usize,
     /// How many requests may be under way, each until its answer is whole.
     pub requests: usize,
     /// How many of them on one connection of HTTP/2.
@@ -116,7 +115,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            connections: 16_384,
             requests: 4096,
             streams: 128,
             head_bytes: 32 << 10,
@@ -167,7 +165,7 @@ pub struct Http {
     schemas: Schemas,
     settings: Settings,
     hyper: Builder<Local>,
-    room: Arc<Semaphore>,
+    room: Room,
     next: Cell<u64>,
     open: RefCell<HashMap<u64, (Rc<Connection>, AbortHandle)>>,
     sockets: RefCell<HashMap<u64, AbortHandle>>,
@@ -178,8 +176,9 @@ pub struct Http {
 }
 
 impl Http {
-    /// The objects of `directory`, as `schemas` describe them.
-    pub fn new(directory: Directory, schemas: Schemas, settings: Settings) -> Rc<Http> {
+    /// The objects of `directory`, as `schemas` describe them. `room` is for connections, WebSockets among
+    /// them.
+    pub fn new(directory: Directory, schemas: Schemas, room: Room, settings: Settings) -> Rc<Http> {
         let limits = &settings.limits;
         let mut hyper = auto::Builder::new(Local);
         hyper
@@ -203,9 +202,7 @@ impl Http {
         Rc::new(Http {
             directory,
             schemas,
-            room: Arc::new(Semaphore::new(
-                limits.connections.min(Semaphore::MAX_PERMITS),
-            )),
+            room,
             hyper,
             settings,
             next: Cell::default(),
@@ -220,7 +217,7 @@ impl Http {
 
     /// Takes connections from `listener`, for ever.
     pub async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
-        let serve = |stream, room| match stream {
+        let serve = |stream, room: Place| match stream {
             Stream::Tcp(stream) => {
                 let loopback = |at: std::net::SocketAddr| at.ip().to_canonical().is_loopback();
                 let ends = Ends {
@@ -231,11 +228,11 @@ impl Http {
             }
             Stream::Unix(stream) => self.serve(stream, Ends::default(), room),
         };
-        listener.each(self.room.clone(), serve).await;
+        listener.each(async || self.room.take(), serve).await;
     }
 
     /// Serves one connection; whatever happens there ends only that.
-    fn serve<S>(self: &Rc<Self>, stream: S, ends: Ends, room: OwnedSemaphorePermit)
+    fn serve<S>(self: &Rc<Self>, stream: S, ends: Ends, room: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -270,6 +267,11 @@ impl Http {
         self.open.borrow().len()
     }
 
+    /// How many connections were refused, because as many were open as may be.
+    pub fn connections_refused(&self) -> u64 {
+        self.room.refused()
+    }
+
     /// How many requests are under way.
     pub fn requests(&self) -> usize {
         self.requests.get()
@@ -288,11 +290,12 @@ impl Http {
         self.until(|| self.requests() == 0).await;
     }
 
-    /// Ends every connection. To WebSockets the objects have said their last word.
-    pub async fn close(&self) {
+    /// Ends every connection, those that have not ended within `limit` without a word. To WebSockets the
+    /// objects have said their last word.
+    pub async fn close(&self, limit: Duration) {
         let ended = self.until(|| self.connections() + self.sockets() == 0);
         // Whoever does not read does not hold up the end.
-        let _ = tokio::time::timeout(ENDING, ended).await;
+        let _ = tokio::time::timeout(limit, ended).await;
         let open = std::mem::take(&mut *self.open.borrow_mut());
         open.values().for_each(|(_, serving)| serving.abort());
         let sockets = std::mem::take(&mut *self.sockets.borrow_mut());

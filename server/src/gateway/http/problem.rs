@@ -19,7 +19,7 @@
 //! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long |
 //! | `sql-refused`, `sql-failed` | 422 | |
 //! | a class's own | 422 | |
-//! | `application-failed`, `activation-failed`, `internal` | 500 | |
+//! | `application-failed`, `activation-failed`, `storage-damaged`, `deadlock`, `internal` | 500 | |
 //! | `unimplemented` | 501 | 404 for a method that there is not, 405, 415 and 426 where HTTP has a word for it |
 //! | `disconnected`, `outcome-unknown` | 502 | |
 //! | `object-reset`, `shutting-down`, `overloaded`, `storage-failed` | 503 | with `Retry-After` |
@@ -39,6 +39,7 @@ use http::{
 };
 use vatwerk::{Code, Delivery, json::CallError};
 
+use super::failure::{Failure, words};
 use crate::{
     Error, fault,
     fetch::{Body, Response},
@@ -146,6 +147,26 @@ impl Problem {
         }
         self.explain(status, headers);
         response
+    }
+
+    /// The failure to tell the operator of, unless the client is to blame.
+    pub fn failure(&self) -> Option<Failure> {
+        let told = self.told();
+        if !told.status.is_server_error() {
+            return None;
+        }
+        let (code, reason) = match self {
+            Problem::Object(error) | Problem::Call(CallError::Call(error)) => words(error.clone()),
+            Problem::Call(error) => (None, format!("{}: {error}", told.code)),
+            _ => (None, format!("{}: {}", told.code, told.message)),
+        };
+        let known = |code: &&Code| code.as_str() == told.code;
+        let code = code.or_else(|| Code::ALL.iter().find(known).copied());
+        Some(Failure {
+            status: Some(told.status),
+            code: code.unwrap_or(Code::Internal),
+            reason,
+        })
     }
 
     fn explain(&self, status: StatusCode, headers: &mut HeaderMap) {
@@ -295,17 +316,14 @@ impl Problem {
                 error.to_string().into(),
             ),
             Problem::Call(CallError::Call(error)) => failure(error.clone()),
-            Problem::Call(error) => {
-                tracing::warn!(%error, "results that have no form in JSON");
-                Told {
-                    delivery: Delivery::Delivered,
-                    ..told(
-                        Http::INTERNAL_SERVER_ERROR,
-                        Code::Internal,
-                        "the results have no form in JSON".into(),
-                    )
-                }
-            }
+            Problem::Call(_) => Told {
+                delivery: Delivery::Delivered,
+                ..told(
+                    Http::INTERNAL_SERVER_ERROR,
+                    Code::Internal,
+                    "the results have no form in JSON".into(),
+                )
+            },
         }
     }
 }
@@ -329,9 +347,6 @@ fn failure(error: capnp::Error) -> Told {
         };
     };
     let (status, instead) = status(code);
-    if instead.is_some() {
-        tracing::debug!(%error, "a request failed");
-    }
     Told {
         status,
         code: code.as_str().into(),
@@ -341,7 +356,7 @@ fn failure(error: capnp::Error) -> Told {
 }
 
 /// What a code is in HTTP, and what is said of it, if that is not what the error says.
-fn status(code: Code) -> (StatusCode, Option<&'static str>) {
+pub(super) fn status(code: Code) -> (StatusCode, Option<&'static str>) {
     use StatusCode as Http;
     match code {
         Code::InvalidArgument => (Http::BAD_REQUEST, None),
@@ -361,7 +376,11 @@ fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         ),
         Code::StorageFailed => (
             Http::SERVICE_UNAVAILABLE,
-            Some("what the object wrote could not be made durable, and was undone"),
+            Some("the disk failed or is full: what this wrote, if anything, was undone"),
+        ),
+        Code::StorageDamaged => (
+            Http::INTERNAL_SERVER_ERROR,
+            Some("the object's database is damaged or gone, or of a later version of the vat"),
         ),
         Code::Disconnected => (
             Http::BAD_GATEWAY,
@@ -377,6 +396,10 @@ fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         Code::ActivationFailed => (
             Http::INTERNAL_SERVER_ERROR,
             Some("the object failed to wake up"),
+        ),
+        Code::Deadlock => (
+            Http::INTERNAL_SERVER_ERROR,
+            Some("the objects that this needs wait for each other"),
         ),
         // `Code` may grow; a code that is not known here is a fault of this file.
         Code::Internal | _ => (

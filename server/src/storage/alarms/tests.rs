@@ -573,7 +573,7 @@ fn a_row_of_a_vat_that_knows_more_is_an_error() -> TestResult {
         let (_folder, storage) = fresh();
         storage.alarms().set("n", &Alarm::at(1), 1)?;
         storage.trusted(&format!("UPDATE _vw_alarms SET {change}"))?;
-        assert_eq!(code(storage.alarms().get("n")), "storage-failed");
+        assert_eq!(code(storage.alarms().get("n")), "storage-damaged");
         assert!(storage.alarms().delete("n")?, "which can be deleted");
     }
     Ok(())

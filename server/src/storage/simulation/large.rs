@@ -121,7 +121,7 @@ fn pages_that_cannot_be_written_undo_their_own_commit_alone() {
         let lost = vat.journal().is_durable(promised);
         assert!(matches!(lost, Err(Error::StorageFailed(_))), "{lost:?}");
         assert!(!vat.journal().is_down() && vat.journal().failures() == failures);
-        assert_eq!(files_beside(&vat.disk), [PathBuf::new(); 0]);
+        assert!(files_beside(&vat.disk).is_empty(), "{fails:?}");
         put(&small, "more", 1).unwrap();
         // What the object has in memory is of no use: nothing is built on it.
         assert!(put(&large, "after", 1).is_err());

@@ -46,7 +46,7 @@ fn an_object_sleeps_when_the_http_client_that_waited_for_it_hangs_up() {
     let vat = vat(folder.path(), SLEEPY);
     block_on(async {
         let client = connect(&vat).await;
-        let mut stream = TcpStream::connect(vat.host_and_port(1)).unwrap();
+        let mut stream = TcpStream::connect(vat.told("http")).unwrap();
         let head = "POST /Patient/x/call/reach HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2";
         write!(stream, "{head}\r\n\r\n{{}}").unwrap();
         until_busy::<patient::Client>(&client, "x", 1, 0).await;

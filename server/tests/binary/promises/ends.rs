@@ -143,7 +143,7 @@ fn told(answer: &str) -> (String, String) {
 
 fn post(vat: &Vat, class: &str, method: &str) -> String {
     let call = format!("POST /{class}/x/call/{method}");
-    ask(vat.host_and_port(1), &call, "{}")
+    ask(vat.told("http"), &call, "{}")
 }
 
 #[test]

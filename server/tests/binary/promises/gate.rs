@@ -36,7 +36,7 @@ impl Stage {
     async fn new(vat: &Vat) -> Stage {
         let client = connect(vat).await;
         let x = client.namespace().get("x");
-        let http = vat.host_and_port(1).to_owned();
+        let http = vat.told("http").to_owned();
         Stage { client, x, http }
     }
 

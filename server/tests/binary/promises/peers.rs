@@ -38,11 +38,10 @@ fn both_ends_of_a_tcp_connection_find_out_that_the_other_machine_is_gone() {
         let client = connect(&vat).await;
         let object: herald::Client = client.namespace().get("x");
         object.read_request().send().promise.await.unwrap();
-        let _browser = std::net::TcpStream::connect(vat.host_and_port(1)).unwrap();
+        let _browser = std::net::TcpStream::connect(vat.told("http")).unwrap();
         let own = std::process::id().try_into().unwrap();
-        for (process, listener) in [(vat.id(), 0), (own, 0), (vat.id(), 1)] {
-            let port = vat.host_and_port(listener).rsplit(':').next().unwrap();
-            let port = port.to_owned();
+        for (process, listener) in [(vat.id(), "tcp"), (own, "tcp"), (vat.id(), "http")] {
+            let port = vat.told(listener).rsplit(':').next().unwrap().to_owned();
             until("it is connected", async || {
                 !connections(process, &port).is_empty()
             })
