@@ -42,6 +42,8 @@ mod scratch;
 mod segment;
 mod segments;
 #[cfg(any(test, feature = "testing"))]
+mod stepped;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -94,6 +96,9 @@ pub enum Driver {
     /// Whoever commits, before the commit returns. It waits for the disk: for tests, in which nothing
     /// is to happen by itself.
     Caller,
+    /// A test, which lets the writer and the retirer take steps in any order.
+    #[cfg(any(test, feature = "testing"))]
+    Stepped,
 }
 
 impl Settings {
@@ -129,6 +134,8 @@ struct Inner {
 enum Work {
     Threads(Threads),
     Caller(Mutex<Writer>),
+    #[cfg(any(test, feature = "testing"))]
+    Stepped(stepped::Stepped),
 }
 
 /// What a start found.
@@ -227,6 +234,7 @@ impl Journal {
         }
         let segments = Arc::new(Segments::new(
             disk,
+            queue.clone(),
             layout.journal(),
             segment_bytes,
             Journal::SEGMENTS as usize,
@@ -243,6 +251,12 @@ impl Journal {
                 retirer,
             )?),
             Driver::Caller => Work::Caller(Mutex::new(writer(Some(retirer)))),
+            #[cfg(any(test, feature = "testing"))]
+            Driver::Stepped => Work::Stepped(stepped::Stepped::new(
+                segments.clone(),
+                writer(None),
+                retirer,
+            )),
         };
         let journal = Journal(Arc::new(Inner {
             queue,
@@ -368,6 +382,8 @@ impl Journal {
         match &self.0.work {
             Work::Threads(threads) => threads.stop(),
             Work::Caller(_) => self.work(),
+            #[cfg(any(test, feature = "testing"))]
+            Work::Stepped(stepped) => while stepped.step_writer() {},
         }
         self.retirer().retire_all()?;
         Ok(self.0.segments.forget_all()?)
