@@ -15,6 +15,7 @@ use std::{
 use capnp::Error;
 use vatwerk_server::{
     Alarm,
+    env::sim::{Fault, Operation},
     object::testing::Sabotage,
     testing::{Survival, TestVat, run},
 };
@@ -198,6 +199,7 @@ impl World {
                 self.failed_ms = Some(self.vat.now_ms());
                 outcome
             }
+            76..80 if self.may_fail => self.meet_fault().await,
             76..82 => {
                 self.lose_vat().await;
                 Ok(())
@@ -218,9 +220,38 @@ impl World {
         self.check_runs()
     }
 
+    /// The disk fails for some steps, everywhere or at one kind of file.
+    async fn meet_fault(&mut self) -> Checked {
+        let fault = fault(&mut self.random);
+        self.vat.disk().fail(fault);
+        for _ in 0..1 + self.random.below(4) {
+            let object = self.random.pick(&OBJECTS);
+            let outcome = match self.random.below(8) {
+                0..3 => self.write(object).await,
+                3 => self.set_alarm(object).await,
+                4 => self.delete_alarm(object).await,
+                5 => self.read(object).await,
+                6 => {
+                    self.vat.evict::<Client>(object).await;
+                    Ok(())
+                }
+                _ => {
+                    let ms = self.random.below(300);
+                    self.vat.advance(Duration::from_millis(ms)).await;
+                    Ok(())
+                }
+            };
+            outcome?;
+        }
+        self.vat.disk().heal();
+        self.failed_ms = Some(self.vat.now_ms());
+        Ok(())
+    }
+
     async fn lose_vat(&mut self) {
-        let survival = [Survival::Nothing, Survival::Everything];
-        match self.random.below(3) {
+        let seeded = Survival::Seeded(self.random.below(u64::MAX));
+        let survival = [Survival::Nothing, Survival::Everything, seeded, seeded];
+        match self.random.below(5) {
             0 => self.vat.crash().await,
             n => self.vat.lose_power(survival[n as usize - 1]).await,
         }
@@ -381,6 +412,30 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// A way in which the disk fails: with one error, at all files or some, always or a few times.
+fn fault(random: &mut Random) -> Fault {
+    let fault = match random.below(3) {
+        0 => Fault::no_space(),
+        _ => Fault::io_error(),
+    };
+    let place = random.pick(&["", "journal", "journal", "objects", "catalog", ".sqlite"]);
+    let only = random.pick(&[None, Some(Operation::Write), Some(Operation::Sync)]);
+    let fault = fault.when(move |path, operation| {
+        let is_meant = only.map_or(operation.is_change(), |only| only == operation);
+        is_meant && path.to_string_lossy().contains(place)
+    });
+    let seeded = Survival::Seeded(random.below(u64::MAX));
+    let fault = fault.leaving(random.pick(&[Survival::Nothing, Survival::Everything, seeded]));
+    let fault = match random.below(2) {
+        0 => fault.evicting(),
+        _ => fault,
+    };
+    match random.below(4) {
+        0 => fault,
+        times => fault.times(times),
     }
 }
 

@@ -25,7 +25,8 @@ pub trait Disk: Send + Sync + 'static {
     /// A file without a name, that is gone when it is dropped; in the same file system as `folder`.
     fn scratch(&self, folder: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Removes a file. It may come back after a loss of power, until its folder is synced.
+    /// Removes a file. It may come back after a loss of power, until its folder is synced. With
+    /// [`io::ErrorKind::Interrupted`] it may be gone or not; nothing else fails with that.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Makes a folder; one that is there already is fine.
@@ -105,16 +106,18 @@ impl Disk for RealDisk {
     }
 
     fn create_folder(&self, path: &Path) -> io::Result<()> {
-        match fs::create_dir(path) {
+        match retry_interrupted(|| fs::create_dir(path)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => Ok(()),
         }
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        fs::read_dir(folder)?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
+        retry_interrupted(|| {
+            fs::read_dir(folder)?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        })
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -129,7 +132,7 @@ impl Disk for RealDisk {
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut devices = BTreeSet::new();
         for folder in folders {
-            let device = match fs::metadata(folder) {
+            let device = match retry_interrupted(|| fs::metadata(folder)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 found => found?.dev(),
             };
@@ -141,6 +144,16 @@ impl Disk for RealDisk {
             retry_on_intr(|| syncfs(folder))?;
         }
         Ok(())
+    }
+}
+
+/// Tries again what a signal has interrupted, as the standard library does with most operations.
+fn retry_interrupted<T>(mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match operation() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
 
@@ -163,7 +176,7 @@ impl DiskFile for File {
     }
 
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(retry_interrupted(|| self.metadata())?.len())
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

@@ -345,7 +345,10 @@ impl Database {
         if self.id != DatabaseId::CATALOG && !large {
             queue.fail_if_wanted();
         }
-        let decided = state.decided.0;
+        let mut decided = state.decided.0;
+        if sabotaged!(queue, ForgetOlder) {
+            decided = lsn;
+        }
         state.overlay.number(lsn, decided);
         state.undecided.push_back(Undecided {
             lsn,
@@ -497,7 +500,10 @@ impl Database {
         let is_durable = is_synced && !state.is_suspect;
         if is_durable || sabotaged!(_databases.queue, ForgetUnsynced) {
             state.synced = state.synced.max(applied);
-            let synced = state.synced;
+            let mut synced = state.synced;
+            if sabotaged!(_databases.queue, ForgetTooMuch) {
+                synced = synced.next();
+            }
             state.overlay.forget_up_to(synced);
         }
         if !is_durable {
@@ -809,7 +815,8 @@ impl Database {
                 return Ok(());
             }
             // One that was carried out is not to be carried out on what came after it.
-            if change.deleted.is_some_and(|end| end > state.applied) {
+            let is_ended = change.deleted.is_some_and(|end| end > state.applied);
+            if is_ended && !sabotaged!(databases.queue, IgnoreEnd) {
                 (state.file, state.handle) = (DatabaseFile::Closed, None);
                 state.unsynced = None;
                 state.dirty = true;
@@ -818,7 +825,13 @@ impl Database {
         }
         if !change.pages.is_empty() {
             let file = self.file_to_write(databases)?;
-            let written = write_pages(&*file, change);
+            let length = u64::from(change.database_pages) * PAGE_BYTES as u64;
+            let written = write_pages(&*file, change).and_then(|()| {
+                match sabotaged!(databases.queue, IgnoreCut) {
+                    true => Ok(()),
+                    false => file.set_len(length),
+                }
+            });
             let bytes = file.bytes();
             self.give_back(file);
             written?;
@@ -826,6 +839,9 @@ impl Database {
         }
         let mut state = self.state();
         state.applied = state.applied.max(change.last);
+        if sabotaged!(databases.queue, ForgetApplied) {
+            state.overlay.forget_up_to(change.last);
+        }
         Ok(())
     }
 
@@ -860,5 +876,5 @@ fn write_pages(file: &dyn DiskFile, change: &Change<'_>) -> io::Result<()> {
         source.read(&mut page)?;
         file.write_at(&page, offset_of(*number))?;
     }
-    file.set_len(u64::from(change.database_pages) * PAGE_BYTES as u64)
+    Ok(())
 }

@@ -42,6 +42,8 @@ mod roster;
 mod scratch;
 mod segment;
 mod segments;
+#[cfg(any(test, feature = "testing"))]
+mod stepped;
 mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -96,6 +98,10 @@ pub enum Driver {
     /// Whoever commits, before the commit returns. It waits for the disk: for tests, in which nothing
     /// is to happen by itself.
     Caller,
+    /// A test, which lets the writer and the retirer take steps in any order. The pages of a large commit are
+    /// written before the commit returns.
+    #[cfg(any(test, feature = "testing"))]
+    Stepped,
 }
 
 impl Settings {
@@ -131,6 +137,8 @@ struct Inner {
 enum Work {
     Threads(Threads),
     Caller(Mutex<Writer>),
+    #[cfg(any(test, feature = "testing"))]
+    Stepped(stepped::Stepped),
 }
 
 /// What a start found.
@@ -228,6 +236,7 @@ impl Journal {
         }
         let segments = Arc::new(Segments::new(
             disk,
+            queue.clone(),
             layout.journal(),
             segment_bytes,
             Journal::SEGMENTS as usize,
@@ -245,6 +254,12 @@ impl Journal {
                 retirer,
             )?),
             Driver::Caller => Work::Caller(Mutex::new(writer(Some(retirer)))),
+            #[cfg(any(test, feature = "testing"))]
+            Driver::Stepped => Work::Stepped(stepped::Stepped::new(
+                segments.clone(),
+                writer(None),
+                retirer,
+            )),
         };
         let journal = Journal(Arc::new(Inner {
             queue,
@@ -261,9 +276,9 @@ impl Journal {
     }
 
     /// Queues what SQLite has committed to a database since this was last asked; `None` if that is
-    /// nothing. Of a large commit the pages are written first, by another thread; a commit behind it in the same
-    /// database waits here until that is done. `storage-failed` while the journal cannot be written: then the commit has not
-    /// happened, and the database must be opened anew. Likewise if the journal has failed since
+    /// nothing. Of a large commit the pages are written first, by another thread; a commit behind it in the
+    /// same database waits here until that is done. `storage-failed` while the journal cannot be written: then
+    /// the commit has not happened, and the database must be opened anew. Likewise if the journal has failed since
     /// `failures`: what the commit was built on may not have happened.
     pub(crate) fn commit(&self, database: &Database, failures: Failures) -> Result<Option<Lsn>> {
         if self.0.databases.is_troubled() {
@@ -279,7 +294,7 @@ impl Journal {
     fn wait_for_large(&self, database: &Database) {
         let newest = database.newest();
         if newest.is_promise() {
-            if let Work::Caller(_) = self.0.work {
+            if !matches!(self.0.work, Work::Threads(_)) {
                 self.stream();
             }
             self.0.queue.wait_for_promise(newest);
@@ -321,10 +336,10 @@ impl Journal {
 
     /// Does what is queued, where no thread does.
     pub(crate) fn work(&self) {
+        if !matches!(self.0.work, Work::Threads(_)) && !self.0.queue.holds_pages() {
+            self.stream();
+        }
         if let Work::Caller(writer) = &self.0.work {
-            if !self.0.queue.holds_pages() {
-                self.stream();
-            }
             // Nothing panics while it has the lock.
             let mut writer = writer
                 .lock()
@@ -395,6 +410,8 @@ impl Journal {
         match &self.0.work {
             Work::Threads(threads) => threads.stop(),
             Work::Caller(_) => self.work(),
+            #[cfg(any(test, feature = "testing"))]
+            Work::Stepped(stepped) => while stepped.step_writer() {},
         }
         self.retirer().retire_all()?;
         Ok(self.0.segments.forget_all()?)

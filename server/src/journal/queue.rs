@@ -75,7 +75,7 @@ impl State {
 
     /// Refuses a commit that cannot be taken in.
     fn check(&self, queue: &Queue, after: Lsn, failures: Failures) -> Result<()> {
-        if let Some(reason) = &self.down {
+        if let Some(reason) = queue.refuses(self) {
             return Err(failed(reason));
         }
         if self.is_void(after) {
@@ -281,7 +281,14 @@ impl Queue {
 
     /// Why records are not taken in at the moment, if so.
     pub fn down(&self) -> Option<Error> {
-        self.state().down.as_deref().map(failed)
+        self.refuses(&self.state()).map(failed)
+    }
+
+    fn refuses<'a>(&self, state: &'a State) -> Option<&'a str> {
+        match sabotaged!(self, TakeInWhileDown) {
+            true => None,
+            false => state.down.as_deref(),
+        }
     }
 
     /// Whether no more than is good waits to be written.
@@ -413,13 +420,17 @@ impl Queue {
         let mut state = self.state();
         let void = self.written().next()..state.newest.next();
         self.voided.store(true, Ordering::Release);
-        state.doubtful = void.start..tried.max(void.start);
+        if !sabotaged!(self, DenyDoubt) {
+            state.doubtful = void.start..tried.max(void.start);
+        }
         let waiting = mem::take(&mut state.batch);
         state.down = Some(reason.to_string());
-        self.failures.fetch_add(1, Ordering::AcqRel);
+        if !sabotaged!(self, CountNoFailures) {
+            self.failures.fetch_add(1, Ordering::AcqRel);
+        }
         match state.void.last_mut() {
             Some(last) if last.end == void.start => last.end = void.end,
-            _ if void.is_empty() => {}
+            _ if void.is_empty() || sabotaged!(self, ForgetVoid) => {}
             _ => state.void.push(void),
         }
         waiting

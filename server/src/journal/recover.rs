@@ -81,7 +81,10 @@ pub(super) fn recover(
         (last.sequence, last.origin)
     });
     let mut time_ms = headers.iter().map(|(_, header)| header.time_ms).max();
-    let chain = chain(&headers)?;
+    let mut chain = chain(&headers, &queue)?;
+    if sabotaged!(queue, BelieveVoid) {
+        chain.iter_mut().for_each(|segment| segment.end = None);
+    }
     let databases = Databases::new(
         disk.clone(),
         layout.clone(),
@@ -141,7 +144,10 @@ pub(super) fn recover(
             Ok(())
         })?;
     }
-    let late = sync(&chain, &databases)?;
+    let late = match sabotaged!(queue, FreeBeforeRecovered) {
+        true => Bad::new(),
+        false => sync(&chain, &databases)?,
+    };
     for segment in chain.iter().filter(|_| !late.is_empty()) {
         with_changes(segment, &databases, |changes, _, _| {
             for (id, change) in changes.iter() {
@@ -162,6 +168,9 @@ pub(super) fn recover(
     // The oldest first: what counts must always reach to the end.
     let next = newest.next();
     headers.sort_by_key(|(_, header)| header.sequence);
+    if sabotaged!(queue, FreeNewestFirst) {
+        headers.reverse();
+    }
     for (file, header) in &headers {
         if let State::Live { .. } = header.state {
             file.write_header(Header {
@@ -301,7 +310,10 @@ fn open_segments(
 }
 
 /// The segments that count, oldest first.
-fn chain<'a>(headers: &[(&'a SegmentFile, Header)]) -> Result<Vec<Segment<'a>>, JournalError> {
+fn chain<'a>(
+    headers: &[(&'a SegmentFile, Header)],
+    _queue: &Queue,
+) -> Result<Vec<Segment<'a>>, JournalError> {
     let by_sequence: BTreeMap<u64, _> = headers
         .iter()
         .map(|(file, header)| (header.sequence, (*file, *header)))
@@ -332,7 +344,8 @@ fn chain<'a>(headers: &[(&'a SegmentFile, Header)]) -> Result<Vec<Segment<'a>>, 
         oldest_needed = oldest_needed.max(oldest);
         next = by_sequence.get(&previous).copied();
         // Retired segments are free or used again; what was used again is older than the newest knew.
-        if next.is_none() && previous > 0 && previous >= oldest_needed {
+        let is_needed = previous > 0 && previous >= oldest_needed;
+        if next.is_none() && is_needed && !sabotaged!(_queue, MissNoSegment) {
             return Err(file.damaged(0, Damage::Missing { sequence: previous }));
         }
     }

@@ -24,6 +24,9 @@ pub(super) struct Retirer {
     queue: Arc<Queue>,
     segments: Arc<Segments>,
     databases: Arc<Databases>,
+    /// For tests: does what another thread might do now.
+    #[cfg(any(test, feature = "testing"))]
+    pub meanwhile: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Retirer {
@@ -32,7 +35,15 @@ impl Retirer {
             queue,
             segments,
             databases,
+            #[cfg(any(test, feature = "testing"))]
+            meanwhile: None,
         }
+    }
+
+    /// Between two parts of the work: in tests, the writer may take a step here.
+    fn pause(&self) {
+        #[cfg(any(test, feature = "testing"))]
+        self.meanwhile.iter().for_each(|meanwhile| meanwhile());
     }
 
     /// Retires segments for as long as more than half of them count. Whether it could.
@@ -70,10 +81,16 @@ impl Retirer {
         // Before the segments are looked at: what comes later may be in another.
         let committed = self.queue.committed();
         for segment in self.segments.live() {
+            self.pause();
+            let committed = match sabotaged!(self.queue, LookAgain) {
+                true => self.queue.committed(),
+                false => committed,
+            };
             let mut bytes = Vec::new();
             segment.file.read(&mut bytes)?;
             self.bring(&segment, &bytes, committed)?;
         }
+        self.pause();
         self.sync()
     }
 
@@ -91,13 +108,20 @@ impl Retirer {
         let committed = self.queue.committed();
         let mut bytes = Vec::new();
         segment.file.read(&mut bytes)?;
+        self.pause();
         let beside = self.bring(segment, &bytes, committed)?;
+        self.pause();
+        if sabotaged!(self.queue, RemovePagesEarly) {
+            beside
+                .iter()
+                .for_each(|number| self.databases.beside.remove(*number));
+        }
         if !sabotaged!(self.queue, FreeBeforeSync) {
             self.sync()?;
         }
+        self.pause();
         self.hold(segment, &bytes, committed)?;
-        let (next, time_ms) = (self.queue.newest().next(), self.queue.time_ms());
-        self.segments.free(segment, next, time_ms)?;
+        self.segments.free(segment)?;
         for number in beside {
             self.databases.beside.remove(number);
         }
@@ -195,7 +219,10 @@ impl Retirer {
             return Ok(());
         }
         let committed = self.queue.committed();
-        let segments = self.segments.live();
+        let mut segments = self.segments.live();
+        if sabotaged!(self.queue, TrustSuspect) {
+            segments.clear();
+        }
         let mut bytes = vec![Vec::new(); segments.len()];
         for (segment, bytes) in segments.iter().zip(&mut bytes) {
             segment.file.read(bytes)?;

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     lsn::Lsn,
+    queue::Queue,
     recover::Recovered,
     roster::Roster,
     segment::{Header, Origin, SegmentFile, State},
@@ -23,6 +24,7 @@ pub(super) const SEGMENT_SUFFIX: &str = ".segment";
 /// All segments of a journal.
 pub(super) struct Segments {
     disk: Arc<dyn Disk>,
+    queue: Arc<Queue>,
     folder: PathBuf,
     /// How large each is.
     pub bytes: u64,
@@ -62,6 +64,7 @@ pub(super) struct Live {
 impl Segments {
     pub fn new(
         disk: Arc<dyn Disk>,
+        queue: Arc<Queue>,
         folder: PathBuf,
         bytes: u64,
         most: usize,
@@ -85,6 +88,7 @@ impl Segments {
         });
         Segments {
             disk,
+            queue,
             folder,
             bytes,
             most,
@@ -102,12 +106,13 @@ impl Segments {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Begins the segment whose first record is at `first`. Records of earlier ones from `void_from`
-    /// on do not count any more; the newest of them was written at `time_ms`. Waits for one to be retired if
-    /// there is no other; fails when that fails.
-    pub fn begin(&self, first: Lsn, void_from: Lsn, time_ms: u64) -> io::Result<Live> {
+    /// Begins the segment whose first record is at `first`. What of earlier ones is not written by now does
+    /// not count any more. Waits for one to be retired if there is no other; fails when that fails.
+    pub fn begin(&self, first: Lsn) -> io::Result<Live> {
         let file = self.acquire()?;
-        if let Err(error) = self.roster().enter(&file.name()) {
+        if !sabotaged!(self.queue, SkipRoster)
+            && let Err(error) = self.roster().enter(&file.name())
+        {
             self.state().free.push_back(file);
             return Err(error);
         }
@@ -121,7 +126,11 @@ impl Segments {
                 .map_or(state.sequence, |live| live.sequence);
             (state.sequence, previous, oldest)
         };
-        let salt = u32::from_le_bytes(env::random());
+        let salt = match sabotaged!(self.queue, KeepSalt) {
+            true => 1,
+            false => u32::from_le_bytes(env::random()),
+        };
+        let void_from = self.queue.written().next();
         let header = Header {
             state: State::Live {
                 first,
@@ -132,7 +141,7 @@ impl Segments {
             salt,
             sequence,
             origin: self.origin,
-            time_ms,
+            time_ms: self.queue.time_ms(),
         };
         if let Err(error) = file.write_header(header) {
             // Whether it says so or not, nothing is in it; the next one does not name it.
@@ -147,7 +156,9 @@ impl Segments {
             end: None,
         };
         let mut state = self.state();
-        if let Some(last) = state.live.back_mut() {
+        if let Some(last) = state.live.back_mut()
+            && !sabotaged!(self.queue, RetireVoid)
+        {
             last.end = Some(void_from);
         }
         state.live.push_back(live.clone());
@@ -236,20 +247,30 @@ impl Segments {
         self.state().live.iter().cloned().collect()
     }
 
+    /// For tests: how many more can be begun at once.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn room(&self) -> usize {
+        self.most - self.state().live.len()
+    }
+
     /// Whether so many count that the oldest should be retired.
     pub fn is_half_full(&self) -> bool {
         self.state().live.len() > self.most / 2
     }
 
-    /// Marks a segment, the oldest, as free on the disk, and lets it be used again. `next`: the next
-    /// position to be used. `time_ms`: when the newest record was written.
-    pub fn free(&self, segment: &Live, next: Lsn, time_ms: u64) -> io::Result<()> {
+    /// Marks a segment, the oldest, as free on the disk, and lets it be used again.
+    pub fn free(&self, segment: &Live) -> io::Result<()> {
         segment.file.write_header(Header {
-            state: State::Free { next },
+            state: State::Free {
+                next: match sabotaged!(self.queue, ForgetPosition) {
+                    true => Lsn(1),
+                    false => self.queue.newest().next(),
+                },
+            },
             salt: segment.salt,
             sequence: segment.sequence,
             origin: self.origin,
-            time_ms,
+            time_ms: self.queue.time_ms(),
         })?;
         let mut state = self.state();
         state.live.retain(|live| live.sequence != segment.sequence);

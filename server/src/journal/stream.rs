@@ -118,17 +118,19 @@ pub(super) fn carry_out(databases: &Databases, large: &Large) {
         return databases.queue.break_promise(large.promise);
     };
     let files = &databases.beside;
-    let done = files.write(&database, large.promise).and_then(|beside| {
-        let file = BesideFile {
-            number: beside.number,
-            bytes: beside.bytes,
-        };
-        let kept = database.keep_promise(&databases.queue, large, beside, file);
-        kept.map_err(|error| {
-            files.remove(beside.number);
-            io::Error::other(error.to_string())
-        })
-    });
+    let done = files
+        .write(&databases.queue, &database, large.promise)
+        .and_then(|beside| {
+            let file = BesideFile {
+                number: beside.number,
+                bytes: beside.bytes,
+            };
+            let kept = database.keep_promise(&databases.queue, large, beside, file);
+            kept.map_err(|error| {
+                files.remove(beside.number);
+                io::Error::other(error.to_string())
+            })
+        });
     if let Err(error) = done {
         let id = large.database;
         tracing::error!(database = %id, %error, "a large commit cannot be written");

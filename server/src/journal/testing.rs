@@ -119,6 +119,52 @@ pub enum Sabotage {
     OutliveVoid,
     /// A recovery brings nothing to the files of one object in two.
     SkipObject,
+    /// Records say that nothing before them was written.
+    CallNothingWritten,
+    /// A segment that is used again has the salt that it had before.
+    KeepSalt,
+    /// A segment is begun that the roster does not name.
+    SkipRoster,
+    /// The pages of a large commit are not synced before the record that names them.
+    SkipPagesSync,
+    /// The pages of a large commit that is void are removed before the journal says so.
+    RemoveVoidPages,
+    /// The pages of a large commit are removed before its segment is free.
+    RemovePagesEarly,
+    /// A segment that is free does not tell which positions were used.
+    ForgetPosition,
+    /// The retirer takes what did not happen for durable.
+    RetireVoid,
+    /// The retirer looks again at what is durable, for each of the segments that there were at first.
+    LookAgain,
+    /// A recovery takes what did not happen for durable.
+    BelieveVoid,
+    /// A recovery does not notice that a segment is missing between others.
+    MissNoSegment,
+    /// A recovery frees segments before the files are durable.
+    FreeBeforeRecovered,
+    /// A recovery frees the newest segment first.
+    FreeNewestFirst,
+    /// Commits are taken in while the journal cannot be written.
+    TakeInWhileDown,
+    /// Nobody can tell that the journal has failed.
+    CountNoFailures,
+    /// Commits that did not happen are taken for durable.
+    ForgetVoid,
+    /// Commits are said not to have happened that a recovery may find.
+    DenyDoubt,
+    /// An overlay forgets one commit more than its file has.
+    ForgetTooMuch,
+    /// An overlay forgets what its file has and was not synced.
+    ForgetApplied,
+    /// An overlay forgets what is older than a commit that is not decided.
+    ForgetOlder,
+    /// A file is not cut when its database is.
+    IgnoreCut,
+    /// The end of a database is not carried out by who brings files up to date.
+    IgnoreEnd,
+    /// A file at which a sync failed is not written again.
+    TrustSuspect,
 }
 
 impl super::Journal {
@@ -133,10 +179,41 @@ impl super::Journal {
         self.0.queue.is_down()
     }
 
-    /// Brings everything durable to the files, as the retirer does when there are many databases. For
-    /// [`Driver::Caller`](super::Driver::Caller).
+    /// Brings everything durable to the files, as the retirer does when there are many databases. Not for
+    /// [`Driver::Threads`](super::Driver::Threads).
     pub fn write_back(&self) -> Result<(), super::JournalError> {
-        self.retirer().write_back()
+        match &self.0.work {
+            super::Work::Stepped(stepped) => stepped.write_back(),
+            _ => self.retirer().write_back(),
+        }
+    }
+
+    /// Takes a step of the writer: one batch. Whether there was anything to do. For
+    /// [`Driver::Stepped`](super::Driver::Stepped), as are the next two.
+    pub fn step_writer(&self) -> bool {
+        match &self.0.work {
+            super::Work::Stepped(stepped) => stepped.step_writer(),
+            _ => false,
+        }
+    }
+
+    /// Takes a step of the retirer: it works until no more than half of the segments count.
+    pub fn step_retirer(&self) {
+        if let super::Work::Stepped(stepped) = &self.0.work {
+            stepped.step_retirer();
+        }
+    }
+
+    /// Lets the writer take steps within those of the retirer: at its next 64 pauses, where there is a bit.
+    pub fn step_writer_at_pauses(&self, bits: u64) {
+        if let super::Work::Stepped(stepped) = &self.0.work {
+            stepped.step_writer_at_pauses(bits);
+        }
+    }
+
+    /// Whether the newest commit is not durable.
+    pub fn is_behind(&self) -> bool {
+        self.0.queue.newest() > self.0.queue.committed()
     }
 
     /// How many segments count.

@@ -216,3 +216,56 @@ fn large_files_that_are_gone_are_closed_by_whoever_does_that() {
         assert_eq!(streams.step(databases), is_large);
     }
 }
+
+/// Writes one page and commits it: a record that takes a block.
+fn commit_block(journal: &Journal, class: u64, byte: u8) -> Lsn {
+    let databases = &journal.0.databases;
+    let database = databases.open(DatabaseId { class, ..ID }).unwrap();
+    let mut page = [0; PAGE_BYTES];
+    // With the headers of the record and of the page.
+    page[..BLOCK - 96].fill(byte);
+    database.write(databases, &page, 0).unwrap();
+    database.sqlite_committed();
+    let committed = journal.commit(&database, journal.failures());
+    databases.close(&database);
+    committed.unwrap().expect("it has a position")
+}
+
+#[test]
+fn a_record_of_an_earlier_use_of_a_segment_is_not_taken_for_a_new_one() {
+    for (sabotage, found) in [(None, 1), (Some(testing::Sabotage::KeepSalt), 2)] {
+        let start = |disk: &SimDisk| {
+            let control = Control {
+                sabotage,
+                ..Control::default()
+            };
+            let settings = Settings {
+                driver: Driver::Caller,
+                ..Settings::default()
+            };
+            let disk = Arc::new(disk.clone());
+            let layout = Layout::new(Path::new(DATA));
+            let opened = Journal::open_held(disk, &layout, &settings, control.clone());
+            (opened.expect("the journal opens"), control.hold)
+        };
+        let disk = new_disk();
+        let ((journal, _), hold) = start(&disk);
+        // A batch of two, of which the first record is torn and the second whole.
+        hold.hold();
+        let torn = commit_block(&journal, 1, 1);
+        let whole = commit_block(&journal, 2, 1);
+        hold.release();
+        journal.work();
+        assert!(journal.is_durable(whole).unwrap());
+        let (segment, _) = newest(&disk);
+        segment.file.write_at(&[9], BLOCK as u64 + 500).unwrap();
+        drop(journal);
+        // The positions are used again, in the same segment.
+        let ((journal, recovery), _) = start(&disk);
+        assert_eq!(recovery.commits, 0);
+        assert_eq!(commit_block(&journal, 1, 2), torn);
+        drop(journal);
+        let ((_, recovery), _) = start(&disk);
+        assert_eq!(recovery.commits, found, "{sabotage:?}");
+    }
+}

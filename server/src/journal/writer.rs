@@ -80,7 +80,7 @@ impl Writer {
                 let waiting = self.queue.fail(&error, tried_before);
                 self.void_beside
                     .extend(batch.beside.iter().map(|beside| beside.number));
-                if !tried {
+                if !tried || sabotaged!(self.queue, RemoveVoidPages) {
                     self.remove_void();
                 }
                 for beside in &waiting.beside {
@@ -130,7 +130,10 @@ impl Writer {
         let padded = records.next_multiple_of(BLOCK);
         batch.records.resize(padded, 0);
         // Once more in another segment, if the first is full or can no longer be written.
-        let (written, room) = (self.queue.written(), self.segments.bytes);
+        let (mut written, room) = (self.queue.written(), self.segments.bytes);
+        if sabotaged!(self.queue, CallNothingWritten) {
+            written = Lsn::default();
+        }
         let time_ms = self.queue.look_at_clock();
         let early = sabotaged!(self.queue, PublishBeforeSync);
         let mut attempts = 2;
@@ -177,8 +180,7 @@ impl Writer {
         if let Some(retirer) = &self.retirer {
             retirer.work();
         }
-        let (void_from, time_ms) = (self.queue.written().next(), self.queue.time_ms());
-        let segment = self.segments.begin(first, void_from, time_ms)?;
+        let segment = self.segments.begin(first)?;
         Ok(self.current.insert(Current {
             segment,
             position: BLOCK as u64,

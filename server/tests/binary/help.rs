@@ -2,7 +2,7 @@
 
 use tempfile::tempdir;
 
-use crate::vat::{binary, run};
+use crate::vat::{binary, ended, run};
 
 #[test]
 fn every_verb_has_help_that_says_what_it_takes() {
@@ -171,8 +171,7 @@ fn usage_does_not_demand_what_the_environment_says() {
     for args in [&["kv", "Cell", "x", "get"][..], &["classes", "extra"]] {
         let mut command = binary(folder.path());
         command.args(args).env("VATWERK_CONNECT", "tcp:127.0.0.1:1");
-        let error = command.output().unwrap().stderr;
-        let error = String::from_utf8(error).unwrap();
+        let error = ended(&mut command).err;
         assert!(error.contains("Usage"), "{error}");
         assert!(!error.contains("--connect"), "{error}");
     }

@@ -69,7 +69,14 @@ fn an_object_whose_file_may_not_grow_is_refused_alone_and_whole_when_it_may() {
     for n in 0..40 {
         vat.printed(&["sql", "Cell", &format!("other-{}", n % 8), WRITE]);
     }
-    let count = ["sql", "Cell", "large", "SELECT count(*) FROM t", "--json"];
+    let count = [
+        "sql",
+        "Cell",
+        "large",
+        "SELECT count(*) FROM t",
+        "--output",
+        "json",
+    ];
     let counted = format!("{rows}");
     assert!(vat.printed(&count).contains(&counted));
     let log = vat.kill();

@@ -7,8 +7,18 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+/// How long a process of a test may run, in seconds: a test that waits for its end, or for what it says, does
+/// not wait for ever.
+const LIFETIME: i64 = 240;
 
 /// The binary, away from the settings and the sockets of whoever runs the tests.
 pub fn binary(folder: &Path) -> Command {
@@ -65,13 +75,38 @@ pub fn run(folder: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> 
     ended(binary(folder).args(args))
 }
 
-fn ended(command: &mut Command) -> Ended {
-    let output = command.output().unwrap();
+/// Runs a program to its end.
+pub fn ended(command: &mut Command) -> Ended {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = child
+        .spawn()
+        .map(limited)
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
     Ended {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// A process that is killed when its lifetime is over.
+pub fn limited(child: Child) -> Child {
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+    thread::spawn(move || {
+        let lifetime = Timespec {
+            tv_sec: LIFETIME,
+            tv_nsec: 0,
+        };
+        let mut end = [PollFd::new(&process, PollFlags::IN)];
+        if poll(&mut end, Some(&lifetime)).unwrap() == 0 {
+            eprintln!("a process of a test still ran after {LIFETIME} s, and is killed");
+            // It may have ended just now.
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
+    });
+    child
 }
 
 /// A vat in a process, which is killed when this is dropped.
@@ -137,6 +172,7 @@ impl Vat {
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()
+            .map(limited)
             .unwrap();
         Vat {
             child,
@@ -193,7 +229,7 @@ impl Vat {
         let to = ["--connect", &self.address(0)];
         let mut command = program(&self.program, &self.folder);
         let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
-        quiet.args(args).args(to).spawn().unwrap()
+        quiet.args(args).args(to).spawn().map(limited).unwrap()
     }
 
     /// What a verb prints that must succeed.

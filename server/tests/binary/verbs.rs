@@ -18,7 +18,7 @@ use vatwerk::{
 };
 use vatwerk_client::LocalClient;
 
-use crate::vat::{Vat, binary, run};
+use crate::vat::{Vat, binary, ended, limited, run};
 
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
@@ -387,6 +387,7 @@ fn an_object_that_is_stuck_is_reset() {
         .args(["kv", "--connect", &vat.address(0)])
         .args(["Cell", "box", "put", "k", "new"])
         .spawn()
+        .map(limited)
         .unwrap();
     let is_queued = || {
         let show = ["objects", "show", "Cell", "box", "--output", "json"];
@@ -433,6 +434,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
+        .map(limited)
         .unwrap();
     let mut line = String::new();
     let mut reader = BufReader::new(list.stdout.take().unwrap());
@@ -451,7 +453,7 @@ fn the_environment_says_where_the_vat_is_unless_it_is_empty() {
     let classes = |connect: &str| {
         let mut command = binary(folder.path());
         command.arg("classes").env("VATWERK_CONNECT", connect);
-        command.output().unwrap().status.code()
+        ended(&mut command).code
     };
     assert_eq!(classes(""), Some(0));
     assert_eq!(classes("unix:data/vat.sock"), Some(0));

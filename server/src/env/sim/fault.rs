@@ -11,6 +11,7 @@ use super::survival::Survival;
 pub enum Operation {
     /// Opening a file that is there.
     Open,
+    Lock,
     Read,
     List,
     Write,
@@ -31,8 +32,8 @@ pub enum Operation {
 impl Operation {
     /// Whether it changes the disk, and so is counted.
     pub fn is_change(self) -> bool {
-        use Operation::{List, Open, Read, WriteBack};
-        !matches!(self, Open | Read | List | WriteBack)
+        use Operation::{List, Lock, Open, Read, WriteBack};
+        !matches!(self, Open | Lock | Read | List | WriteBack)
     }
 
     /// Whether it makes pending changes durable.
@@ -48,12 +49,14 @@ pub(super) type Predicate = Box<dyn Fn(&Path, Operation) -> bool + Send>;
 
 /// A rule by which operations fail: all of them, for ever, unless it is narrowed.
 ///
-/// An operation that fails does nothing, with two exceptions. A write may have written its beginning.
-/// And a sync that fails forgets what was pending, as Linux does: it stays visible until the crash,
+/// An operation that fails does nothing, with three exceptions. A write may have written its beginning, and a
+/// removal may be done. And a sync that fails forgets what was pending, as Linux does: it stays visible until the crash,
 /// but only what the rule's survival keeps is on the disk, and a later sync succeeds without it. With
 /// [`Fault::evicting`] it is not even visible.
 pub struct Fault {
     errno: Errno,
+    /// Which operations the operating system may answer with the error.
+    can_meet: fn(Operation) -> bool,
     predicate: Predicate,
     left: Option<u64>,
     survival: Survival,
@@ -73,12 +76,36 @@ impl Fault {
 
     /// `EMFILE`: the process has no file descriptors left.
     pub fn no_descriptors() -> Fault {
-        Fault::new(Errno::MFILE)
+        Fault {
+            can_meet: |operation| {
+                use Operation::{Create, List, Open, SyncAll, SyncFolder};
+                matches!(operation, Create | List | Open | SyncAll | SyncFolder)
+            },
+            ..Fault::new(Errno::MFILE)
+        }
+    }
+
+    /// `EINTR`: a signal came, as it may on a file system that is elsewhere. Only removals meet it: all else is
+    /// tried again.
+    pub fn interrupted() -> Fault {
+        Fault {
+            can_meet: |operation| operation == Operation::Remove,
+            ..Fault::new(Errno::INTR)
+        }
+    }
+
+    /// `EAGAIN`: another process has locked the file.
+    pub fn locked() -> Fault {
+        Fault {
+            can_meet: |operation| operation == Operation::Lock,
+            ..Fault::new(Errno::AGAIN)
+        }
     }
 
     fn new(errno: Errno) -> Fault {
         Fault {
             errno,
+            can_meet: |_| true,
             predicate: Box::new(|_, _| true),
             left: None,
             survival: Survival::Nothing,
@@ -105,7 +132,7 @@ impl Fault {
         self
     }
 
-    /// What of a sync or write that fails is done all the same; without this, nothing.
+    /// What of a sync, write or removal that fails is done all the same; without this, nothing.
     pub fn leaving(mut self, survival: impl Into<Survival>) -> Fault {
         self.survival = survival.into();
         self
@@ -113,7 +140,8 @@ impl Fault {
 
     /// Whether the operation, the `n`-th of the disk, fails by this rule.
     pub(super) fn strikes(&mut self, path: &Path, operation: Operation, n: u64) -> Option<Failure> {
-        if self.left == Some(0) || !(self.predicate)(path, operation) {
+        let is_meant = (self.can_meet)(operation) && (self.predicate)(path, operation);
+        if self.left == Some(0) || !is_meant {
             return None;
         }
         self.left = self.left.map(|left| left - 1);

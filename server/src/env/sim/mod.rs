@@ -224,7 +224,7 @@ impl DiskFile for SimFile {
     }
 
     fn lock(&self) -> io::Result<()> {
-        lock(&self.volume).schedule.expect_power()
+        lock(&self.volume).lock(&self.handle)
     }
 }
 

@@ -195,11 +195,20 @@ impl Volume {
             Some(Entry::Folder) => return Err(io::ErrorKind::IsADirectory.into()),
             None => return Err(not_found()),
         };
-        self.schedule.begin(path, Operation::Remove)?;
+        let (is_done, result) = match self.schedule.begin(path, Operation::Remove) {
+            Ok(()) => (true, Ok(())),
+            Err(failure @ Failure::Fault(_, survival, _)) => {
+                (Fates::new(survival).prefix(1) == 1, Err(failure.into()))
+            }
+            Err(crash) => return Err(crash.into()),
+        };
+        if !is_done {
+            return result;
+        }
         let (folder, name) = self.place(path)?;
         folder.remove(name);
         self.inode(id).unlink();
-        Ok(())
+        result
     }
 
     pub fn list(&mut self, folder: &Path) -> io::Result<Vec<String>> {
@@ -288,6 +297,10 @@ impl Volume {
     pub fn read_at(&mut self, file: &Handle, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.schedule.begin(&file.path, Operation::Read)?;
         Ok(self.files[&file.id].visible().read(buffer, offset))
+    }
+
+    pub fn lock(&mut self, file: &Handle) -> io::Result<()> {
+        Ok(self.schedule.begin(&file.path, Operation::Lock)?)
     }
 
     pub fn len(&self, file: &Handle) -> io::Result<u64> {

@@ -11,12 +11,12 @@ use crate::{
         sim::{SimDisk, Survival},
     },
     folder::{DatabaseId, Layout},
-    journal::{Damage, JournalError},
+    journal::{Damage, JournalError, testing::Sabotage},
     storage::{Settings, Storage},
 };
 
-const SEGMENT_BYTES: u64 = 64 << 10;
-const BLOCK: u64 = 4096;
+pub const SEGMENT_BYTES: u64 = 64 << 10;
+pub const BLOCK: u64 = 4096;
 
 fn open(vat: &Vat) -> Storage {
     let id = DatabaseId {
@@ -26,9 +26,14 @@ fn open(vat: &Vat) -> Storage {
     Storage::open(&vat.vfs, id, &Settings::default()).expect("it opens")
 }
 
-/// What is left of a vat that made so many commits, of one pair each, and lost power.
 fn after_commits(commits: usize, bytes: usize) -> SimDisk {
-    let vat = start(&vat::new_disk()).expect("the journal opens");
+    after_commits_of(None, commits, bytes)
+}
+
+/// What is left of a vat that made so many commits, of one pair each, and lost power.
+pub fn after_commits_of(sabotage: Option<Sabotage>, commits: usize, bytes: usize) -> SimDisk {
+    let vat = Vat::start_wrong(&vat::new_disk(), &vat::settings(SEGMENT_BYTES), sabotage);
+    let vat = vat.expect("the journal opens");
     let storage = open(&vat);
     for n in 0..commits {
         storage
@@ -43,12 +48,12 @@ fn start(disk: &SimDisk) -> Result<Vat, JournalError> {
     Vat::start(disk, &vat::settings(SEGMENT_BYTES))
 }
 
-fn path(name: &str) -> PathBuf {
+pub fn path(name: &str) -> PathBuf {
     Layout::new(Path::new(DATA)).journal().join(name)
 }
 
 /// Changes one byte.
-fn damage(disk: &SimDisk, name: &str, offset: u64) {
+pub fn damage(disk: &SimDisk, name: &str, offset: u64) {
     let file = disk.open(&path(name), Open::Existing).expect("it is there");
     let mut byte = [0];
     file.read_at(&mut byte, offset).expect("it is read");

@@ -31,10 +31,13 @@ pub fn disturb(random: &mut Random, vat: &Vat, faults: bool) {
 
 fn fault(random: &mut Random) -> Fault {
     use Operation::*;
-    let fault = match random.below(10) {
-        0..3 => Fault::no_space(),
-        3 => Fault::no_descriptors(),
-        _ => Fault::io_error(),
+    // Whether the kind of fault says itself which operations meet it.
+    let (fault, is_narrow) = match random.below(14) {
+        0..3 => (Fault::no_space(), false),
+        3 => (Fault::no_descriptors(), true),
+        4 => (Fault::interrupted(), true),
+        5 => (Fault::locked(), true),
+        _ => (Fault::io_error(), false),
     };
     let kinds: [&[Operation]; _] = [
         &[Write],
@@ -45,6 +48,7 @@ fn fault(random: &mut Random) -> Fault {
         &[Remove],
         &[Read],
         &[Open],
+        &[Lock],
     ];
     let kinds = random.pick(&kinds);
     // All files of a kind, or those of one object, of two classes.
@@ -52,7 +56,8 @@ fn fault(random: &mut Random) -> Fault {
         "", "", "journal", "objects", "segment", "pages", "0101", "0202", "catalog", "held",
     ]);
     let fault = fault.when(move |path, kind| {
-        kinds.contains(&kind) && (place.is_empty() || path.to_string_lossy().contains(place))
+        (is_narrow || kinds.contains(&kind))
+            && (place.is_empty() || path.to_string_lossy().contains(place))
     });
     let seeded = Survival::Seeded(random.next());
     let fault = fault.leaving(random.pick(&[Survival::Nothing, Survival::Everything, seeded]));
@@ -70,11 +75,24 @@ fn fault(random: &mut Random) -> Fault {
 pub fn heal(vat: &Vat) {
     vat.disk.heal();
     vat.disk.set_capacity(None);
-    vat.journal().work();
+    vat.work();
     vat.is_faulty.set(false);
 }
 
 /// Whether storage may refuse what it is asked to do.
 pub fn excuses(vat: &Vat) -> bool {
     vat.is_faulty.get() || vat.is_held.get()
+}
+
+/// Perhaps lets the writer and the retirer take steps, where nobody else does their work.
+pub fn step_journal(random: &mut Random, vat: &Vat) {
+    let journal = vat.journal();
+    // A step that is taken within one of the retirer, or of an object that has everything written back.
+    journal.step_writer_at_pauses(random.next() & random.next());
+    while random.percent(50) {
+        match random.percent(60) {
+            true => drop(journal.step_writer()),
+            false => journal.step_retirer(),
+        }
+    }
 }

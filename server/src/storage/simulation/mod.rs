@@ -8,6 +8,7 @@
 //! ```
 
 mod damage;
+mod directed;
 mod disturb;
 mod edit;
 mod failure;
@@ -76,9 +77,10 @@ fn a_crash_at_any_point_loses_nothing_that_was_durable() {
 /// Else a seed that fails tells nothing.
 #[test]
 fn a_run_is_a_function_of_its_seed() {
-    for faults in [false, true] {
+    for (faults, stepped) in [(false, false), (true, false), (true, true)] {
         let options = Options {
             faults,
+            stepped,
             ..Options::default()
         };
         for seed in 0..25 {
@@ -98,6 +100,18 @@ fn a_run_is_a_function_of_its_seed() {
             assert_eq!(differs, None, "seed {seed}, faults {faults}");
             assert_eq!(first.len(), second.len(), "seed {seed}, faults {faults}");
         }
+    }
+}
+
+#[test]
+fn nothing_that_was_durable_is_lost_whoever_takes_the_next_step() {
+    for faults in [false, true] {
+        let options = Options {
+            faults,
+            stepped: true,
+            ..Options::default()
+        };
+        println!("{:?}", run_all(options, 60));
     }
 }
 

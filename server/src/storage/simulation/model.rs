@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::failure::{Check, Failure};
-use crate::journal::{Journal, Lsn};
+use crate::{
+    Error,
+    journal::{Journal, Lsn},
+};
 
 /// What a database holds, with the checksum of each value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,8 +20,8 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Pending,
-    /// The journal has said that it did not happen. Only once it can be written again does it say so
-    /// on the disk.
+    /// It does not happen in this life of the vat. Only once the journal can be written again does it say so on
+    /// the disk.
     Void,
 }
 
@@ -69,6 +72,7 @@ impl History {
 
     /// Asks the journal what became of the commits. Whether one of them is void.
     pub fn observe(&mut self, journal: &Journal) -> bool {
+        let mut certain = Vec::new();
         for commit in &mut self.later {
             match journal.is_durable(commit.lsn) {
                 Ok(false) => {}
@@ -77,6 +81,8 @@ impl History {
                     let before = std::mem::replace(&mut self.durable, durable);
                     self.past.push_back(before.1);
                 }
+                // It is on no disk, or the journal says there that it does not count.
+                Err(Error::StorageFailed(_)) => certain.push(commit.lsn),
                 Err(_) => commit.fate = Fate::Void,
             }
         }
@@ -84,10 +90,8 @@ impl History {
         let durable = self.durable.0;
         self.later.retain(|commit| commit.lsn > durable);
         let has_void = self.later.iter().any(|commit| commit.fate == Fate::Void);
-        if !journal.is_down() {
-            self.later.retain(|commit| commit.fate != Fate::Void);
-        }
-        has_void
+        self.later.retain(|commit| !certain.contains(&commit.lsn));
+        has_void || !certain.is_empty()
     }
 
     /// The state after the newest commit that is not later than `newest`; of those that are void,

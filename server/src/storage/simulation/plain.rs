@@ -1,6 +1,6 @@
 //! What a clean stop leaves: plain files for any SQLite.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use rusqlite::{Connection, OpenFlags, Row};
 
@@ -10,7 +10,7 @@ use super::{
     object::Object,
     vat::DATA,
 };
-use crate::{env::sim::SimDisk, folder::Layout};
+use crate::{env::sim::SimDisk, folder::Layout, journal::PAGE_BYTES};
 
 /// Opens every database with SQLite as it comes.
 pub fn check(disk: &SimDisk, objects: &[Object]) -> Result<(), Failure> {
@@ -32,6 +32,12 @@ pub fn check(disk: &SimDisk, objects: &[Object]) -> Result<(), Failure> {
     for object in objects {
         let path = layout.database(object.id);
         let found = match path.exists() {
+            true if !is_cut(&path).map_err(|error| stop(error.to_string()))? => {
+                return Err(stop(format!(
+                    "{}: the file has pages behind its last",
+                    object.id
+                )));
+            }
             true => read(&path).map_err(|error| stop(format!("{}: {error}", object.id)))?,
             false => State::default(),
         };
@@ -44,6 +50,14 @@ pub fn check(disk: &SimDisk, objects: &[Object]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether a file is as long as it says that its database is, which is in its header.
+fn is_cut(path: &Path) -> io::Result<bool> {
+    let bytes = fs::read(path)?;
+    let pages = bytes.get(28..32).and_then(|pages| pages.try_into().ok());
+    let length = u64::from(pages.map_or(0, u32::from_be_bytes)) * PAGE_BYTES as u64;
+    Ok(bytes.len() as u64 == length)
 }
 
 fn read(path: &Path) -> rusqlite::Result<State> {

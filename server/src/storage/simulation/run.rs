@@ -16,7 +16,7 @@ use super::{
 use crate::{
     env::sim::{Operation, SimDisk, Survival},
     folder::DatabaseId,
-    journal::{self, testing::Sabotage},
+    journal::{self, Driver, testing::Sabotage},
 };
 
 const STEPS: [(u64, Step); 13] = [
@@ -40,6 +40,9 @@ const STEPS: [(u64, Step); 13] = [
 pub struct Options {
     /// Whether operations of the disk fail, too.
     pub faults: bool,
+    /// Whether the seed decides which of vat, writer and retirer takes the next step; else the writer has done
+    /// everything when a commit returns.
+    pub stepped: bool,
     /// What is wrong with the journal.
     pub sabotage: Option<Sabotage>,
 }
@@ -102,7 +105,10 @@ enum End {
 pub fn run(seed: u64, options: Options, met: &mut Met) -> Result<(), Failure> {
     let mut random = Random::new(seed);
     let segment = random.pick(&[16 << 10, 16 << 10, 32 << 10, 64 << 10, 256 << 10]);
-    let settings = vat::settings(segment);
+    let mut settings = vat::settings(segment);
+    if options.stepped {
+        settings.driver = Driver::Stepped;
+    }
     let objects = if random.percent(10) {
         9
     } else {
@@ -213,12 +219,16 @@ impl Run<'_> {
         for _ in 0..steps {
             self.met.steps += 1;
             disturb::disturb(&mut self.random, vat, self.options.faults);
+            if self.options.stepped {
+                disturb::step_journal(&mut self.random, vat);
+            }
             self.observe(vat);
+            let is_behind = self.options.stepped && vat.journal().is_behind();
             let step = self.random.weighted(&STEPS);
             let chosen = self.random.below(self.objects.len() as u64) as usize;
             let object = &mut self.objects[chosen];
             let done = object.step(&mut self.random, vat, step);
-            let excused = disturb::excuses(vat) || object.has_seen_faults;
+            let excused = disturb::excuses(vat) || object.has_seen_faults || is_behind;
             self.met.say(|| {
                 let done = match &done {
                     Ok(()) => "done".into(),

@@ -29,6 +29,7 @@ fn is_caught(check: Check, sabotage: Sabotage, faults: bool) {
     let options = Options {
         sabotage: Some(sabotage),
         faults,
+        ..Options::default()
     };
     let caught = |seed| {
         let failure = run(seed, options, &mut Met::default()).err()?;
@@ -116,44 +117,46 @@ fn an_object_that_a_recovery_skips_is_as_it_was() {
     is_caught_by(Check::Lost, Sabotage::SkipObject);
 }
 
-fn id(n: u8) -> DatabaseId {
+pub fn id(n: u8) -> DatabaseId {
     DatabaseId {
         class: 1,
         object: ObjectId([n; ObjectId::LEN]),
     }
 }
 
-fn open(vat: &Vat, n: u8) -> crate::Result<Storage> {
+pub fn open(vat: &Vat, n: u8) -> crate::Result<Storage> {
     Storage::open(&vat.vfs, id(n), &Settings::default())
 }
 
-fn put(storage: &Storage, pairs: u32, byte: u8) -> crate::Result<()> {
+pub fn put(storage: &Storage, pairs: u32, byte: u8) -> crate::Result<()> {
     storage.enter_turn();
     (0..pairs).try_for_each(|n| storage.kv().put_bytes(&n.to_string(), &[byte; 3000]))?;
     storage.commit_turn().map(drop)
 }
 
 /// Commits of another database, until the segments have gone round several times.
-fn go_round(vat: &Vat) {
+pub fn go_round(vat: &Vat) {
     let busy = open(vat, 99).expect("it opens");
     for n in 0..200 {
         put(&busy, 1, n).expect("it is written");
     }
 }
 
-fn vat(sabotage: Option<Sabotage>) -> Vat {
+pub fn vat(sabotage: Option<Sabotage>) -> Vat {
     Vat::start_wrong(&vat::new_disk(), &vat::settings(64 << 10), sabotage).expect("it starts")
 }
 
 /// Operations on the file of one database.
-fn of_file(n: u8, is_meant: fn(Operation) -> bool) -> impl Fn(&Path, Operation) -> bool + Send {
+pub fn of_file(n: u8, is_meant: fn(Operation) -> bool) -> impl Fn(&Path, Operation) -> bool + Send {
     let path = Layout::new(Path::new(DATA)).database(id(n));
     move |at, operation| at == path && is_meant(operation)
 }
 
 #[test]
 fn a_commit_does_not_outlive_what_others_committed_since_its_turn_began() {
-    for (sabotage, outlives) in [(None, false), (Some(Sabotage::OutliveVoid), true)] {
+    let wrong = [Sabotage::OutliveVoid, Sabotage::CountNoFailures];
+    let wrong = wrong.map(|sabotage| (Some(sabotage), true));
+    for (sabotage, outlives) in [(None, false)].into_iter().chain(wrong) {
         let vat = vat(sabotage);
         let (first, second) = (open(&vat, 1).unwrap(), open(&vat, 2).unwrap());
         put(&first, 1, 1).unwrap();
@@ -173,7 +176,9 @@ fn a_commit_does_not_outlive_what_others_committed_since_its_turn_began() {
 fn what_a_failed_sync_may_have_lost_is_not_read_from_the_file() {
     /// More than SQLite keeps in memory.
     const PAIRS: u32 = 140;
-    for (sabotage, reads_old) in [(None, false), (Some(Sabotage::ForgetUnsynced), true)] {
+    let wrong = [Sabotage::ForgetUnsynced, Sabotage::ForgetApplied];
+    let wrong = wrong.map(|sabotage| (Some(sabotage), true));
+    for (sabotage, reads_old) in [(None, false)].into_iter().chain(wrong) {
         let vat = vat(sabotage);
         let storage = open(&vat, 1).unwrap();
         put(&storage, PAIRS, 1).unwrap();

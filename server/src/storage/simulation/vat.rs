@@ -89,7 +89,14 @@ impl Vat {
     pub fn release(&self) {
         self.is_held.set(false);
         self.hold.release();
+        self.work();
+    }
+
+    /// Lets the journal do all that there is to do.
+    pub fn work(&self) {
         self.journal().work();
+        while self.journal().step_writer() {}
+        self.journal().step_retirer();
     }
 }
 

@@ -22,6 +22,7 @@ use super::{
     random::Random,
     things::{COUNTERS, Objects, Thing},
 };
+use crate::vat::limited;
 
 /// How long a call may take on a machine that has other things to do.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,6 +69,7 @@ impl Clients {
                 .stdout(say.try_clone().unwrap())
                 .stderr(Stdio::piped())
                 .spawn()
+                .map(limited)
                 .unwrap()
         };
         let mut clients = Clients {

@@ -153,3 +153,28 @@ fn a_full_disk_has_room_again_when_something_is_given_up() -> io::Result<()> {
     disk.set_capacity(None);
     other.allocate(1 << 40)
 }
+
+#[test]
+fn what_cannot_meet_an_error_does_not() -> io::Result<()> {
+    let (disk, file) = disk_with("/data/a", b"content");
+    let lock = || file.lock().map_err(|error| error.kind());
+    let remove = || disk.remove(Path::new("/data/a"));
+    let open = || disk.open(Path::new("/data/a"), Open::Existing).map(drop);
+    disk.fail(Fault::no_descriptors());
+    file.write_at(b"C", 0)?;
+    file.sync()?;
+    assert_eq!(errno(open()), Some(24));
+    disk.heal();
+    disk.fail(Fault::locked());
+    open()?;
+    assert_eq!(lock(), Err(io::ErrorKind::WouldBlock));
+    disk.heal();
+    disk.fail(Fault::interrupted().times(1));
+    disk.fail(Fault::interrupted().leaving(Survival::Everything));
+    assert_eq!(lock(), Ok(()));
+    assert_eq!(errno(remove()), Some(4));
+    open()?;
+    assert_eq!(errno(remove()), Some(4));
+    assert_eq!(disk.read("/data/a"), None);
+    Ok(())
+}
