@@ -190,9 +190,10 @@ impl State {
 
     /// An error unless the newest commit is the one that was promised this position.
     fn expect_promise(&self, promise: Lsn) -> io::Result<()> {
-        match self.newest() == promise {
-            true => Ok(()),
-            false => Err(io::Error::other("a commit before it did not happen")),
+        if self.newest() == promise {
+            Ok(())
+        } else {
+            Err(io::Error::other("a commit before it did not happen"))
         }
     }
 
@@ -827,9 +828,10 @@ impl Database {
             let file = self.file_to_write(databases)?;
             let length = u64::from(change.database_pages) * PAGE_BYTES as u64;
             let written = write_pages(&*file, change).and_then(|()| {
-                match sabotaged!(databases.queue, IgnoreCut) {
-                    true => Ok(()),
-                    false => file.set_len(length),
+                if sabotaged!(databases.queue, IgnoreCut) {
+                    Ok(())
+                } else {
+                    file.set_len(length)
                 }
             });
             let bytes = file.bytes();

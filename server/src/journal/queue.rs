@@ -285,9 +285,10 @@ impl Queue {
     }
 
     fn refuses<'a>(&self, state: &'a State) -> Option<&'a str> {
-        match sabotaged!(self, TakeInWhileDown) {
-            true => None,
-            false => state.down.as_deref(),
+        if sabotaged!(self, TakeInWhileDown) {
+            None
+        } else {
+            state.down.as_deref()
         }
     }
 

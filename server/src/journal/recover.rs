@@ -144,9 +144,10 @@ pub(super) fn recover(
             Ok(())
         })?;
     }
-    let late = match sabotaged!(queue, FreeBeforeRecovered) {
-        true => Bad::new(),
-        false => sync(&chain, &databases)?,
+    let late = if sabotaged!(queue, FreeBeforeRecovered) {
+        Bad::new()
+    } else {
+        sync(&chain, &databases)?
     };
     for segment in chain.iter().filter(|_| !late.is_empty()) {
         with_changes(segment, &databases, |changes, _, _| {

@@ -82,9 +82,10 @@ impl Retirer {
         let committed = self.queue.committed();
         for segment in self.segments.live() {
             self.pause();
-            let committed = match sabotaged!(self.queue, LookAgain) {
-                true => self.queue.committed(),
-                false => committed,
+            let committed = if sabotaged!(self.queue, LookAgain) {
+                self.queue.committed()
+            } else {
+                committed
             };
             let mut bytes = Vec::new();
             segment.file.read(&mut bytes)?;

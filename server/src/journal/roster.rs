@@ -75,9 +75,10 @@ impl Roster {
 
     /// Strikes all segments out: nothing in them counts any more.
     pub fn clear(&mut self) -> io::Result<()> {
-        match self.names.is_empty() {
-            true => Ok(()),
-            false => self.write(BTreeSet::new()),
+        if self.names.is_empty() {
+            Ok(())
+        } else {
+            self.write(BTreeSet::new())
         }
     }
 

@@ -126,9 +126,10 @@ impl Segments {
                 .map_or(state.sequence, |live| live.sequence);
             (state.sequence, previous, oldest)
         };
-        let salt = match sabotaged!(self.queue, KeepSalt) {
-            true => 1,
-            false => u32::from_le_bytes(env::random()),
+        let salt = if sabotaged!(self.queue, KeepSalt) {
+            1
+        } else {
+            u32::from_le_bytes(env::random())
         };
         let void_from = self.queue.written().next();
         let header = Header {
@@ -262,9 +263,10 @@ impl Segments {
     pub fn free(&self, segment: &Live) -> io::Result<()> {
         segment.file.write_header(Header {
             state: State::Free {
-                next: match sabotaged!(self.queue, ForgetPosition) {
-                    true => Lsn(1),
-                    false => self.queue.newest().next(),
+                next: if sabotaged!(self.queue, ForgetPosition) {
+                    Lsn(1)
+                } else {
+                    self.queue.newest().next()
                 },
             },
             salt: segment.salt,

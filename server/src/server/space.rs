@@ -29,9 +29,10 @@ pub struct NoSpace {
 /// `segment_bytes`.
 pub(super) fn check(data: &Path, segment_bytes: u64) -> Result<(), NoSpace> {
     let journal = Layout::new(data).journal();
-    let needed = match has_segment(&journal, segment_bytes) {
-        true => 0,
-        false => segment_bytes + BESIDE,
+    let needed = if has_segment(&journal, segment_bytes) {
+        0
+    } else {
+        segment_bytes + BESIDE
     };
     // What cannot be looked at is told by whoever uses it.
     let there = journal.ancestors().find(|path| path.exists());

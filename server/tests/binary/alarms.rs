@@ -1,10 +1,14 @@
 //! Alarms of the real binary: a class whose number counts down by itself.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 
-use crate::vat::{Vat, example, files};
+use crate::vat::{PATIENCE, Vat, example, files};
 
 /// Objects fall asleep between two alarms.
 const SLEEPY: &str = "[limits]\nidle_ms = 1\n";
@@ -22,7 +26,9 @@ fn spawn(folder: &Path, args: &[&str]) -> Vat {
 
 /// Waits until no alarm is set any more, and wakes nobody to find out.
 fn wait_until_none_is_set(vat: &Vat) {
+    let began = Instant::now();
     while !vat.printed(&["alarms", "list"]).is_empty() {
+        assert!(began.elapsed() < PATIENCE, "{}", vat.errors());
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -62,38 +68,32 @@ fn what_cannot_be_retired_is_named_and_nothing_is_served() {
     }
 }
 
-/// Has the only alarm of the vat that was served from the folder failed so often already.
+/// Has the only alarm of the vat that was served from the folder, and stopped, failed so often already.
 fn set_failures(folder: &Path, failures: u32) {
     let databases = files(&folder.join("data/objects"));
     let changed = databases.iter().filter(|file| {
         let database = rusqlite::Connection::open(file).unwrap();
         database.table_exists(None, "_vw_alarms").unwrap()
             && database
-                .execute("UPDATE _vw_alarms SET retries = ?1", [failures])
+                .execute(
+                    "UPDATE _vw_alarms SET retries = ?1, backoff = ?1",
+                    [failures],
+                )
                 .unwrap()
                 == 1
     });
     assert_eq!(changed.count(), 1);
 }
 
-#[test]
-fn a_handler_that_aborts_is_held_back_and_the_vat_serves() {
+/// A folder that was served until the alarm of its object `bomb`, which ends the process, had run, and then
+/// with alarms off. That handler has failed so often already.
+fn bombed(failures: u32) -> TempDir {
     let folder = tempdir().unwrap();
     let mut vat = serve(folder.path());
     vat.call("Countdown", "bomb", "increment", r#"{"amount":-1}"#);
     // Of the first time nobody knows, and the second may come before it listens.
     assert_eq!(vat.wait(), None);
     assert_eq!(spawn(folder.path(), &[]).wait(), None);
-
-    // Now it is held back, and others are served meanwhile.
-    let mut vat = serve(folder.path());
-    let egg = vat.call("Countdown", "egg", "increment", r#"{"amount":1}"#);
-    assert_eq!(egg, r#"{"count":1}"#);
-    while !vat.errors().contains("the vat's process ended") {
-        thread::sleep(Duration::from_millis(5));
-    }
-    assert!(vat.printed(&["alarms", "list"]).contains("bomb"));
-    assert_eq!(vat.wait(), None);
 
     // The way out.
     let args = ["--alarms", "off", "--metrics", "unix:metrics.sock"];
@@ -107,15 +107,31 @@ fn a_handler_that_aborts_is_held_back_and_the_vat_serves() {
     let bomb = vat.call("Countdown", "bomb", "get", "{}");
     assert_eq!(bomb, r#"{"count":-1}"#);
     vat.signal(libc::SIGTERM);
-    assert_eq!(vat.wait(), Some(0));
+    assert_eq!(vat.wait(), Some(0), "{}", vat.errors());
+    set_failures(folder.path(), failures);
+    folder
+}
 
-    // As if it had gone on like this: that was the last time.
-    set_failures(folder.path(), 6);
+#[test]
+fn a_handler_that_aborts_is_held_back_and_the_vat_serves() {
+    // For more than half a minute.
+    let folder = bombed(4);
+    let vat = serve(folder.path());
+    vat.until_logged("the vat's process ended");
+    let egg = vat.call("Countdown", "egg", "increment", r#"{"amount":1}"#);
+    assert_eq!(egg, r#"{"count":1}"#);
+    assert!(vat.printed(&["alarms", "list"]).contains("bomb"));
+}
+
+#[test]
+fn a_handler_that_aborts_again_and_again_is_given_up() {
+    let folder = bombed(6);
     let vat = serve(folder.path());
     wait_until_none_is_set(&vat);
+    vat.until_logged("is given up");
     let said = vat.errors();
     let given_up = said.lines().find(|line| line.contains("is given up"));
-    let given_up = given_up.unwrap_or_else(|| panic!("{said}"));
+    let given_up = given_up.unwrap();
     assert!(
         given_up.contains("ERROR") && given_up.contains("class=\"Countdown\""),
         "{given_up}"

@@ -12,10 +12,7 @@ use std::{
 
 use tempfile::tempdir;
 
-use crate::vat::{Vat, example, get};
-
-/// After this, a test that waits for something waits in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::vat::{PATIENCE, Vat, example, get};
 
 const LISTEN: [&str; 6] = [
     "--listen",
@@ -156,11 +153,7 @@ fn signals_that_mean_nothing_to_a_vat_do_not_end_it() {
         (libc::SIGUSR2, "SIGUSR2"),
     ] {
         vat.signal(signal);
-        let began = Instant::now();
-        while !vat.errors().contains(name) {
-            assert!(began.elapsed() < PATIENCE, "{}", vat.errors());
-            thread::sleep(Duration::from_millis(10));
-        }
+        vat.until_logged(name);
         vat.call("Counter", "a", "increment", "{}");
     }
     assert_eq!(vat.call("Counter", "a", "get", "{}"), r#"{"count":3}"#);

@@ -7,16 +7,13 @@ use std::{
     path::Path,
     process::Stdio,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::vat::{Vat, ask, example, get};
-
-/// After this, a test that waits for something waits in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::vat::{PATIENCE, Vat, ask, example, get};
 
 /// A vat of the class `Held`, with metrics and HTTP, that logs to `log`.
 fn vat(folder: &Path, more: &[&str], filter: &str, log: impl Into<Stdio>) -> Vat {

@@ -11,7 +11,7 @@ mod order;
 mod peers;
 mod serial;
 
-use std::{cell::Cell, fs, path::Path, rc::Rc, thread, time::Duration, time::Instant};
+use std::{cell::Cell, fs, path::Path, rc::Rc, time::Duration, time::Instant};
 
 use capnp::{capability::FromClientHook, traits::HasTypeId};
 use tokio::{task::LocalSet, time::timeout};
@@ -19,11 +19,8 @@ use vatwerk_client::{Error, LocalClient, ObjectKey, ObjectStatus};
 
 use crate::{
     promises_capnp::listener,
-    vat::{Vat, example, get},
+    vat::{PATIENCE, Vat, example, get},
 };
-
-/// After this, a test that waits for something waits in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A vat of the example, which listens at TCP, for HTTP and for operators, in this order. Objects stay awake
 /// unless the settings say otherwise.
@@ -91,15 +88,6 @@ async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
     while !is_so().await {
         assert!(began.elapsed() < PATIENCE, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// Waits until the vat has logged this.
-fn until_logged(vat: &Vat, what: &str) {
-    let began = Instant::now();
-    while !vat.errors().contains(what) {
-        assert!(began.elapsed() < PATIENCE, "not {what}: {}", vat.errors());
-        thread::sleep(Duration::from_millis(5));
     }
 }
 

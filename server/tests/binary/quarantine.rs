@@ -10,13 +10,10 @@ use std::{
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::tempdir;
 
-use crate::vat::{Vat, get, run};
+use crate::vat::{PATIENCE, Vat, get, run};
 
 /// The largest file that the system lets the vat write, in bytes: more than a segment of its journal.
 const LARGEST: u64 = 3_000_000;
-
-/// After this, a test that waits for something waits in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Has an object grow by 100 KB.
 const GROW: &str = "CREATE TABLE IF NOT EXISTS t (x); INSERT INTO t VALUES (randomblob(100000))";

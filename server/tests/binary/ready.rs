@@ -11,10 +11,7 @@ use std::{
 
 use tempfile::tempdir;
 
-use crate::vat::{Vat, ask, files, get, run};
-
-/// After this, a test that waits for something waits in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::vat::{PATIENCE, Vat, ask, files, get, run};
 
 const LISTEN: [&str; 4] = ["--listen", "tcp:127.0.0.1:0", "--metrics", "127.0.0.1:0"];
 

@@ -8,13 +8,16 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
+
+/// After this, a test that waits for something waits in vain.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a process of a test may run, in seconds: a test that waits for its end, or for what it says, does
 /// not wait for ever.
@@ -216,6 +219,15 @@ impl Vat {
     /// What it has said on stderr.
     pub fn errors(&self) -> String {
         fs::read_to_string(self.folder.join("stderr")).unwrap()
+    }
+
+    /// Waits until it has said this on stderr.
+    pub fn until_logged(&self, what: &str) {
+        let began = Instant::now();
+        while !self.errors().contains(what) {
+            assert!(began.elapsed() < PATIENCE, "not {what}: {}", self.errors());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Runs a verb against it.

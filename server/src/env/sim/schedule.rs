@@ -39,9 +39,10 @@ impl Schedule {
     /// Says whether and how an operation on a file without a name fails. It is not counted: no crash finds what
     /// it does.
     pub fn begin_scratch(&mut self, path: &Path, operation: Operation) -> Result<(), Failure> {
-        match self.crashed {
-            true => Err(Failure::Crashed),
-            false => self.strike(path, operation),
+        if self.crashed {
+            Err(Failure::Crashed)
+        } else {
+            self.strike(path, operation)
         }
     }
 
@@ -55,9 +56,10 @@ impl Schedule {
     }
 
     pub fn expect_power(&self) -> io::Result<()> {
-        match self.crashed {
-            true => Err(Failure::Crashed.into()),
-            false => Ok(()),
+        if self.crashed {
+            Err(Failure::Crashed.into())
+        } else {
+            Ok(())
         }
     }
 

@@ -6,9 +6,10 @@ use crate::env::sim::{Fault, Operation, Survival};
 /// Perhaps lets the disk be slow or fail from now on, or work again.
 pub fn disturb(random: &mut Random, vat: &Vat, faults: bool) {
     if random.percent(8) {
-        match vat.is_held.get() {
-            true => vat.release(),
-            false => vat.hold(),
+        if vat.is_held.get() {
+            vat.release()
+        } else {
+            vat.hold()
         }
     }
     if !faults {
@@ -61,9 +62,10 @@ fn fault(random: &mut Random) -> Fault {
     });
     let seeded = Survival::Seeded(random.next());
     let fault = fault.leaving(random.pick(&[Survival::Nothing, Survival::Everything, seeded]));
-    let fault = match random.percent(50) {
-        true => fault.evicting(),
-        false => fault,
+    let fault = if random.percent(50) {
+        fault.evicting()
+    } else {
+        fault
     };
     match random.pick(&[0, 0, 1, 1, 2, 3, 6]) {
         0 => fault,
@@ -90,9 +92,10 @@ pub fn step_journal(random: &mut Random, vat: &Vat) {
     // A step that is taken within one of the retirer, or of an object that has everything written back.
     journal.step_writer_at_pauses(random.next() & random.next());
     while random.percent(50) {
-        match random.percent(60) {
-            true => drop(journal.step_writer()),
-            false => journal.step_retirer(),
+        if random.percent(60) {
+            journal.step_writer();
+        } else {
+            journal.step_retirer();
         }
     }
 }

@@ -111,9 +111,10 @@ impl History {
         if *found == self.durable.1 || states.any(|state| state == found) {
             return None;
         }
-        Some(match self.past.contains(found) {
-            true => Check::Lost,
-            false => Check::NoCommit,
+        Some(if self.past.contains(found) {
+            Check::Lost
+        } else {
+            Check::NoCommit
         })
     }
 
@@ -153,11 +154,12 @@ pub fn judge(histories: &[&History], found: &[State]) -> Result<(), Failure> {
         };
         void.iter().any(all)
     };
-    match ends.into_iter().any(fits) {
-        true => Ok(()),
-        false => Err(Failure::new(
+    if ends.into_iter().any(fits) {
+        Ok(())
+    } else {
+        Err(Failure::new(
             Check::Order,
             "no position of the journal explains all databases",
-        )),
+        ))
     }
 }

@@ -319,9 +319,10 @@ impl Object {
             return Ok(());
         }
         vat.release();
-        match vat.journal().is_durable(lsn)? {
-            true => Ok(backing.forget(lsn)?),
-            false => Err(Failure::new(Check::Refused, "a commit is pending on a free disk").into()),
+        if vat.journal().is_durable(lsn)? {
+            Ok(backing.forget(lsn)?)
+        } else {
+            Err(Failure::new(Check::Refused, "a commit is pending on a free disk").into())
         }
     }
 }

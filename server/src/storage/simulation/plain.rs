@@ -1,6 +1,6 @@
 //! What a clean stop leaves: plain files for any SQLite.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{collections::BTreeSet, fmt::Display, fs, io, path::Path};
 
 use rusqlite::{Connection, OpenFlags, Row};
 
@@ -31,15 +31,14 @@ pub fn check(disk: &SimDisk, objects: &[Object]) -> Result<(), Failure> {
     let layout = Layout::new(&folder.path().join(DATA.trim_start_matches('/')));
     for object in objects {
         let path = layout.database(object.id);
-        let found = match path.exists() {
-            true if !is_cut(&path).map_err(|error| stop(error.to_string()))? => {
-                return Err(stop(format!(
-                    "{}: the file has pages behind its last",
-                    object.id
-                )));
+        let found = if path.exists() {
+            let stop = |error: &dyn Display| stop(format!("{}: {error}", object.id));
+            if !is_cut(&path).map_err(|error| stop(&error))? {
+                return Err(stop(&"the file has pages behind its last"));
             }
-            true => read(&path).map_err(|error| stop(format!("{}: {error}", object.id)))?,
-            false => State::default(),
+            read(&path).map_err(|error| stop(&error))?
+        } else {
+            State::default()
         };
         if found != *object.history.newest() {
             let newest = object.history.newest();

@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use vatwerk::{Code, Delivery};
 use vatwerk_client::LocalClient;
 
-use super::{Deaf, block_on, connect, error, until, until_busy, until_logged, vat};
+use super::{Deaf, block_on, connect, error, until, until_busy, vat};
 use crate::{
     promises_capnp::{clerk, patient},
     vat::{Vat, ask},
@@ -113,7 +113,7 @@ fn a_call_that_comes_when_the_vat_is_to_stop_is_not_delivered() {
         let client = connect(&vat).await;
         let line = Line::form(&client).await;
         vat.signal(libc::SIGTERM);
-        until_logged(&vat, "stopping");
+        vat.until_logged("stopping");
         let late: patient::Client = client.namespace().get("late");
         until("it is refused", async || {
             let Err(late) = late.count_request().send().promise.await else {
