@@ -32,11 +32,14 @@ impl Class for Herald {
     }
 
     /// `GET` reads the number; `POST` counts, reads the body to its end, and answers with the number and
-    /// the length of the body; a WebSocket hears what is announced.
+    /// the length of the body; a WebSocket hears what is announced. At `/count` one is accepted after counting.
     async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
         if request.headers().contains_key(header::UPGRADE) {
             let silence = Some(("ping", "nothing yet"));
             self.ctx.set_web_socket_auto_response(silence)?;
+            if request.uri().path().ends_with("/count") {
+                count(&self.ctx)?;
+            }
             return Ok(self.ctx.accept_web_socket(&request, &[])?.1);
         }
         let text = match *request.method() {
@@ -54,11 +57,15 @@ impl Class for Herald {
         Ok(Response::new(text.into()))
     }
 
+    /// Sends a message back. `count` counts before.
     async fn web_socket_message(
         self: Rc<Self>,
         socket: WebSocket,
         message: SocketMessage,
     ) -> capnp::Result<()> {
+        if matches!(&message, SocketMessage::Text(text) if text == "count") {
+            count(&self.ctx)?;
+        }
         Ok(socket.send(message)?)
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use vatwerk::object_capnp::stub;
 use vatwerk_client::LocalClient;
-use vatwerk_server::fetch::{Body, Request, ask};
+use vatwerk_server::fetch::{Body, ClientSocket, Frame, Request, ask, send_frame};
 
 use super::{Ear, Noticed, block_on, connect, hold::Hold, metric, until, vat};
 use crate::{promises_capnp::herald, vat::Vat};
@@ -244,6 +244,76 @@ impl Way for Answered {
 #[test]
 fn an_automatic_response_counts_when_what_was_written_before_is_on_disk() {
     check::<Answered>();
+}
+
+/// The acceptance of a WebSocket, over HTTP.
+struct Accepted(Rc<Cell<bool>>);
+
+impl Way for Accepted {
+    async fn new(_: &Stage) -> Self {
+        Accepted(Rc::default())
+    }
+
+    fn act(&self, stage: &Stage) -> LocalBoxFuture<'static, capnp::Result<()>> {
+        let (http, noticed) = (stage.http.clone(), self.0.clone());
+        async move {
+            let stream = TcpStream::connect(&http).await?;
+            let opened = client_async(format!("ws://{http}/Herald/x/count"), stream).await;
+            opened.map_err(|error| capnp::Error::failed(error.to_string()))?;
+            noticed.set(true);
+            Ok(())
+        }
+        .boxed_local()
+    }
+
+    async fn is_noticed(&mut self, _: &Stage) -> bool {
+        self.0.get()
+    }
+}
+
+#[test]
+fn a_web_socket_is_accepted_when_what_was_written_before_is_on_disk() {
+    check::<Accepted>();
+}
+
+/// The answer to a message on a WebSocket over Cap'n Proto: that it was dealt with.
+struct Heard {
+    socket: Rc<ClientSocket>,
+    noticed: Rc<Cell<bool>>,
+}
+
+impl Way for Heard {
+    async fn new(stage: &Stage) -> Self {
+        let mut request = Request::new(Body::empty());
+        let upgrade = http::HeaderValue::from_static("websocket");
+        request.headers_mut().insert(http::header::UPGRADE, upgrade);
+        let object: stub::Client = stage.x.clone().cast_to();
+        let mut response = ask(&object, request).await.unwrap();
+        let socket = response.body_mut().take_socket().unwrap();
+        Heard {
+            socket: Rc::new(socket),
+            noticed: Rc::default(),
+        }
+    }
+
+    fn act(&self, _: &Stage) -> LocalBoxFuture<'static, capnp::Result<()>> {
+        let (socket, noticed) = (self.socket.clone(), self.noticed.clone());
+        async move {
+            send_frame(&socket.up, &Frame::Text("count".into())).await?;
+            noticed.set(true);
+            Ok(())
+        }
+        .boxed_local()
+    }
+
+    async fn is_noticed(&mut self, _: &Stage) -> bool {
+        self.noticed.get()
+    }
+}
+
+#[test]
+fn a_message_on_a_web_socket_is_answered_when_what_was_written_for_it_is_on_disk() {
+    check::<Heard>();
 }
 
 /// The answer to a request over HTTP.
