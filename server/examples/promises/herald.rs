@@ -172,4 +172,16 @@ impl herald::Server for Herald {
         let bytes = params.get_parcel()?.len() as u64;
         tell(&params.get_listener()?, bytes).await
     }
+
+    async fn lend(
+        self: Rc<Self>,
+        params: herald::LendParams,
+        mut results: herald::LendResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let number = count(&self.ctx)?;
+        results.get().set_loan(params.get_loan()?);
+        results.set_pipeline()?;
+        tell(&params.get_listener()?, number).await
+    }
 }

@@ -27,6 +27,10 @@ interface Herald @0x9fc36ec8c0ea6f6d {
 
   weigh @7 (parcel :Data, listener :Listener);
   # Tells the listener how many bytes the parcel has. Returns when it has heard.
+
+  lend @8 (listener :Listener, loan :Listener) -> (loan :Listener);
+  # Counts, returns the loan at once, so that it may be called by way of the results, and tells the listener the
+  # number. Is over when that has heard.
 }
 
 interface Clerk @0x83025aa66aea827d {

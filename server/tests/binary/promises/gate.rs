@@ -157,6 +157,40 @@ fn a_client_is_called_when_what_was_written_before_is_on_disk() {
     check::<Told>();
 }
 
+/// A call, by way of a capability in the results of a call that is not over.
+struct Lent(Noticed);
+
+impl Way for Lent {
+    async fn new(_: &Stage) -> Self {
+        Lent(Noticed::default())
+    }
+
+    fn act(&self, stage: &Stage) -> LocalBoxFuture<'static, capnp::Result<()>> {
+        let mut request = stage.x.lend_request();
+        request.get().set_listener(Ear::client().0);
+        let loan = capnp_rpc::new_client(Ear(self.0.clone()));
+        request.get().set_loan(loan);
+        let lent = request.send();
+        let mut early = lent.pipeline.get_loan().hear_request();
+        early.get().set_number(1);
+        let heard = early.send().promise;
+        async move {
+            heard.await?;
+            lent.promise.await.map(drop)
+        }
+        .boxed_local()
+    }
+
+    async fn is_noticed(&mut self, _: &Stage) -> bool {
+        self.0.heard.get().is_some()
+    }
+}
+
+#[test]
+fn a_capability_of_a_call_that_is_not_over_works_when_what_was_written_is_on_disk() {
+    check::<Lent>();
+}
+
 /// The release of a capability of the client.
 struct Dismissed(Noticed);
 
