@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::Stream;
+use http::Version;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
@@ -17,32 +18,45 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{Problem, connection::UnderWay, failure::About, patient::Unread};
 use crate::{Error, fetch::Body};
 
-/// A request's body that tells the connection whether all of it has come.
+/// A request's body that tells the connection whether all of it has come, and fails if it ends without its
+/// last byte.
 pub(super) struct Coming {
     body: Incoming,
+    is_framed: bool,
     unread: Unread,
 }
 
 impl Coming {
-    pub fn new(body: Incoming, unread: Unread) -> Coming {
+    pub fn new(body: Incoming, version: Version, unread: Unread) -> Coming {
         unread.set(!body.is_end_stream());
-        Coming { body, unread }
+        Coming {
+            body,
+            is_framed: version == Version::HTTP_2,
+            unread,
+        }
     }
 }
 
 impl http_body::Body for Coming {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Problem;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
+        let has_ended = self.body.is_end_stream();
+        if frame.is_none() || has_ended {
             self.unread.set(false);
         }
-        Poll::Ready(frame)
+        Poll::Ready(match frame {
+            // `hyper` takes a stream that is reset with NO_ERROR for one that ends, as a client may that has
+            // its answer. Of a request only END_STREAM says that all of it was sent.
+            None if self.is_framed && !has_ended => Some(Err(Problem::BrokenBody)),
+            None => None,
+            Some(frame) => Some(frame.map_err(|_| Problem::BrokenBody)),
+        })
     }
 
     fn is_end_stream(&self) -> bool {

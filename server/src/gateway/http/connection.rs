@@ -147,7 +147,7 @@ impl Connection {
         let under_way = UnderWay::new(self.clone());
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
-        let body = Coming::new(body, self.unread.clone());
+        let body = Coming::new(body, head.version, self.unread.clone());
         let origin = head.headers.get(header::ORIGIN).cloned();
         let (is_head, version) = (head.method == Method::HEAD, head.version);
         let mut about = None;
