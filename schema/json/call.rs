@@ -47,6 +47,29 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+/// The parameters of a call: a JSON object.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Params {
+    /// The object; `null` is an empty one.
+    Value(Value),
+    /// JSON, of which no tree of values is made; no text at all is an empty object. A member that is there
+    /// twice is refused.
+    Text(String),
+}
+
+impl From<Value> for Params {
+    fn from(value: Value) -> Params {
+        Params::Value(value)
+    }
+}
+
+impl From<String> for Params {
+    fn from(text: String) -> Params {
+        Params::Text(text)
+    }
+}
+
 impl Schemas {
     /// Calls a method of an object, by its name. `class` is the interface of the object's class; beside
     /// its methods an object has those of `Stub`. Parameters are a JSON object, and so are the results.
@@ -56,8 +79,9 @@ impl Schemas {
         object: &stub::Client,
         class: u64,
         method: &str,
-        params: Value,
+        params: impl Into<Params>,
     ) -> Result<Value, CallError> {
+        let params = params.into();
         let method = self
             .method(class, method)
             .or_else(|| self.method(stub::Client::TYPE_ID, method))
@@ -67,11 +91,14 @@ impl Schemas {
                 object
                     .as_client_hook()
                     .new_call(method.interface_id, method.ordinal, None);
-            self.write_params(&method, &params, request.get())
-                .map_err(|error| CallError::Params {
-                    error,
-                    signature: self.signature(&method),
-                })?;
+            let written = match &params {
+                Params::Value(value) => self.write_params(&method, value, request.get()),
+                Params::Text(text) => self.write_text(method.params, text, request.get()),
+            };
+            written.map_err(|error| CallError::Params {
+                error,
+                signature: self.signature(&method),
+            })?;
             drop(params);
             request.send()
         };

@@ -26,8 +26,33 @@ fn target(schemas: &Schemas, method: &str) -> Method {
 /// Writes parameters, sends them through bytes, and reads them as results.
 fn trip(schemas: &Schemas, method: &Method, params: &Value) -> Result<Value, JsonError> {
     let mut sent = message::Builder::new_default();
-    schemas.write_params(method, params, sent.init_root())?;
+    let written = schemas.write_params(method, params, sent.init_root());
+    if params.is_object() {
+        same_as_text(schemas, method, params, &written, &sent);
+    }
+    written?;
     let bytes = serialize::write_message_to_words(&sent);
     let received = serialize::read_message(&bytes[..], message::ReaderOptions::new()).unwrap();
     schemas.read_results(method, received.get_root::<any_pointer::Reader>().unwrap())
+}
+
+/// Sees to it that text is written, or refused, as a tree of its values is.
+fn same_as_text(
+    schemas: &Schemas,
+    method: &Method,
+    params: &Value,
+    written: &Result<(), JsonError>,
+    sent: &message::Builder<message::HeapAllocator>,
+) {
+    let mut of_text = message::Builder::new_default();
+    let text = params.to_string();
+    let done = schemas.write_text(method.params, &text, of_text.init_root());
+    match (written, done) {
+        (Ok(()), Ok(())) => assert!(
+            serialize::write_message_to_words(sent) == serialize::write_message_to_words(&of_text),
+            "{text}"
+        ),
+        (Err(one), Err(other)) => assert_eq!(one.to_string(), other.to_string()),
+        (one, other) => panic!("{text}: {one:?}, {other:?}"),
+    }
 }

@@ -128,8 +128,8 @@ pub struct Http {
     pub head_fields: usize,
     /// The longest body of a request to an object's own pages. Default: no limit, for it is a stream.
     pub body_bytes: Option<u64>,
-    /// The longest JSON of a call. It takes many times as much memory while it is read, and holds up the
-    /// vat meanwhile. Default 4,194,304.
+    /// The longest JSON of a call; a longer one is answered 413. The thread of the vat reads it, a few
+    /// milliseconds for each 262,144 bytes, and nobody else is served meanwhile. Default 262,144.
     pub call_bytes: usize,
     /// How long a connection may be without a request, until the head of the next is whole. Default
     /// 60,000.

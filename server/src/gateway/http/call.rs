@@ -8,7 +8,6 @@ use std::{cell::Cell, rc::Rc};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
-use serde_json::{Map, Value};
 
 use super::{
     Http, Problem,
@@ -40,11 +39,10 @@ pub(super) async fn call(
     }
     let object = object(http, class, name)?;
     let text = read(http, body).await?;
-    let params = parse(&text)?;
-    drop(text);
+    let text = String::from_utf8(text).map_err(|_| Problem::Json("not UTF-8".into()))?;
     let results = http
         .schemas
-        .call(&object, class.interface_id, method, params)
+        .call(&object, class.interface_id, method, text)
         .await?;
     let mut response = Response::new(in_pieces(results.to_string().into()));
     let json = HeaderValue::from_static("application/json");
@@ -96,21 +94,6 @@ async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
     Ok(whole)
 }
 
-/// The parameters: a JSON object, and no body is an empty one.
-fn parse(text: &[u8]) -> Result<Value, Problem> {
-    if text.is_empty() {
-        return Ok(Value::Object(Map::new()));
-    }
-    let text = std::str::from_utf8(text).map_err(|_| Problem::Json("not UTF-8".into()))?;
-    match vatwerk::json::parse(text) {
-        Ok(params @ Value::Object(_)) => Ok(params),
-        Ok(_) => Err(Problem::Json(
-            "the parameters of a call are a JSON object".into(),
-        )),
-        Err(error) => Err(Problem::Json(error.to_string())),
-    }
-}
-
 /// Bytes that count as long as this is there.
 struct Held<'a> {
     all: &'a Cell<usize>,
@@ -152,16 +135,6 @@ mod tests {
         assert_eq!(pieces.len(), 3);
         assert!(pieces.iter().all(|piece| piece.len() <= PIECE));
         assert_eq!(pieces.concat(), text.as_bytes());
-    }
-
-    #[test]
-    fn parameters_are_an_object_of_json() {
-        assert_eq!(parse(b"").unwrap(), Value::Object(Map::new()));
-        assert_eq!(parse(b" {\"a\":1} ").unwrap()["a"], 1);
-        let integer = br#"{"a":18446744073709551616}"#;
-        for text in [&b"[]"[..], b"1", b"null", b"{", b"\xff", integer] {
-            assert!(matches!(parse(text), Err(Problem::Json(_))), "{text:?}");
-        }
     }
 
     #[test]

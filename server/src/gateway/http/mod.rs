@@ -101,8 +101,7 @@ pub struct Limits {
     pub head_fields: usize,
     /// The longest body of a request to an object's own page, if there is a limit.
     pub body_bytes: Option<u64>,
-    /// The longest JSON of a call. It takes many times as much memory while it is read, and nothing
-    /// else is done meanwhile.
+    /// The longest JSON of a call, in bytes. The thread of the vat reads it.
     pub json_bytes: usize,
     /// How much JSON of calls may be held before it is whole, in bytes.
     pub json_held: usize,
@@ -120,7 +119,7 @@ impl Default for Limits {
             head_bytes: 32 << 10,
             head_fields: 100,
             body_bytes: None,
-            json_bytes: 4 << 20,
+            json_bytes: 256 << 10,
             json_held: 64 << 20,
             idle: Duration::from_secs(60),
             stall: Duration::from_secs(30),
