@@ -73,6 +73,8 @@ pub enum Problem {
     Rounded(String),
     /// The parameters are not an object.
     NoObject,
+    /// The text would be longer than this, in bytes.
+    LongText(usize),
     /// Two members of one union are set; the names of both.
     UnionConflict(String, String),
     /// A value of this type cannot be written as JSON.
@@ -164,6 +166,7 @@ impl fmt::Display for Problem {
                 f,
                 "{integer} does not fit an integer of 64 bits; {integer}.0 is a float"
             ),
+            Self::LongText(limit) => write!(f, "more than {limit} bytes of JSON"),
             Self::NoObject => write!(f, "the parameters of a call are a JSON object"),
             Self::UnionConflict(one, other) => {
                 write!(

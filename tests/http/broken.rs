@@ -3,15 +3,12 @@
 use std::future::poll_fn;
 
 use bytes::Bytes;
-use h2::{Reason, SendStream, client};
-use tokio::{
-    io::{AsyncWriteExt, DuplexStream, copy_bidirectional, duplex},
-    task::{JoinHandle, spawn_local},
-};
+use h2::{Reason, SendStream};
+use tokio::{io::AsyncWriteExt, task::JoinHandle};
 use vatwerk_server::http::Request;
 
 use super::{
-    client::{Client, connect},
+    client::{Client, connect, frames},
     vat,
 };
 use crate::support::{TestVat, run_paused, settle};
@@ -36,14 +33,7 @@ async fn nothing_ran(vat: &TestVat, how: &str) {
 /// A connection of HTTP/2 that has sent the head of a request and this of its body, without END_STREAM.
 /// Aborting the task closes it without a word.
 async fn begin(vat: &TestVat, path: &str, sent: &str) -> (SendStream<Bytes>, JoinHandle<()>) {
-    let mut stream = connect(vat).await;
-    let (ours, mut theirs): (DuplexStream, _) = duplex(64 << 10);
-    spawn_local(async move { copy_bidirectional(&mut stream, &mut theirs).await });
-    let (send, connection) = client::handshake(ours).await.unwrap();
-    let driver = spawn_local(async move {
-        let _ = connection.await;
-    });
-    let mut send = send.ready().await.unwrap();
+    let (mut send, driver) = frames(vat).await;
     let request = Request::post(format!("http://localhost{path}"));
     let (_, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
     if !sent.is_empty() {

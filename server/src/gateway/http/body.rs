@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::Stream;
 use http::Version;
 use http_body::{Body as _, Frame, SizeHint};
@@ -16,7 +16,11 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Problem, connection::UnderWay, failure::About, patient::Unread};
-use crate::{Error, fetch::Body};
+use crate::{
+    Error,
+    account::{Account, Counted},
+    fetch::Body,
+};
 
 /// A request's body that tells the connection whether all of it has come, and fails if it ends without its
 /// last byte.
@@ -186,6 +190,7 @@ impl Taken {
 /// An answer's body. As long as it is there, the request is under way.
 pub struct Leaving {
     body: Body,
+    held: Account,
     taken: Taken,
     about: Option<About>,
     under_way: UnderWay,
@@ -194,12 +199,14 @@ pub struct Leaving {
 impl Leaving {
     pub(super) fn new(
         body: Body,
+        held: Account,
         taken: Taken,
         about: Option<About>,
         under_way: UnderWay,
     ) -> Leaving {
         Leaving {
             body,
+            held,
             taken,
             about,
             under_way,
@@ -207,14 +214,34 @@ impl Leaving {
     }
 }
 
+/// A piece of an answer that counts until `hyper` has let go of it: the connection has taken it.
+pub struct Piece {
+    bytes: Bytes,
+    _held: Counted,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
 impl http_body::Body for Leaving {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = capnp::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<capnp::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<capnp::Result<Frame<Piece>>>> {
         self.taken.0.set(None);
         let frame = ready!(pin!(&mut self.body).poll_frame(cx));
         match &frame {
@@ -224,7 +251,11 @@ impl http_body::Body for Leaving {
                 .breaks_off(self.about.as_ref(), error.clone()),
             None => {}
         }
-        Poll::Ready(frame)
+        let piece = |bytes: Bytes| Piece {
+            _held: self.held.count(bytes.len()),
+            bytes,
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

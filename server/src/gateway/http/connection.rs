@@ -178,7 +178,8 @@ impl Connection {
             .http_answered(response.status());
         let taken = Taken::new();
         self.watch(&taken);
-        response.map(|body| Leaving::new(body, taken, about, under_way))
+        let held = self.http.held.clone();
+        response.map(|body| Leaving::new(body, held, taken, about, under_way))
     }
 
     /// What is refused whatever it is about, or answered here.
@@ -194,6 +195,9 @@ impl Connection {
             self.http.directory.metrics().overloaded();
             let what = "the vat (requests under way over HTTP)";
             return Err(Problem::Busy(what, limits.requests));
+        }
+        if self.http.held.sum() > limits.held_bytes {
+            return Err(self.http.no_room(None));
         }
         if head.method == Method::CONNECT {
             // An object's answer would make a tunnel of the connection.
