@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use capnp::{any_pointer, capability::FromClientHook, traits::HasTypeId};
+use capnp::{
+    any_pointer,
+    capability::{FromClientHook, Promise, Request, Response},
+    traits::HasTypeId,
+};
 use serde_json::Value;
 
 use super::{JsonError, Method, Schemas};
@@ -47,6 +51,31 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+type Answer = Promise<Response<any_pointer::Owned>, capnp::Error>;
+
+/// The parameters of a call: a JSON object.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Params {
+    /// The object; `null` is an empty one.
+    Value(Value),
+    /// JSON, of which no tree of values is made; no text at all is an empty object. A member that is there
+    /// twice is refused.
+    Text(String),
+}
+
+impl From<Value> for Params {
+    fn from(value: Value) -> Params {
+        Params::Value(value)
+    }
+}
+
+impl From<String> for Params {
+    fn from(text: String) -> Params {
+        Params::Text(text)
+    }
+}
+
 impl Schemas {
     /// Calls a method of an object, by its name. `class` is the interface of the object's class; beside
     /// its methods an object has those of `Stub`. Parameters are a JSON object, and so are the results.
@@ -56,32 +85,55 @@ impl Schemas {
         object: &stub::Client,
         class: u64,
         method: &str,
-        params: Value,
+        params: impl Into<Params>,
     ) -> Result<Value, CallError> {
+        let (method, answer) = self.send(object, class, method, params.into())?;
+        let answer = answer.await.map_err(CallError::Call)?;
+        let results = answer.get().map_err(CallError::Call)?;
+        self.read_results(&method, results)
+            .map_err(CallError::Results)
+    }
+
+    /// Calls a method of an object as [`Schemas::call`] does. The results are text of at most `max_bytes`,
+    /// of which no tree of values is made.
+    pub async fn call_for_text(
+        &self,
+        object: &stub::Client,
+        class: u64,
+        method: &str,
+        params: impl Into<Params>,
+        max_bytes: usize,
+    ) -> Result<String, CallError> {
+        let (method, answer) = self.send(object, class, method, params.into())?;
+        let answer = answer.await.map_err(CallError::Call)?;
+        let results = answer.get().map_err(CallError::Call)?;
+        self.results_text(&method, results, max_bytes)
+            .map_err(CallError::Results)
+    }
+
+    fn send(
+        &self,
+        object: &stub::Client,
+        class: u64,
+        method: &str,
+        params: Params,
+    ) -> Result<(Method, Answer), CallError> {
         let method = self
             .method(class, method)
             .or_else(|| self.method(stub::Client::TYPE_ID, method))
             .ok_or_else(|| self.unknown(class, method))?;
-        let sent = {
-            let mut request =
-                object
-                    .as_client_hook()
-                    .new_call(method.interface_id, method.ordinal, None);
-            self.write_params(&method, &params, request.get())
-                .map_err(|error| CallError::Params {
-                    error,
-                    signature: self.signature(&method),
-                })?;
-            drop(params);
-            request.send()
+        let hook = object.as_client_hook();
+        let mut request: Request<any_pointer::Owned, any_pointer::Owned> =
+            hook.new_call(method.interface_id, method.ordinal, None);
+        let written = match &params {
+            Params::Value(value) => self.write_params(&method, value, request.get()),
+            Params::Text(text) => self.write_text(method.params, text, request.get()),
         };
-        let answer = sent.promise.await.map_err(CallError::Call)?;
-        self.read(&method, answer.get().map_err(CallError::Call)?)
-    }
-
-    fn read(&self, method: &Method, results: any_pointer::Reader<'_>) -> Result<Value, CallError> {
-        self.read_results(method, results)
-            .map_err(CallError::Results)
+        written.map_err(|error| CallError::Params {
+            error,
+            signature: self.signature(&method),
+        })?;
+        Ok((method, request.send().promise))
     }
 
     fn unknown(&self, class: u64, method: &str) -> CallError {

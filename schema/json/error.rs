@@ -65,6 +65,16 @@ pub enum Problem {
         /// The names that there are, in the order of their declaration.
         known: Vec<String>,
     },
+    /// The member is there twice.
+    Twice,
+    /// The text is not JSON; why, and where in it.
+    NotJson(String),
+    /// This integer fits neither 64 bits with a sign nor without.
+    Rounded(String),
+    /// The parameters are not an object.
+    NoObject,
+    /// The text would be longer than this, in bytes.
+    LongText(usize),
     /// Two members of one union are set; the names of both.
     UnionConflict(String, String),
     /// A value of this type cannot be written as JSON.
@@ -150,6 +160,14 @@ impl fmt::Display for Problem {
             Self::UnknownField { known } => {
                 write!(f, "no such field; there are {}", list(known))
             }
+            Self::Twice => write!(f, "it is there twice"),
+            Self::NotJson(why) => write!(f, "not JSON: {why}"),
+            Self::Rounded(integer) => write!(
+                f,
+                "{integer} does not fit an integer of 64 bits; {integer}.0 is a float"
+            ),
+            Self::LongText(limit) => write!(f, "more than {limit} bytes of JSON"),
+            Self::NoObject => write!(f, "the parameters of a call are a JSON object"),
             Self::UnionConflict(one, other) => {
                 write!(
                     f,

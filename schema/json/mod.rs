@@ -59,7 +59,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use call::CallError;
+pub use call::{CallError, Params};
 pub use error::{JsonError, Problem, SchemaError};
 pub use merge::merge;
 pub use method::{Interface, Method};

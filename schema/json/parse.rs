@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 /// Why a text is not taken as JSON.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ParseError {
-    /// It is no JSON.
+    /// It is no JSON, or a key is there twice.
     Syntax(serde_json::Error),
     /// This integer fits neither 64 bits with a sign nor without.
     Rounded(String),
@@ -17,6 +18,7 @@ pub enum ParseError {
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Syntax(error) if error.is_data() => error.fmt(f),
             Self::Syntax(error) => write!(f, "not JSON: {error}"),
             Self::Rounded(integer) => write!(
                 f,
@@ -28,17 +30,84 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// Reads JSON, but refuses integers that [`Value`] would round to the nearest float.
+/// Reads JSON, but refuses integers that [`Value`] would round to the nearest float, and objects of which
+/// it would keep the last of several values of one key.
 pub fn parse(text: &str) -> Result<Value, ParseError> {
-    let value = serde_json::from_str(text).map_err(ParseError::Syntax)?;
+    let mut source = serde_json::Deserializer::from_str(text);
+    let value = Strict.deserialize(&mut source);
+    let value = value.and_then(|value| source.end().map(|()| value));
+    let value = value.map_err(ParseError::Syntax)?;
     match rounded_integer(text) {
         Some(integer) => Err(ParseError::Rounded(integer.to_owned())),
         None => Ok(value),
     }
 }
 
+/// Makes a [`Value`] in which nothing is lost.
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, source: D) -> Result<Value, D::Error> {
+        source.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element_seed(Strict)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if members.contains_key(&key) {
+                let key = super::error::shorten(&key);
+                return Err(de::Error::custom(format!("`{key}` is there twice")));
+            }
+            members.insert(key, map.next_value_seed(Strict)?);
+        }
+        Ok(Value::Object(members))
+    }
+}
+
 /// The first integer in valid JSON that neither `i64` nor `u64` holds.
-fn rounded_integer(json: &str) -> Option<&str> {
+pub(super) fn rounded_integer(json: &str) -> Option<&str> {
     let mut rest = json;
     while let Some(at) = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
         rest = &rest[at..];
@@ -95,6 +164,11 @@ mod tests {
             ("[1,99999999999999999999]", "99999999999999999999 does not"),
             ("1e400", "out of range"),
             ("{", "not JSON"),
+            ("[] 1", "not JSON"),
+            (
+                r#"[{"a":1,"b":{"c":1,"\u0063":2}}]"#,
+                "`c` is there twice at line 1",
+            ),
         ] {
             let error = parse(bad).unwrap_err().to_string();
             assert!(error.contains(said), "{bad}: {error}");

@@ -1,4 +1,8 @@
-use base64::{Engine, engine::general_purpose::STANDARD};
+//! Results: from a message to JSON, a tree of its values or text.
+
+use std::{cell::RefCell, io};
+
+use base64::{display::Base64Display, engine::general_purpose::STANDARD};
 use capnp::{
     any_pointer, any_pointer_list,
     message::ReaderOptions,
@@ -6,6 +10,7 @@ use capnp::{
     serialize, struct_list,
     traits::FromPointerReader,
 };
+use serde::ser::{self, Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -31,24 +36,108 @@ impl Schemas {
         self.read_struct(method.results, results)
     }
 
+    /// The results of a call as JSON text of at most `max_bytes`, without a tree of its values.
+    pub fn results_text(
+        &self,
+        method: &Method,
+        results: any_pointer::Reader<'_>,
+        max_bytes: usize,
+    ) -> Result<String> {
+        if method.is_streaming() && self.structure(method.results).is_none() {
+            return Ok("{}".to_owned());
+        }
+        let ReadPointer(pointer) = results.get_as()?;
+        let mut text = Limited {
+            text: Vec::new(),
+            left: max_bytes,
+        };
+        let written = self.show(MAX_JSON_BYTES, |reader| {
+            let item = Item::Struct(method.results, pointer.get_struct(None)?);
+            Ok(serde_json::to_writer(&mut text, &reader.item(item)))
+        });
+        match written {
+            Err(_) if text.left == 0 => Err(Problem::LongText(max_bytes).into()),
+            Err(error) => Err(error),
+            Ok(()) => Ok(String::from_utf8(text.text).expect("JSON is UTF-8")),
+        }
+    }
+
     /// A struct, by its id, as JSON: always an object.
     pub fn read_struct(&self, struct_id: u64, source: any_pointer::Reader<'_>) -> Result<Value> {
         let ReadPointer(pointer) = source.get_as()?;
-        Reader::new(self, MAX_JSON_BYTES).structure(struct_id, pointer.get_struct(None)?)
+        self.show(MAX_JSON_BYTES, |reader| {
+            let item = Item::Struct(struct_id, pointer.get_struct(None)?);
+            Ok(serde_json::to_value(reader.item(item)))
+        })
     }
 
     pub(super) fn read_default(&self, ty: &Type, default: &Default) -> Result<Value> {
-        Reader::new(self, MAX_JSON_BYTES).default(ty, default)
+        self.default_within(MAX_JSON_BYTES, ty, default)
     }
 
-    /// The same for a signature: an error if it is long.
+    /// The default for a signature: an error if it is long.
     pub(super) fn preview_default(&self, ty: &Type, default: &Default) -> Result<Value> {
-        Reader::new(self, PREVIEW_BYTES).default(ty, default)
+        self.default_within(PREVIEW_BYTES, ty, default)
+    }
+
+    fn default_within(&self, bytes: usize, ty: &Type, default: &Default) -> Result<Value> {
+        self.show(bytes, |reader| {
+            Ok(serde_json::to_value(
+                reader.item(Item::Default(ty, default)),
+            ))
+        })
+    }
+
+    fn show<T>(
+        &self,
+        bytes: usize,
+        show: impl FnOnce(&Reader<'_>) -> Result<serde_json::Result<T>>,
+    ) -> Result<T> {
+        let reader = Reader {
+            schemas: self,
+            state: RefCell::new(State {
+                bytes_left: bytes,
+                ..State::default()
+            }),
+        };
+        show(&reader)?.map_err(|error| {
+            let refused = reader.state.take().refused;
+            refused.unwrap_or_else(|| Problem::NotJson(error.to_string()).into())
+        })
+    }
+}
+
+/// A text that gets only so long: then nothing is left.
+struct Limited {
+    text: Vec<u8>,
+    left: usize,
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.left.checked_sub(bytes.len()) {
+            Some(left) => self.left = left,
+            None => {
+                self.left = 0;
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 struct Reader<'s> {
     schemas: &'s Schemas,
+    state: RefCell<State>,
+}
+
+#[derive(std::default::Default)]
+struct State {
     bytes_left: usize,
     depth: usize,
     /// The ids of the structs that are being read.
@@ -58,176 +147,284 @@ struct Reader<'s> {
     /// Whether they are of a default that the schema gives. Defaults in it are not followed: a type
     /// may be its own default.
     inside_default: bool,
+    /// Why a value has no form in JSON, and where as far as that is known by now. `serde` passes on only a
+    /// text.
+    refused: Option<JsonError>,
+}
+
+/// What is shown.
+#[derive(Clone, Copy)]
+enum Item<'a> {
+    Pointer(PointerReader<'a>, &'a Type, &'a Default),
+    /// A struct that is set, or a group.
+    Struct(u64, StructReader<'a>),
+    /// An element of a list of structs.
+    Element(u64, StructReader<'a>),
+    /// A field that is not on the wire.
+    Default(&'a Type, &'a Default),
+    Bits(&'a Type, u64),
+}
+
+struct Shown<'r, 's, 'a> {
+    reader: &'r Reader<'s>,
+    item: Item<'a>,
+}
+
+impl Serialize for Shown<'_, '_, '_> {
+    fn serialize<S: Serializer>(&self, out: S) -> std::result::Result<S::Ok, S::Error> {
+        let reader = self.reader;
+        match self.item {
+            Item::Pointer(pointer, ty, default) => reader.pointer(out, pointer, ty, default),
+            Item::Struct(id, of) => reader.structure(out, id, of),
+            // What is set inside of a struct that is not, is set.
+            Item::Element(id, of) => reader.with_null_as(false, || reader.structure(out, id, of)),
+            Item::Default(ty, default) => reader.default(out, ty, default),
+            Item::Bits(ty, bits) => reader.schemas.decode(ty, bits).serialize(out),
+        }
+    }
 }
 
 impl<'s> Reader<'s> {
-    fn new(schemas: &'s Schemas, bytes_left: usize) -> Self {
-        Self {
-            schemas,
-            bytes_left,
-            depth: 0,
-            inside: Vec::new(),
-            inside_null: false,
-            inside_default: false,
-        }
+    fn item<'r, 'a>(&'r self, item: Item<'a>) -> Shown<'r, 's, 'a> {
+        Shown { reader: self, item }
     }
 
-    fn spend(&mut self, bytes: usize) -> Result<()> {
-        self.bytes_left = self
-            .bytes_left
-            .checked_sub(bytes)
-            .ok_or(Problem::LimitExceeded("MAX_JSON_BYTES"))?;
+    /// Passes on what was done, or says to `serde` that it was refused.
+    fn check<T, E: ser::Error>(&self, done: Result<T>) -> std::result::Result<T, E> {
+        done.map_err(|refused| {
+            self.state.borrow_mut().refused = Some(refused);
+            E::custom("refused")
+        })
+    }
+
+    /// Adds to where a value was refused.
+    fn inside<T, E>(
+        &self,
+        done: std::result::Result<T, E>,
+        place: impl FnOnce(JsonError) -> JsonError,
+    ) -> std::result::Result<T, E> {
+        if done.is_err() {
+            let mut state = self.state.borrow_mut();
+            state.refused = state.refused.take().map(place);
+        }
+        done
+    }
+
+    fn spend<E: ser::Error>(&self, bytes: usize) -> std::result::Result<(), E> {
+        let left = self.state.borrow().bytes_left.checked_sub(bytes);
+        let left = left.ok_or_else(|| Problem::LimitExceeded("MAX_JSON_BYTES").into());
+        self.state.borrow_mut().bytes_left = self.check(left)?;
         Ok(())
     }
 
-    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        if self.depth == MAX_DEPTH {
-            return Err(Problem::LimitExceeded("MAX_DEPTH").into());
+    fn nested<T, E: ser::Error>(
+        &self,
+        read: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        if self.state.borrow().depth == MAX_DEPTH {
+            return self.check(Err(Problem::LimitExceeded("MAX_DEPTH").into()));
         }
-        self.depth += 1;
-        let value = read(self);
-        self.depth -= 1;
+        self.state.borrow_mut().depth += 1;
+        let value = read();
+        self.state.borrow_mut().depth -= 1;
+        value
+    }
+
+    /// Reads with `inside_null` as this.
+    fn with_null_as<T>(&self, inside_null: bool, read: impl FnOnce() -> T) -> T {
+        let outside = self.state.borrow().inside_null;
+        self.state.borrow_mut().inside_null = inside_null;
+        let value = read();
+        self.state.borrow_mut().inside_null = outside;
         value
     }
 
     /// A field that is not on the wire.
-    fn default(&mut self, ty: &Type, default: &Default) -> Result<Value> {
+    fn default<S: Serializer>(
+        &self,
+        out: S,
+        ty: &Type,
+        default: &Default,
+    ) -> std::result::Result<S::Ok, S::Error> {
         match default {
             Default::Zero => match ty.width() {
-                Some(_) => Ok(self.schemas.decode(ty, 0)),
-                None => with_null(|pointer| self.pointer(pointer, ty, &Default::Zero)),
+                Some(_) => self.schemas.decode(ty, 0).serialize(out),
+                None => {
+                    let message = capnp::message::Builder::new_default();
+                    let root = message.get_root_as_reader().map_err(JsonError::from);
+                    let ReadPointer(null) = self.check(root)?;
+                    self.pointer(out, null, ty, &Default::Zero)
+                }
             },
-            Default::Bits(bits) => Ok(self.schemas.decode(ty, *bits)),
+            Default::Bits(bits) => self.schemas.decode(ty, *bits).serialize(out),
             Default::Text(text) => {
                 self.spend(text.len())?;
-                Ok(text.as_str().into())
+                out.serialize_str(text)
             }
-            Default::Data(data) => self.data(data),
-            Default::Message(_) if self.inside_default => Ok(Value::Null),
+            Default::Data(data) => self.data(out, data),
+            Default::Message(_) if self.state.borrow().inside_default => out.serialize_unit(),
             Default::Message(words) => {
                 let mut options = ReaderOptions::new();
                 options.traversal_limit_in_words(Some(words.len().saturating_mul(4)));
                 let mut bytes = capnp::Word::words_to_bytes(words);
-                let message = serialize::read_message_from_flat_slice(&mut bytes, options)?;
-                let ReadPointer(root) = message.get_root()?;
-                self.inside_default = true;
-                let value = self.nested(|reader| reader.pointer(root, ty, &Default::Zero));
-                self.inside_default = false;
+                let message = serialize::read_message_from_flat_slice(&mut bytes, options);
+                let message = self.check(message.map_err(JsonError::from))?;
+                let root = message.get_root().map_err(JsonError::from);
+                let ReadPointer(root) = self.check(root)?;
+                self.state.borrow_mut().inside_default = true;
+                let value = self.nested(|| self.pointer(out, root, ty, &Default::Zero));
+                self.state.borrow_mut().inside_default = false;
                 value
             }
         }
     }
 
-    fn data(&mut self, data: &[u8]) -> Result<Value> {
+    fn data<S: Serializer>(&self, out: S, data: &[u8]) -> std::result::Result<S::Ok, S::Error> {
         self.spend(data.len().saturating_add(data.len() / 3))?;
-        Ok(STANDARD.encode(data).into())
+        out.collect_str(&Base64Display::new(data, &STANDARD))
     }
 
-    fn pointer(
-        &mut self,
+    fn pointer<S: Serializer>(
+        &self,
+        out: S,
         pointer: PointerReader<'_>,
         ty: &Type,
         default: &Default,
-    ) -> Result<Value> {
+    ) -> std::result::Result<S::Ok, S::Error> {
         let null = pointer.is_null();
         if null && !matches!(default, Default::Zero) {
-            return self.default(ty, default);
+            return self.default(out, ty, default);
         }
         match ty {
             Type::Text => {
-                let text = pointer.get_text(None)?;
-                let text = text.to_str().map_err(|_| Problem::NotUtf8)?;
+                let text = pointer.get_text(None).map_err(JsonError::from);
+                let text = text.and_then(|it| it.to_str().map_err(|_| Problem::NotUtf8.into()));
+                let text = self.check(text)?;
                 self.spend(text.len())?;
-                Ok(text.into())
+                out.serialize_str(text)
             }
-            Type::Data => self.data(pointer.get_data(None)?),
-            Type::List(element) => self.nested(|reader| reader.list(pointer, element)),
-            Type::Struct(id) if null => {
-                if self.inside_null || self.inside.contains(id) {
-                    return Ok(Value::Null);
-                }
-                self.inside_null = true;
-                let value = self.structure(*id, pointer.get_struct(None)?);
-                self.inside_null = false;
-                value
+            Type::Data => {
+                let data = pointer.get_data(None).map_err(JsonError::from);
+                let data = self.check(data)?;
+                self.data(out, data)
             }
+            Type::List(element) => self.nested(|| self.list(out, pointer, element)),
             Type::Struct(id) => {
-                // What is set inside of a default is set.
-                let outside = std::mem::take(&mut self.inside_null);
-                let value = self.structure(*id, pointer.get_struct(None)?);
-                self.inside_null = outside;
-                value
+                let inside_null = {
+                    let state = self.state.borrow();
+                    if null && (state.inside_null || state.inside.contains(id)) {
+                        return out.serialize_unit();
+                    }
+                    // What is set inside of a default is set.
+                    null
+                };
+                let of = pointer.get_struct(None).map_err(JsonError::from);
+                let of = self.check(of)?;
+                self.with_null_as(inside_null, || self.structure(out, *id, of))
             }
-            Type::Interface(_) | Type::Capability | Type::AnyPointer if null => Ok(Value::Null),
-            Type::Interface(id) => {
-                let name = self.schemas.name(*id);
-                self.capability(&name)
+            Type::Interface(_) | Type::Capability | Type::AnyPointer if null => {
+                out.serialize_unit()
             }
-            Type::Capability => self.capability("Capability"),
-            Type::AnyPointer => match pointer.get_pointer_type()? {
-                PointerType::Null => Ok(Value::Null),
-                PointerType::Capability => self.capability("Capability"),
-                PointerType::Struct | PointerType::List => {
-                    self.spend(VALUE_BYTES)?;
-                    Ok(json!({ "$anyPointer": true }))
+            Type::Interface(id) => self.capability(out, &self.schemas.name(*id)),
+            Type::Capability => self.capability(out, "Capability"),
+            Type::AnyPointer => {
+                let kind = pointer.get_pointer_type().map_err(JsonError::from);
+                match self.check(kind)? {
+                    PointerType::Null => out.serialize_unit(),
+                    PointerType::Capability => self.capability(out, "Capability"),
+                    PointerType::Struct | PointerType::List => {
+                        self.spend(VALUE_BYTES)?;
+                        json!({ "$anyPointer": true }).serialize(out)
+                    }
                 }
-            },
-            scalar => Err(Problem::Schema(format!("{scalar:?} is not behind a pointer")).into()),
+            }
+            scalar => {
+                let problem = Problem::Schema(format!("{scalar:?} is not behind a pointer"));
+                self.check(Err(problem.into()))
+            }
         }
     }
 
-    fn capability(&mut self, name: &str) -> Result<Value> {
+    fn capability<S: Serializer>(
+        &self,
+        out: S,
+        name: &str,
+    ) -> std::result::Result<S::Ok, S::Error> {
         self.spend(VALUE_BYTES + name.len())?;
-        Ok(json!({ "$capability": name }))
+        json!({ "$capability": name }).serialize(out)
     }
 
-    fn list(&mut self, pointer: PointerReader<'_>, ty: &Type) -> Result<Value> {
-        let mut values = Vec::new();
+    fn list<S: Serializer>(
+        &self,
+        out: S,
+        pointer: PointerReader<'_>,
+        ty: &Type,
+    ) -> std::result::Result<S::Ok, S::Error> {
         if let Some(width) = ty.width() {
-            let list = pointer.get_list(width.element_size(), None)?;
-            self.spend(VALUE_BYTES.saturating_mul(list.len() as usize))?;
-            let elements = 0..list.len();
-            values.extend(elements.map(|i| {
-                let bits = raw::element(&list, width, i);
-                self.schemas.decode(ty, bits)
-            }));
+            let list = pointer.get_list(width.element_size(), None);
+            let list = self.check(list.map_err(JsonError::from))?;
+            self.elements(out, list.len(), |i| {
+                Ok(Item::Bits(ty, raw::element(&list, width, i)))
+            })
         } else if let Type::Struct(id) = ty {
+            let list = FromPointerReader::get_from_pointer(&pointer, None);
             let list: struct_list::Reader<'_, AnyStruct> =
-                FromPointerReader::get_from_pointer(&pointer, None)?;
-            self.spend(VALUE_BYTES.saturating_mul(list.len() as usize))?;
-            for (i, AnyStructReader(element)) in list.iter().enumerate() {
-                let outside = std::mem::take(&mut self.inside_null);
-                let value = self.structure(*id, element);
-                self.inside_null = outside;
-                values.push(value.map_err(|e| e.in_element(i))?);
-            }
+                self.check(list.map_err(JsonError::from))?;
+            self.elements(out, list.len(), |i| {
+                let AnyStructReader(element) = list.get(i);
+                Ok(Item::Element(*id, element))
+            })
         } else {
-            let list: any_pointer_list::Reader<'_> =
-                FromPointerReader::get_from_pointer(&pointer, None)?;
-            self.spend(VALUE_BYTES.saturating_mul(list.len() as usize))?;
-            for i in 0..list.len() {
+            let list = FromPointerReader::get_from_pointer(&pointer, None);
+            let list: any_pointer_list::Reader<'_> = self.check(list.map_err(JsonError::from))?;
+            self.elements(out, list.len(), |i| {
                 let ReadPointer(element) = list.get(i).get_as()?;
-                let value = self.pointer(element, ty, &Default::Zero);
-                values.push(value.map_err(|e| e.in_element(i as usize))?);
-            }
+                Ok(Item::Pointer(element, ty, &Default::Zero))
+            })
         }
-        Ok(Value::Array(values))
     }
 
-    fn structure(&mut self, id: u64, reader: StructReader<'_>) -> Result<Value> {
+    fn elements<'a, S: Serializer>(
+        &self,
+        out: S,
+        count: u32,
+        element: impl Fn(u32) -> Result<Item<'a>>,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        self.spend(VALUE_BYTES.saturating_mul(count as usize))?;
+        let mut list = out.serialize_seq(Some(count as usize))?;
+        for i in 0..count {
+            let item = self.check(element(i))?;
+            let shown = list.serialize_element(&self.item(item));
+            self.inside(shown, |error| error.in_element(i as usize))?;
+        }
+        list.end()
+    }
+
+    fn structure<S: Serializer>(
+        &self,
+        out: S,
+        id: u64,
+        reader: StructReader<'_>,
+    ) -> std::result::Result<S::Ok, S::Error> {
         let structure = self.schemas.structure(id);
         let structure = structure
-            .ok_or_else(|| Problem::Schema(format!("no struct {}", self.schemas.name(id))))?;
-        self.inside.push(id);
-        let value = self.nested(|it| it.members(structure, reader));
-        self.inside.pop();
+            .ok_or_else(|| Problem::Schema(format!("no struct {}", self.schemas.name(id))).into());
+        let structure = self.check(structure)?;
+        self.state.borrow_mut().inside.push(id);
+        let value = self.nested(|| self.members(out, structure, reader));
+        self.state.borrow_mut().inside.pop();
         value
     }
 
-    fn members(&mut self, structure: &Struct, reader: StructReader<'_>) -> Result<Value> {
+    fn members<S: Serializer>(
+        &self,
+        out: S,
+        structure: &Struct,
+        reader: StructReader<'_>,
+    ) -> std::result::Result<S::Ok, S::Error> {
         // Members that are not set cost time, though not memory.
         self.spend(structure.fields.len())?;
-        let mut members = Map::new();
+        let mut members = out.serialize_map(None)?;
         let set = raw::field(&reader, Width::W16, structure.discriminant_offset) as u16;
         let mut known = structure.discriminants == 0;
         for field in &structure.fields {
@@ -237,8 +434,8 @@ impl<'s> Reader<'s> {
                 None => {}
             }
             self.spend(VALUE_BYTES + field.name.len())?;
-            let value = match &field.kind {
-                FieldKind::Group(id) => self.structure(*id, reader),
+            let item = match &field.kind {
+                FieldKind::Group(id) => Item::Struct(*id, reader),
                 FieldKind::Slot {
                     offset,
                     ty,
@@ -247,31 +444,23 @@ impl<'s> Reader<'s> {
                 } => match (ty.width(), default) {
                     (None, default) => {
                         let pointer = reader.get_pointer_field(*offset as usize);
-                        self.pointer(pointer, ty, default)
+                        Item::Pointer(pointer, ty, default)
                     }
                     (Some(width), default) => {
                         let default = match default {
                             Default::Bits(bits) => *bits,
                             _ => 0,
                         };
-                        let bits = raw::field(&reader, width, *offset) ^ default;
-                        Ok(self.schemas.decode(ty, bits))
+                        Item::Bits(ty, raw::field(&reader, width, *offset) ^ default)
                     }
                 },
             };
-            let value = value.map_err(|e| e.in_field(&field.name))?;
-            members.insert(field.name.clone(), value);
+            let shown = members.serialize_entry(&field.name, &self.item(item));
+            self.inside(shown, |error| error.in_field(&field.name))?;
         }
         if !known {
-            members.insert("$unknownMember".to_owned(), set.into());
+            members.serialize_entry("$unknownMember", &set)?;
         }
-        Ok(Value::Object(members))
+        members.end()
     }
-}
-
-/// A null pointer, which only a message can give.
-fn with_null<T>(read: impl FnOnce(PointerReader<'_>) -> Result<T>) -> Result<T> {
-    let message = capnp::message::Builder::new_default();
-    let ReadPointer(pointer) = message.get_root_as_reader()?;
-    read(pointer)
 }

@@ -45,12 +45,27 @@ impl Type {
     }
 }
 
-pub(super) fn mismatch(expected: impl Into<String>, got: &Value) -> Problem {
+/// A value of JSON where a scalar or a text may be wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Given<'a> {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    Float(f64),
+    Text(&'a str),
+    List,
+    Object,
+}
+
+pub(super) fn mismatch(expected: impl Into<String>, got: Given<'_>) -> Problem {
     let got = match got {
-        Value::Null | Value::Bool(_) | Value::Number(_) => got.to_string(),
-        Value::String(text) => format!("{:?}", error::shorten(text)),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
+        Given::Null => "null".to_owned(),
+        Given::Bool(value) => value.to_string(),
+        Given::Integer(value) => value.to_string(),
+        Given::Float(value) => from_float(value).to_string(),
+        Given::Text(text) => format!("{:?}", error::shorten(text)),
+        Given::List => "a list".to_owned(),
+        Given::Object => "an object".to_owned(),
     };
     Problem::Mismatch {
         expected: expected.into(),
@@ -61,7 +76,7 @@ pub(super) fn mismatch(expected: impl Into<String>, got: &Value) -> Problem {
 impl Schemas {
     /// The bits of a scalar, as they would be on the wire if the default were zero. Those above the
     /// type's width mean nothing.
-    pub(super) fn encode(&self, ty: &Type, value: &Value) -> Result<u64, Problem> {
+    pub(super) fn encode(&self, ty: &Type, value: Given<'_>) -> Result<u64, Problem> {
         if let Some((least, greatest)) = ty.range() {
             let wide = ty.width() == Some(Width::W64);
             return match integer(value, wide) {
@@ -71,8 +86,11 @@ impl Schemas {
             };
         }
         let bits = match ty {
-            Type::Void => value.is_null().then_some(0),
-            Type::Bool => value.as_bool().map(u64::from),
+            Type::Void => matches!(value, Given::Null).then_some(0),
+            Type::Bool => match value {
+                Given::Bool(value) => Some(value.into()),
+                _ => None,
+            },
             Type::Float32 => float(value).and_then(|wide| {
                 let narrow = wide as f32;
                 (narrow.is_finite() || !wide.is_finite()).then(|| u64::from(narrow.to_bits()))
@@ -88,13 +106,13 @@ impl Schemas {
         bits.ok_or_else(|| mismatch(expected, value))
     }
 
-    fn encode_enum(&self, id: u64, value: &Value) -> Result<u64, Problem> {
+    fn encode_enum(&self, id: u64, value: Given<'_>) -> Result<u64, Problem> {
         let names = match self.node(id).map(|node| &node.kind) {
             Some(Kind::Enum(names)) => names.as_slice(),
             _ => &[],
         };
         let number = match value {
-            Value::String(text) => names.iter().position(|name| name == text),
+            Given::Text(text) => names.iter().position(|name| name == text),
             other => integer(other, false)
                 .and_then(|n| u16::try_from(n).ok())
                 .map(usize::from),
@@ -134,32 +152,24 @@ impl Schemas {
 }
 
 /// An integer; if `wide`, also one in a string, for callers whose numbers are all floats.
-fn integer(value: &Value, wide: bool) -> Option<i128> {
+fn integer(value: Given<'_>, wide: bool) -> Option<i128> {
     /// Up to here, every integer has a float of its own.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {
-        Value::Number(n) => n
-            .as_i64()
-            .map(i128::from)
-            .or_else(|| n.as_u64().map(i128::from))
-            .or_else(|| {
-                let n = n.as_f64()?;
-                (n.fract() == 0.0 && n.abs() <= EXACT).then_some(n as i128)
-            }),
-        Value::String(text) if wide => text.parse().ok(),
+        Given::Integer(n) => Some(n),
+        Given::Float(n) => (n.fract() == 0.0 && n.abs() <= EXACT).then_some(n as i128),
+        Given::Text(text) if wide => text.parse().ok(),
         _ => None,
     }
 }
 
-fn float(value: &Value) -> Option<f64> {
+fn float(value: Given<'_>) -> Option<f64> {
     match value {
-        Value::Number(n) => n.as_f64(),
-        Value::String(text) => match text.as_str() {
-            "NaN" => Some(f64::NAN),
-            "Infinity" => Some(f64::INFINITY),
-            "-Infinity" => Some(f64::NEG_INFINITY),
-            _ => None,
-        },
+        Given::Integer(n) => Some(n as f64),
+        Given::Float(n) => Some(n),
+        Given::Text("NaN") => Some(f64::NAN),
+        Given::Text("Infinity") => Some(f64::INFINITY),
+        Given::Text("-Infinity") => Some(f64::NEG_INFINITY),
         _ => None,
     }
 }

@@ -128,9 +128,16 @@ pub struct Http {
     pub head_fields: usize,
     /// The longest body of a request to an object's own pages. Default: no limit, for it is a stream.
     pub body_bytes: Option<u64>,
-    /// The longest JSON of a call. It takes many times as much memory while it is read, and holds up the
-    /// vat meanwhile. Default 4,194,304.
+    /// The longest JSON of a call; a longer one is answered 413. The thread of the vat reads it, a few
+    /// milliseconds for each 262,144 bytes, and nobody else is served meanwhile. Default 262,144.
     pub call_bytes: usize,
+    /// The longest JSON of a call's results; longer ones are `limit-exceeded`, after the call has run. The
+    /// thread of the vat writes it. Default 4,194,304.
+    pub answer_bytes: usize,
+    /// How much the vat may hold of the JSON of calls and of answers, each until its connection has taken
+    /// it. With more, requests are answered 503. Never less than `call_bytes` or `answer_bytes`. Default
+    /// 67,108,864.
+    pub held_bytes: usize,
     /// How long a connection may be without a request, until the head of the next is whole. Default
     /// 60,000.
     pub idle_ms: u64,
@@ -288,6 +295,8 @@ impl Default for Http {
             head_fields: limits.head_fields,
             body_bytes: limits.body_bytes,
             call_bytes: limits.json_bytes,
+            answer_bytes: limits.answer_bytes,
+            held_bytes: limits.held_bytes,
             idle_ms: ms(limits.idle),
             stall_ms: ms(limits.stall),
             message_bytes: socket.max_message_bytes,
@@ -381,7 +390,6 @@ impl Http {
     /// What the listener is told.
     pub fn settings(&self) -> http::Settings {
         let longest = vatwerk::limit_capnp::MAX_SOCKET_MESSAGE_BYTES;
-        let limits = http::Limits::default();
         http::Settings {
             hosts: self.hosts.clone(),
             origins: Origins::new(&self.cors_origins),
@@ -393,7 +401,8 @@ impl Http {
                 head_fields: self.head_fields.min(MOST_FIELDS),
                 body_bytes: self.body_bytes,
                 json_bytes: self.call_bytes,
-                json_held: self.call_bytes.max(limits.json_held),
+                answer_bytes: self.answer_bytes,
+                held_bytes: self.held_bytes.max(self.call_bytes).max(self.answer_bytes),
                 idle: Duration::from_millis(self.idle_ms),
                 stall: self.stall(),
             },

@@ -1,5 +1,7 @@
 //! Methods as JSON.
 
+use bytes::Bytes;
+use futures::stream;
 use tokio::io::AsyncWriteExt;
 use vatwerk_server::http::Request;
 
@@ -85,6 +87,13 @@ fn what_is_no_call_is_refused_with_a_status_a_code_and_words() {
             ),
             (
                 "/Page/n/call/increment",
+                r#"{"amount":1,"amount":2}"#,
+                400,
+                "invalid-argument",
+                "amount: it is there twice",
+            ),
+            (
+                "/Page/n/call/increment",
                 r#"{"amuont":1}"#,
                 400,
                 "invalid-argument",
@@ -130,6 +139,26 @@ fn a_class_that_is_hidden_is_as_if_it_were_not_there() {
         let mut other = TestVat::unstarted(|config| config.http.hidden = vec!["Cel".into()]);
         let error = other.start_serving(|server| server).await.unwrap_err();
         assert!(error.to_string().contains("`Cel`"), "{error}");
+    });
+}
+
+#[test]
+fn a_call_has_256_kib_unless_the_settings_say_otherwise() {
+    run(async {
+        let vat = vat().await;
+        let call = async |length: usize| {
+            let mut client = Client::one(&vat).await;
+            let params = r#"{"amount":1}"#;
+            let text = " ".repeat(length - params.len()) + params;
+            let request = Request::post("/Page/n/call/increment")
+                .header("content-length", length)
+                .body(())
+                .unwrap();
+            let body = stream::iter([Bytes::from(text)]);
+            client.stream(request, body).await.unwrap().status()
+        };
+        assert_eq!(call(256 << 10).await, 200);
+        assert_eq!(call((256 << 10) + 1).await, 413);
     });
 }
 

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::spawn_local,
+    task::{JoinHandle, spawn_local},
 };
 use tokio_tungstenite::{WebSocketStream, client_async};
 use vatwerk::Address;
@@ -134,6 +134,17 @@ impl Client {
     pub async fn post(&mut self, path: &str, body: &'static str) -> Answer {
         self.send(Request::post(path).body(body).unwrap()).await
     }
+}
+
+/// A connection of HTTP/2 frame by frame, with the smallest windows that there are. Aborting the task closes
+/// it without a word.
+pub async fn frames(vat: &TestVat) -> (h2::client::SendRequest<Bytes>, JoinHandle<()>) {
+    let stream = connect(vat).await;
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = spawn_local(async move {
+        let _ = connection.await;
+    });
+    (send.ready().await.unwrap(), driver)
 }
 
 /// A WebSocket to an object, as a browser opens it.

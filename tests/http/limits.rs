@@ -9,10 +9,10 @@ use tokio::{io::AsyncWriteExt, time::Instant};
 use vatwerk_server::http::Request;
 
 use super::{
-    client::{Client, connect, raw, rest},
+    client::{Client, connect, frames, raw, rest},
     listen, vat, vat_with,
 };
-use crate::support::{run, run_paused, settle};
+use crate::support::{TestVat, run, run_paused, settle};
 
 #[test]
 fn heads_are_only_so_long() {
@@ -227,5 +227,141 @@ fn only_so_many_requests_are_under_way_and_so_many_connections_open() {
         third.write_all(get).await.unwrap();
         let answer = rest(&mut third).await;
         assert!(answer.ends_with("whole"), "{answer}");
+    });
+}
+
+/// How many bytes the vat holds of calls and answers over HTTP.
+async fn held(vat: &TestVat) -> usize {
+    let text = vat.metrics().await;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("vatwerk_http_held_bytes "));
+    line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// What is held of one answer beside its text: a piece and what `hyper` has of it.
+const ON_THE_WAY: usize = 192 << 10;
+
+#[test]
+fn answers_that_nobody_reads_have_only_so_much_room_together() {
+    run_paused(async {
+        let vat = vat_with(|config| {
+            config.http.listen = listen();
+            config.metrics = Some("tcp:127.0.0.1:0".parse().unwrap());
+            config.http.held_bytes = 1_000_000;
+            config.http.answer_bytes = 250_000;
+        })
+        .await;
+        let mut client = Client::one(&vat).await;
+        // In base64 it has 240,000 bytes.
+        let value = "A".repeat(240_000);
+        let params = format!(r#"{{"key":"k","value":"{value}"}}"#);
+        let put = Request::post("/Cell/n/call/put").body(()).unwrap();
+        let put = client.stream(put, stream::iter([Bytes::from(params)]));
+        assert_eq!(put.await.unwrap().status(), 200);
+
+        let (mut send, _driver) = frames(&vat).await;
+        let mut kept = Vec::new();
+        let mut refused = Vec::new();
+        for _ in 0..20 {
+            let get = Request::post("http://localhost/Cell/n/call/get");
+            let (answer, mut params) = send.send_request(get.body(()).unwrap(), false).unwrap();
+            params.send_data(r#"{"key":"k"}"#.into(), true).unwrap();
+            let answer = answer.await.unwrap();
+            if answer.status() == 200 {
+                kept.push(answer);
+            } else {
+                refused.push(answer);
+            }
+            settle().await;
+            assert!(held(&vat).await <= 1_000_000 + kept.len() * ON_THE_WAY);
+        }
+        assert!((2..=4).contains(&kept.len()), "{}", kept.len());
+        assert!(held(&vat).await > 480_000);
+        assert!(refused.iter().all(|answer| answer.status() == 503));
+        // One that is read is whole, and what it had is free again.
+        let (_, mut body) = kept.remove(0).into_parts();
+        drop((kept, refused));
+        let mut length = 0;
+        while let Some(piece) = body.data().await {
+            length += piece.as_ref().unwrap().len();
+            let taken = body.flow_control();
+            taken.release_capacity(piece.unwrap().len()).unwrap();
+        }
+        assert!(length > 240_000);
+        settle().await;
+        assert_eq!(held(&vat).await, 0);
+        assert_eq!(
+            client
+                .post("/Cell/n/call/get", r#"{"key":"k"}"#)
+                .await
+                .status,
+            200
+        );
+    });
+}
+
+#[test]
+fn pages_that_nobody_reads_keep_others_out_when_there_is_no_room() {
+    run_paused(async {
+        let vat = vat_with(|config| {
+            config.http.listen = listen();
+            config.metrics = Some("tcp:127.0.0.1:0".parse().unwrap());
+            config.http.held_bytes = 1_000_000;
+            config.http.answer_bytes = 250_000;
+        })
+        .await;
+        let (mut send, driver) = frames(&vat).await;
+        let mut kept = Vec::new();
+        let status = loop {
+            let get = Request::get("http://localhost/Page/n/flood").body(());
+            let (answer, _) = send.send_request(get.unwrap(), true).unwrap();
+            let answer = answer.await.unwrap();
+            settle().await;
+            match answer.status().as_u16() {
+                200 => kept.push(answer),
+                status => break status,
+            }
+        };
+        assert_eq!(status, 503);
+        assert!(
+            held(&vat).await <= 1_000_000 + (512 << 10),
+            "{}",
+            held(&vat).await
+        );
+        let mut client = Client::one(&vat).await;
+        let refused = client.get("/Page/n/whole").await;
+        assert_eq!(refused.error().1, "overloaded");
+        assert!(refused.text.contains("held_bytes"), "{}", refused.text);
+        assert!(refused.text.contains("not-delivered"), "{}", refused.text);
+        driver.abort();
+        settle().await;
+        assert_eq!(client.get("/Page/n/whole").await.text, "whole");
+        assert_eq!(held(&vat).await, 0);
+    });
+}
+
+#[test]
+fn the_results_of_a_call_are_only_so_long() {
+    run(async {
+        let vat = vat_with(|config| {
+            config.http.listen = listen();
+            config.http.answer_bytes = 11;
+        })
+        .await;
+        let mut client = Client::one(&vat).await;
+        let call = "/Page/n/call/increment";
+        assert_eq!(
+            client.post(call, r#"{"amount":8}"#).await.text,
+            r#"{"count":8}"#
+        );
+        let refused = client.post(call, r#"{"amount":2}"#).await;
+        let (status, code, said) = refused.error();
+        assert_eq!((status, code.as_str()), (422, "limit-exceeded"));
+        assert!(said.contains("11 bytes of JSON: `answer_bytes`"), "{said}");
+        // The call has run.
+        assert!(refused.text.contains(r#""delivery":"delivered""#));
+        let less = client.post(call, r#"{"amount":-9}"#).await;
+        assert_eq!(less.text, r#"{"count":1}"#);
     });
 }

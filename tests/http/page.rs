@@ -64,13 +64,15 @@ impl Class for Page {
                 });
                 Ok(Response::new(Body::stream(pieces, None)))
             }
-            // Reads all, and says how much it was.
+            // Reads all, passes `swallowed`, and says how much it was.
             "/swallow" => {
+                let _guard = Dropped(self.controls.clone(), "swallow over");
                 let mut body = request.into_body();
                 let mut length = 0;
                 while let Some(piece) = body.piece().await {
                     length += piece?.len();
                 }
+                self.controls.arrive("swallowed");
                 Ok(Response::new(Body::from(length.to_string())))
             }
             "/wait" => {

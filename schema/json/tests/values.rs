@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{everything, target, trip};
-use crate::json::{JsonError, Problem};
+use crate::json::{JsonError, MAX_DEPTH, Problem};
 
 /// What comes back of one parameter.
 fn field(method: &str, name: &str, value: Value) -> Result<Value, JsonError> {
@@ -392,4 +392,108 @@ fn errors_say_where_and_what() {
         error.problem(),
         Problem::LimitExceeded("MAX_DEPTH")
     ));
+}
+
+/// What is said of a text.
+fn refused(method: &str, text: &str) -> String {
+    let schemas = everything();
+    let method = target(&schemas, method);
+    let mut message = capnp::message::Builder::new_default();
+    let written = schemas.write_text(method.params, text, message.init_root());
+    written.expect_err(text).to_string()
+}
+
+#[test]
+fn a_text_that_says_one_thing_twice_or_nothing_is_refused() {
+    for (method, text, said) in [
+        (
+            "scalars",
+            r#"{"int8":1,"int8":1}"#,
+            "int8: it is there twice",
+        ),
+        (
+            "scalars",
+            r#"{"int8":1,"\u0069nt8":null}"#,
+            "int8: it is there twice",
+        ),
+        (
+            "lists",
+            r#"{"points":[{},{"x":1,"y":2,"x":1}]}"#,
+            "points[1].x: it is there twice",
+        ),
+        (
+            "shape",
+            r#"{"fill":{"color":"red","color":"red"}}"#,
+            "fill.color: it is there twice",
+        ),
+        (
+            "shape",
+            r#"{"fill":{},"fill":{}}"#,
+            "fill: it is there twice",
+        ),
+        (
+            "scalars",
+            r#"{"uint64":18446744073709551616}"#,
+            "18446744073709551616 does not fit an integer of 64 bits; 18446744073709551616.0 is a \
+             float",
+        ),
+        (
+            "scalars",
+            "[]",
+            "the parameters of a call are a JSON object",
+        ),
+        (
+            "scalars",
+            "null",
+            "the parameters of a call are a JSON object",
+        ),
+        ("scalars", "1", "the parameters of a call are a JSON object"),
+        (
+            "scalars",
+            "{",
+            "not JSON: EOF while parsing an object at line 1 column 1",
+        ),
+        (
+            "scalars",
+            " ",
+            "not JSON: EOF while parsing a value at line 1 column 1",
+        ),
+        (
+            "scalars",
+            "{} {}",
+            "not JSON: trailing characters at line 1 column 4",
+        ),
+        (
+            "scalars",
+            r#"{"int8":1,}"#,
+            "not JSON: trailing comma at line 1 column 11",
+        ),
+        // What is no JSON is that, wherever it is, and nothing else is said of it.
+        (
+            "scalars",
+            r#"{"nothing":1,"int8":[1,2}"#,
+            "not JSON: expected `,` or `]` at line 1 column 25",
+        ),
+    ] {
+        assert_eq!(refused(method, text), said);
+    }
+    let deep = format!("{{\"words\":{}", "[".repeat(4 * MAX_DEPTH));
+    assert!(refused("lists", &deep).contains("recursion limit"));
+}
+
+#[test]
+fn no_text_is_an_empty_object() {
+    let schemas = everything();
+    let method = target(&schemas, "defaults");
+    for text in ["", " {} ", r#"{"int8":null}"#] {
+        let mut message = capnp::message::Builder::new_default();
+        let root = message.init_root();
+        schemas.write_text(method.params, text, root).unwrap();
+        assert_eq!(message.size_in_words(), {
+            let mut empty = capnp::message::Builder::new_default();
+            let root = empty.init_root();
+            schemas.write_params(&method, &json!({}), root).unwrap();
+            empty.size_in_words()
+        });
+    }
 }

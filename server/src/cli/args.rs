@@ -88,7 +88,7 @@ pub struct CallArgs {
     pub name: String,
     /// The method
     pub method: String,
-    /// The parameters: a JSON object. If a member is there twice, the last one counts
+    /// The parameters: a JSON object
     #[arg(default_value = "{}", value_parser = vatwerk::json::parse)]
     pub params: serde_json::Value,
     /// Which vat, and how to print
@@ -175,8 +175,7 @@ pub struct PutValue {
     /// Text
     #[arg(allow_hyphen_values = true)]
     pub text: Option<String>,
-    /// A JSON value, with integers of at most 64 bits. If an object has a key twice, the last one
-    /// counts
+    /// A JSON value, with integers of at most 64 bits, and no key twice in one object
     #[arg(long, value_name = "JSON", value_parser = vatwerk::json::parse, allow_hyphen_values = true)]
     pub json: Option<serde_json::Value>,
     /// The bytes of this file; `-` is stdin. As every value they are stored as CBOR, whose up to 5

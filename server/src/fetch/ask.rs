@@ -23,10 +23,11 @@ use vatwerk::{
 use super::{
     Body, Frame, Frames, Incoming, Received, Request, Response, frames,
     head::{is_bodiless, read_headers, read_response, set_length, write_request},
-    pour, send_frame, sink,
+    pour, send_frame, sink_within,
 };
 use crate::{
     Error,
+    account::Account,
     call::{Call, Hook, Message, Target},
 };
 
@@ -37,9 +38,21 @@ use crate::{
 ///
 /// `unimplemented` if the class does not speak HTTP.
 pub async fn ask(object: &stub::Client, request: Request) -> capnp::Result<Response> {
+    ask_within(object, request, &Account::default()).await
+}
+
+/// Asks as [`ask`] does. What waits of the answer's body counts on `held`.
+pub(crate) async fn ask_within(
+    object: &stub::Client,
+    request: Request,
+    held: &Account,
+) -> capnp::Result<Response> {
     let (head, body) = request.into_parts();
     let (tell, told) = oneshot::channel();
-    let exchange = Hook(Rc::new(Exchange(RefCell::new(Some(tell)))));
+    let exchange = Hook(Rc::new(Exchange {
+        tell: RefCell::new(Some(tell)),
+        held: held.clone(),
+    }));
     let mut call = object.fetch_request();
     let mut params = call.get();
     let length = body.length();
@@ -171,7 +184,10 @@ enum Answer {
 type Tell = oneshot::Sender<capnp::Result<Answer>>;
 
 /// Takes the answer.
-struct Exchange(RefCell<Option<Tell>>);
+struct Exchange {
+    tell: RefCell<Option<Tell>>,
+    held: Account,
+}
 
 impl Target for Exchange {
     fn deliver(&self, call: Call) {
@@ -186,7 +202,7 @@ impl Target for Exchange {
             let error = Error::Unimplemented("this is an Exchange".into());
             return reply.finish(Err(error.into()));
         }
-        let Some(tell) = self.0.take() else {
+        let Some(tell) = self.tell.take() else {
             let error = Error::InvalidArgument("the request has been answered already".into());
             return reply.finish(Err(error.into()));
         };
@@ -195,7 +211,7 @@ impl Target for Exchange {
             0 => {
                 let params: exchange::respond_params::Reader<'_> = params.get_as()?;
                 let (response, length) = read_response(params.get_response()?)?;
-                let (body, incoming) = sink();
+                let (body, incoming) = sink_within(&self.held);
                 let mut told: exchange::respond_results::Builder<'_> = results.root().init_as();
                 told.set_body(body);
                 Ok(Answer::Response(response, length, incoming))

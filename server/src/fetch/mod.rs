@@ -63,6 +63,7 @@ mod head;
 pub mod kj;
 mod sink;
 
+pub(crate) use ask::ask_within;
 pub use ask::{ClientSocket, ask};
 pub use body::Body;
 pub(crate) use frames::check_close;
@@ -70,6 +71,7 @@ pub use frames::{Frame, Frames, MAX_REASON_BYTES, Received, frames, send_frame};
 pub use head::{
     drop_hop_by_hop, is_web_socket, read_length, read_request, write_headers, write_response,
 };
+pub(crate) use sink::sink_within;
 pub use sink::{Incoming, Shown, pour, sink};
 
 /// The ordinal of `Stub.fetch`.

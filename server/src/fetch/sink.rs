@@ -46,7 +46,15 @@ const PIECE: usize = 64 << 10;
 
 /// A capability that takes a body, and the body that it takes, as it comes.
 pub fn sink() -> (byte_sink::Client, Incoming) {
-    let shared = Rc::new(RefCell::new(Shared::default()));
+    sink_within(&Account::default())
+}
+
+/// A sink as [`sink`] makes it. The chunks that wait count on `total` too.
+pub fn sink_within(total: &Account) -> (byte_sink::Client, Incoming) {
+    let shared = Rc::new(RefCell::new(Shared {
+        bytes: Account::within(total),
+        ..Shared::default()
+    }));
     let sink = Sink(shared.clone());
     let hook = Box::new(Hook(Rc::new(sink)));
     (byte_sink::Client::new(hook), Incoming(shared))

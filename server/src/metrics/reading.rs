@@ -45,6 +45,7 @@ pub enum Reading {
     HttpConnectionsRefused,
     /// How many requests are under way over HTTP.
     HttpRequests,
+    HttpHeldBytes,
     /// How many WebSockets are open over HTTP.
     HttpSockets,
     /// How many commits the journal has made durable since the start.
@@ -134,6 +135,10 @@ impl Reading {
             Reading::HttpRequests => (
                 "http_requests_in_flight",
                 "Requests over HTTP that are not answered to the end",
+            ),
+            Reading::HttpHeldBytes => (
+                "http_held_bytes",
+                "Bytes of calls and answers over HTTP that connections have not sent or taken whole",
             ),
             Reading::HttpSockets => ("http_web_sockets", "WebSockets that are open over HTTP"),
             Reading::Commits => ("commits", "Commits that the journal has made durable"),

@@ -144,6 +144,7 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::ConnectionBytes,
         Reading::HttpConnections,
         Reading::HttpRequests,
+        Reading::HttpHeldBytes,
         Reading::HttpSockets,
         Reading::Commits,
         Reading::JournalBytes,

@@ -53,6 +53,8 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.show(Reading::HttpConnectionsRefused, of(http, over));
     let requests = |http: &Http| http.requests() as u64;
     metrics.show(Reading::HttpRequests, of(http, requests));
+    let held = |http: &Http| http.held_bytes() as u64;
+    metrics.show(Reading::HttpHeldBytes, of(http, held));
     let sockets = |http: &Http| http.sockets() as u64;
     metrics.show(Reading::HttpSockets, of(http, sockets));
 }

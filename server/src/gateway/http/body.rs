@@ -8,41 +8,59 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::Stream;
+use http::Version;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Problem, connection::UnderWay, failure::About, patient::Unread};
-use crate::{Error, fetch::Body};
+use crate::{
+    Error,
+    account::{Account, Counted},
+    fetch::Body,
+};
 
-/// A request's body that tells the connection whether all of it has come.
+/// A request's body that tells the connection whether all of it has come, and fails if it ends without its
+/// last byte.
 pub(super) struct Coming {
     body: Incoming,
+    is_framed: bool,
     unread: Unread,
 }
 
 impl Coming {
-    pub fn new(body: Incoming, unread: Unread) -> Coming {
+    pub fn new(body: Incoming, version: Version, unread: Unread) -> Coming {
         unread.set(!body.is_end_stream());
-        Coming { body, unread }
+        Coming {
+            body,
+            is_framed: version == Version::HTTP_2,
+            unread,
+        }
     }
 }
 
 impl http_body::Body for Coming {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Problem;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Problem>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
+        let has_ended = self.body.is_end_stream();
+        if frame.is_none() || has_ended {
             self.unread.set(false);
         }
-        Poll::Ready(frame)
+        Poll::Ready(match frame {
+            // `hyper` takes a stream that is reset with NO_ERROR for one that ends, as a client may that has
+            // its answer. Of a request only END_STREAM says that all of it was sent.
+            None if self.is_framed && !has_ended => Some(Err(Problem::BrokenBody)),
+            None => None,
+            Some(frame) => Some(frame.map_err(|_| Problem::BrokenBody)),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -172,6 +190,7 @@ impl Taken {
 /// An answer's body. As long as it is there, the request is under way.
 pub struct Leaving {
     body: Body,
+    held: Account,
     taken: Taken,
     about: Option<About>,
     under_way: UnderWay,
@@ -180,12 +199,14 @@ pub struct Leaving {
 impl Leaving {
     pub(super) fn new(
         body: Body,
+        held: Account,
         taken: Taken,
         about: Option<About>,
         under_way: UnderWay,
     ) -> Leaving {
         Leaving {
             body,
+            held,
             taken,
             about,
             under_way,
@@ -193,14 +214,34 @@ impl Leaving {
     }
 }
 
+/// A piece of an answer that counts until `hyper` has let go of it: the connection has taken it.
+pub struct Piece {
+    bytes: Bytes,
+    _held: Counted,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
 impl http_body::Body for Leaving {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = capnp::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<capnp::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<capnp::Result<Frame<Piece>>>> {
         self.taken.0.set(None);
         let frame = ready!(pin!(&mut self.body).poll_frame(cx));
         match &frame {
@@ -210,7 +251,11 @@ impl http_body::Body for Leaving {
                 .breaks_off(self.about.as_ref(), error.clone()),
             None => {}
         }
-        Poll::Ready(frame)
+        let piece = |bytes: Bytes| Piece {
+            _held: self.held.count(bytes.len()),
+            bytes,
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -3,12 +3,12 @@
 //! A method that takes a capability gets `null` for it, and one in the results is told as
 //! `{"$capability": "Stub"}`: over HTTP there is nothing to hold it with.
 
-use std::{cell::Cell, rc::Rc};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
-use serde_json::{Map, Value};
+use vatwerk::Delivery;
 
 use super::{
     Http, Problem,
@@ -16,6 +16,9 @@ use super::{
     forward::object,
 };
 use crate::{
+    Error,
+    account::Counted,
+    fault,
     fetch::{Body, Response},
     object::ClassEntry,
 };
@@ -40,24 +43,32 @@ pub(super) async fn call(
     }
     let object = object(http, class, name)?;
     let text = read(http, body).await?;
-    let params = parse(&text)?;
-    drop(text);
-    let results = http
+    let text = String::from_utf8(text).map_err(|_| Problem::Json("not UTF-8".into()))?;
+    let longest = http.settings.limits.answer_bytes;
+    let called = http
         .schemas
-        .call(&object, class.interface_id, method, params)
-        .await?;
-    let mut response = Response::new(in_pieces(results.to_string().into()));
+        .call_for_text(&object, class.interface_id, method, text, longest);
+    let results = called.await?;
+    if !http.has_room(results.len()) {
+        return Err(http.no_room(Some(Delivery::Delivered)));
+    }
+    let held = http.held.count(results.len());
+    let mut response = Response::new(in_pieces(results.into(), held));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)
 }
 
 /// Results as they leave. `hyper` takes a piece whole, and an answer whose last piece it has is no
-/// longer under way: a client that is slow to read a large one would be taken for idle.
-fn in_pieces(text: Bytes) -> Body {
+/// longer under way: a client that is slow to read a large one would be taken for idle. Each piece is a
+/// copy, so that none of them keeps all of the text.
+fn in_pieces(text: Bytes, held: Counted) -> Body {
     let length = text.len();
     let starts = (0..length).step_by(PIECE);
-    let pieces = starts.map(move |at| Ok(text.slice(at..length.min(at + PIECE))));
+    let pieces = starts.map(move |at| {
+        let _ = &held;
+        Ok(Bytes::copy_from_slice(&text[at..length.min(at + PIECE)]))
+    });
     Body::stream(stream::iter(pieces), Some(length as u64))
 }
 
@@ -79,60 +90,34 @@ async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
     let limits = &http.settings.limits;
     let limit = limits.json_bytes as u64;
     let (mut body, broken) = arriving(body, Some(limit), limits.stall)?;
-    let mut held = Held {
-        all: &http.json_held,
-        own: 0,
-    };
+    let mut held = http.held.count(0);
     let mut whole = Vec::new();
     while let Some(piece) = body.piece().await {
         let piece = piece.map_err(|error| broken.why().unwrap_or(Problem::Object(error)))?;
-        if !held.add(piece.len(), limits.json_held) {
-            http.directory.metrics().overloaded();
-            let what = "the vat (bytes of calls over HTTP)";
-            return Err(Problem::Busy(what, limits.json_held));
+        if !http.has_room(piece.len()) {
+            return Err(http.no_room(None));
         }
+        held.set(held.bytes() + piece.len());
         whole.extend_from_slice(&piece);
     }
     Ok(whole)
 }
 
-/// The parameters: a JSON object, and no body is an empty one.
-fn parse(text: &[u8]) -> Result<Value, Problem> {
-    if text.is_empty() {
-        return Ok(Value::Object(Map::new()));
+impl Http {
+    /// Says that bodies take all the room that they may have; `ran` says whether a call has run.
+    pub(super) fn no_room(&self, ran: Option<Delivery>) -> Problem {
+        self.directory.metrics().overloaded();
+        let error = Error::Overloaded {
+            what: "the vat (bytes of calls and answers over HTTP, `held_bytes`)",
+            limit: self.settings.limits.held_bytes as u64,
+        };
+        let delivery = ran.unwrap_or(Delivery::NotDelivered);
+        Problem::Object(fault::mark(error.into(), delivery))
     }
-    let text = std::str::from_utf8(text).map_err(|_| Problem::Json("not UTF-8".into()))?;
-    match vatwerk::json::parse(text) {
-        Ok(params @ Value::Object(_)) => Ok(params),
-        Ok(_) => Err(Problem::Json(
-            "the parameters of a call are a JSON object".into(),
-        )),
-        Err(error) => Err(Problem::Json(error.to_string())),
-    }
-}
 
-/// Bytes that count as long as this is there.
-struct Held<'a> {
-    all: &'a Cell<usize>,
-    own: usize,
-}
-
-impl Held<'_> {
-    /// Adds to them, unless that would be too much of all.
-    fn add(&mut self, bytes: usize, limit: usize) -> bool {
-        let all = self.all.get() + bytes;
-        if all > limit {
-            return false;
-        }
-        self.all.set(all);
-        self.own += bytes;
-        true
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.all.set(self.all.get() - self.own);
+    /// Whether so many bytes more may be held.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.held.sum().saturating_add(bytes) <= self.settings.limits.held_bytes
     }
 }
 
@@ -141,27 +126,21 @@ mod tests {
     use futures::{FutureExt, StreamExt};
 
     use super::*;
+    use crate::account::Account;
 
     #[test]
     fn long_results_leave_in_pieces() {
+        let account = Account::default();
         let text = "0123456789".repeat(PIECE / 4);
-        let body = in_pieces(text.clone().into());
+        let body = in_pieces(text.clone().into(), account.count(text.len()));
         assert_eq!(body.length(), Some(text.len() as u64));
         let pieces = body.into_pieces().map(Result::unwrap);
+        assert_eq!(account.sum(), text.len());
         let pieces: Vec<_> = pieces.collect().now_or_never().unwrap();
         assert_eq!(pieces.len(), 3);
+        assert_eq!(account.sum(), 0);
         assert!(pieces.iter().all(|piece| piece.len() <= PIECE));
         assert_eq!(pieces.concat(), text.as_bytes());
-    }
-
-    #[test]
-    fn parameters_are_an_object_of_json() {
-        assert_eq!(parse(b"").unwrap(), Value::Object(Map::new()));
-        assert_eq!(parse(b" {\"a\":1} ").unwrap()["a"], 1);
-        let integer = br#"{"a":18446744073709551616}"#;
-        for text in [&b"[]"[..], b"1", b"null", b"{", b"\xff", integer] {
-            assert!(matches!(parse(text), Err(Problem::Json(_))), "{text:?}");
-        }
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Connection {
         let under_way = UnderWay::new(self.clone());
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
-        let body = Coming::new(body, self.unread.clone());
+        let body = Coming::new(body, head.version, self.unread.clone());
         let origin = head.headers.get(header::ORIGIN).cloned();
         let (is_head, version) = (head.method == Method::HEAD, head.version);
         let mut about = None;
@@ -178,7 +178,8 @@ impl Connection {
             .http_answered(response.status());
         let taken = Taken::new();
         self.watch(&taken);
-        response.map(|body| Leaving::new(body, taken, about, under_way))
+        let held = self.http.held.clone();
+        response.map(|body| Leaving::new(body, held, taken, about, under_way))
     }
 
     /// What is refused whatever it is about, or answered here.
@@ -194,6 +195,9 @@ impl Connection {
             self.http.directory.metrics().overloaded();
             let what = "the vat (requests under way over HTTP)";
             return Err(Problem::Busy(what, limits.requests));
+        }
+        if self.http.held.sum() > limits.held_bytes {
+            return Err(self.http.no_room(None));
         }
         if head.method == Method::CONNECT {
             // An object's answer would make a tunnel of the connection.

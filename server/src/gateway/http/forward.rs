@@ -51,7 +51,7 @@ where
     };
     let (body, broken) = arriving(body, settings.limits.body_bytes, settings.limits.stall)?;
     let request = inward(&mut head, prefix, connection.ends, body)?;
-    let asked = fetch::ask(&object, request).await;
+    let asked = fetch::ask_within(&object, request, &connection.http.held).await;
     let mut response = asked.map_err(|error| match broken.why() {
         Some(body) => Problem::Unfinished(body.into()),
         None => Problem::Object(error),

@@ -60,7 +60,10 @@ use super::{
     listener::{Listener, Stream},
     room::Place,
 };
-use crate::object::{ClassEntry, Directory};
+use crate::{
+    account::Account,
+    object::{ClassEntry, Directory},
+};
 use connection::Connection;
 
 pub use conversation::SocketLimits;
@@ -101,11 +104,12 @@ pub struct Limits {
     pub head_fields: usize,
     /// The longest body of a request to an object's own page, if there is a limit.
     pub body_bytes: Option<u64>,
-    /// The longest JSON of a call. It takes many times as much memory while it is read, and nothing
-    /// else is done meanwhile.
+    /// The longest JSON of a call, in bytes. The thread of the vat reads it.
     pub json_bytes: usize,
-    /// How much JSON of calls may be held before it is whole, in bytes.
-    pub json_held: usize,
+    /// The longest JSON of a call's results, in bytes.
+    pub answer_bytes: usize,
+    /// How much may be held of JSON that comes and of answers that have not left, in bytes.
+    pub held_bytes: usize,
     /// How long a connection may be without a request: until the head of the next is whole.
     pub idle: Duration,
     /// How long a body may not go on because of the client.
@@ -120,8 +124,9 @@ impl Default for Limits {
             head_bytes: 32 << 10,
             head_fields: 100,
             body_bytes: None,
-            json_bytes: 4 << 20,
-            json_held: 64 << 20,
+            json_bytes: 256 << 10,
+            answer_bytes: 4 << 20,
+            held_bytes: 64 << 20,
             idle: Duration::from_secs(60),
             stall: Duration::from_secs(30),
         }
@@ -170,7 +175,7 @@ pub struct Http {
     open: RefCell<HashMap<u64, (Rc<Connection>, AbortHandle)>>,
     sockets: RefCell<HashMap<u64, AbortHandle>>,
     requests: Cell<usize>,
-    json_held: Cell<usize>,
+    held: Account,
     draining: Cell<bool>,
     less: Notify,
 }
@@ -209,7 +214,7 @@ impl Http {
             open: RefCell::default(),
             sockets: RefCell::default(),
             requests: Cell::default(),
-            json_held: Cell::default(),
+            held: Account::default(),
             draining: Cell::default(),
             less: Notify::new(),
         })
@@ -275,6 +280,11 @@ impl Http {
     /// How many requests are under way.
     pub fn requests(&self) -> usize {
         self.requests.get()
+    }
+
+    /// How many bytes are held of JSON that comes and of answers that have not left.
+    pub fn held_bytes(&self) -> usize {
+        self.held.sum()
     }
 
     /// How many WebSockets are open.

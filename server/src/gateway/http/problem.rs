@@ -37,7 +37,10 @@ use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{self, HeaderMap},
 };
-use vatwerk::{Code, Delivery, json::CallError};
+use vatwerk::{
+    Code, Delivery,
+    json::{CallError, Problem as Unfit},
+};
 
 use super::failure::{Failure, words};
 use crate::{
@@ -316,6 +319,22 @@ impl Problem {
                 error.to_string().into(),
             ),
             Problem::Call(CallError::Call(error)) => failure(error.clone()),
+            Problem::Call(CallError::Results(error))
+                if let Unfit::LongText(limit) = error.problem() =>
+            {
+                Told {
+                    delivery: Delivery::Delivered,
+                    ..told(
+                        Http::UNPROCESSABLE_ENTITY,
+                        Code::LimitExceeded,
+                        format!(
+                            "the results of the call are more than {limit} bytes of JSON: \
+                             `answer_bytes` in the section `[http]` of the vat's settings limits them"
+                        )
+                        .into(),
+                    )
+                }
+            }
             Problem::Call(_) => Told {
                 delivery: Delivery::Delivered,
                 ..told(
