@@ -32,6 +32,8 @@ pub(super) struct Running<'c> {
     pub(super) guarded: bool,
     /// Whether it changes the schema.
     pub(super) schema: bool,
+    /// Whether it only sets what ends with the exec.
+    pub(super) sets_for_nobody: bool,
     /// Whether it may go back to the cache.
     pub(super) keep: bool,
     /// The largest value it may handle, in bytes, if that is less than others may.
@@ -79,6 +81,7 @@ impl<'c> Running<'c> {
             writes: false,
             guarded: false,
             schema: false,
+            sets_for_nobody: false,
             keep: true,
             most_bytes: None,
             held,

@@ -20,6 +20,7 @@ mod pattern;
 mod row;
 mod sql;
 mod text;
+mod toggles;
 mod transaction;
 mod value;
 mod vfs;
@@ -49,6 +50,7 @@ pub use self::watch::Deadline;
 
 use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
+use self::toggles::Toggled;
 use self::transaction::Level;
 use self::watch::Watch;
 use crate::{
@@ -73,6 +75,7 @@ struct Inner {
     gate: Gate,
     watch: Watch,
     cursors: Cursors,
+    toggled: Toggled,
     broken: RefCell<Option<Error>>,
     /// The error of the statement that broke it, if the call that ran it did wrong.
     cause: RefCell<Option<Error>>,
@@ -113,6 +116,7 @@ impl Storage {
             gate: opened.gate,
             watch: opened.watch,
             cursors: Cursors::default(),
+            toggled: Toggled::default(),
             broken: RefCell::default(),
             cause: RefCell::default(),
             on_commit: RefCell::default(),

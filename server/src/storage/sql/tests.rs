@@ -93,16 +93,55 @@ fn several_statements_bind_only_the_last() -> TestResult {
             "{query} {count}"
         );
     }
-    // The first statement stays, the failing one does not.
-    let failed = exec(
+    Ok(())
+}
+
+#[test]
+fn statements_of_one_exec_happen_together_or_not_at_all() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.exec("CREATE TABLE t (x UNIQUE); INSERT INTO t VALUES (1)")?;
+    for (third, expected) in [
+        ("INSERT INTO t VALUES (4), (abs('x', 1))", "sql-failed"),
+        ("INSERT INTO t VALUES (1)", "sql-failed"),
+        ("INSERT OR FAIL INTO t VALUES (5), (1)", "sql-failed"),
+        ("SELEC", "sql-failed"),
+        ("COMMIT", "sql-refused"),
+        ("INSERT INTO t VALUES (?)", "invalid-argument"),
+        ("SELECT abs(-9223372036854775808)", "sql-failed"),
+        (
+            "INSERT INTO t VALUES (6); SELECT 1; DROP TABLE nothing",
+            "sql-failed",
+        ),
+    ] {
+        let script = format!("CREATE TABLE u (a); INSERT INTO t VALUES (3); {third}");
+        // Alone, in a turn that has written, in one that has not, and in transactions.
+        assert_eq!(code(exec(&storage, &script)), expected, "{script}");
+        storage.enter_turn();
+        assert_eq!(code(exec(&storage, &script)), expected, "{script}");
+        assert_eq!(storage.commit_turn()?, None, "{script}");
+        storage.enter_turn();
+        exec(&storage, "INSERT INTO t VALUES (2)")?;
+        let inner = storage.transaction(|storage| exec(storage, &script));
+        assert_eq!(code(inner), expected, "{script}");
+        let kept = storage.transaction(|storage| {
+            assert_eq!(code(exec(storage, &script)), expected, "{script}");
+            exec(storage, "INSERT INTO t VALUES (7)").map(drop)
+        });
+        kept?;
+        assert!(storage.commit_turn()?.is_some());
+        assert_eq!(storage.integers("SELECT x FROM t")?, [1, 2, 7], "{script}");
+        assert_eq!(code(exec(&storage, "SELECT * FROM u")), "sql-failed");
+        exec(&storage, "DELETE FROM t WHERE x <> 1")?;
+    }
+    let mut cursor = exec(
         &storage,
-        "INSERT INTO t VALUES (3); INSERT INTO t VALUES (4), (abs('x', 1))",
-    );
-    assert_eq!(code(failed), "sql-failed");
+        "INSERT INTO t VALUES (8); SELECT x FROM t ORDER BY x",
+    )?;
     assert_eq!(
-        storage.integers("SELECT x FROM t WHERE x BETWEEN 2 AND 9 AND x <> 2")?,
-        [3]
+        code(exec(&storage, "INSERT INTO t VALUES (9); SELEC")),
+        "sql-failed"
     );
+    assert_eq!(cursor.all::<i64>()?, [1, 8]);
     Ok(())
 }
 
@@ -579,18 +618,5 @@ fn the_size_does_not_count_free_pages() -> TestResult {
     exec(&storage, "DELETE FROM t")?;
     assert_eq!(sql.database_size()?, empty);
     assert_eq!(storage.committed_bytes()?, empty);
-    Ok(())
-}
-
-#[test]
-fn a_pragma_works_every_time() -> TestResult {
-    let (_folder, storage) = fresh();
-    for expected in [0, 1, 0, 1, 0] {
-        exec(
-            &storage,
-            ["PRAGMA foreign_keys = OFF", "PRAGMA foreign_keys = ON"][expected],
-        )?;
-        assert_eq!(storage.integers("PRAGMA foreign_keys")?, [expected as i64]);
-    }
     Ok(())
 }
