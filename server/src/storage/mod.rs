@@ -7,6 +7,7 @@
 mod alarms;
 mod authorizer;
 mod backing;
+mod codes;
 mod costs;
 mod cursor;
 mod fault;
@@ -74,6 +75,8 @@ struct Inner {
     connection: RefCell<Option<Rc<Attached>>>,
     gate: Gate,
     watch: Watch,
+    /// The largest size that the database may have.
+    most_bytes: u64,
     cursors: Cursors,
     toggled: Toggled,
     broken: RefCell<Option<Error>>,
@@ -115,6 +118,7 @@ impl Storage {
             connection: RefCell::new(Some(Rc::new(opened.connection))),
             gate: opened.gate,
             watch: opened.watch,
+            most_bytes: settings.max_database_bytes,
             cursors: Cursors::default(),
             toggled: Toggled::default(),
             broken: RefCell::default(),
@@ -548,7 +552,11 @@ impl Inner {
                 error.sqlite_error_code(),
                 Some(ErrorCode::OutOfMemory | ErrorCode::SystemIoFailure)
             );
-        let answer = match (refused, fault::convert(error), self.gate.take_hint()) {
+        let answer = match (
+            refused,
+            fault::convert(error, self.most_bytes),
+            self.gate.take_hint(),
+        ) {
             (Some(refused), ..) => refused,
             // A function that is refused is a plain error to SQLite.
             (None, Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
