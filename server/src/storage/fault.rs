@@ -1,7 +1,7 @@
 //! SQLite's errors as ours, and which of them mean that the database can no longer be trusted to
 //! hold what the object believes it holds.
 
-use rusqlite::ffi;
+use rusqlite::{ErrorCode, ffi};
 
 use super::codes::{self, Whose, name};
 use crate::Error;
@@ -23,6 +23,11 @@ pub(super) fn whose(error: &rusqlite::Error) -> Whose {
 /// Whether the object must be rebuilt from disk after this error.
 pub(super) fn is_critical(error: &rusqlite::Error) -> bool {
     matches!(whose(error), Whose::Process | Whose::Disk | Whose::Object)
+}
+
+/// Whether something is being read that the statement would have changed.
+pub(super) fn is_locked(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseLocked)
 }
 
 /// SQLite's message with its code, extended where we know its name: `UNIQUE constraint failed:

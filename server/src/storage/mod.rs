@@ -20,7 +20,7 @@ mod open;
 mod pattern;
 mod row;
 mod sql;
-mod text;
+pub(crate) mod text;
 mod toggles;
 mod transaction;
 mod value;
@@ -562,6 +562,9 @@ impl Inner {
             (None, Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
                 Error::SqlRefused(format!("{text}: {hint}"))
             }
+            (None, Error::SqlFailed(text), None) if fault::is_locked(error) => {
+                Error::SqlFailed(self.name_holders(text))
+            }
             (None, other, _) => other,
         };
         if fault::is_critical(error) && !is_refused {
@@ -580,6 +583,16 @@ impl Inner {
             }
         }
         answer
+    }
+
+    /// The text of an error because something is being read, with what reads it.
+    fn name_holders(&self, text: String) -> String {
+        match self.cursors.holders() {
+            Some(holders) => format!(
+                "{text}: an open cursor holds it, of {holders}: read it to its end, or drop it, first"
+            ),
+            None => text,
+        }
     }
 
     /// Runs one statement, marked as [`ours`], that returns no rows.

@@ -211,7 +211,7 @@ impl Inner {
         if prepared.borrow_dependent().sets_for_nobody {
             return Err(Error::SqlRefused(format!("not authorized: {LOST}")));
         }
-        self.start(connection, prepared, &sql.storage, sql.scope)
+        self.start(connection, (statement, prepared), sql)
     }
 
     /// Refuses what an exec has done without foreign keys if any has no parent now.
@@ -297,9 +297,8 @@ impl Inner {
     fn start(
         &self,
         connection: &Connection,
-        mut prepared: Prepared,
-        storage: &Storage,
-        scope: Option<u64>,
+        (statement, mut prepared): (&str, Prepared),
+        sql: &Sql,
     ) -> Result<Cursor> {
         let writes = prepared.borrow_dependent().writes;
         if writes {
@@ -356,7 +355,15 @@ impl Inner {
         }
         self.forget_compiled(connection, &prepared);
         let written = connection.total_changes() - before;
-        Ok(Cursor::new(storage, scope, prepared, rows, more, written))
+        let source = (statement, prepared);
+        Ok(Cursor::new(
+            &sql.storage,
+            sql.scope,
+            source,
+            rows,
+            more,
+            written,
+        ))
     }
 
     fn run_to_end(&self, connection: &Connection, mut prepared: Prepared) -> Result<()> {

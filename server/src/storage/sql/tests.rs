@@ -627,3 +627,30 @@ fn the_size_does_not_count_free_pages() -> TestResult {
     assert_eq!(storage.committed_bytes()?, empty);
     Ok(())
 }
+
+#[test]
+fn what_is_locked_names_the_cursor_that_holds_it() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(
+        &storage,
+        "CREATE TABLE t (a); INSERT INTO t VALUES (1), (2), (3); CREATE INDEX i ON t (a)",
+    )?;
+    let mut cursor = exec(&storage, "SELECT a FROM t -- slowly")?;
+    let _other = exec(
+        &storage,
+        &format!("SELECT {} FROM t", vec!["'ä'"; 60].join(",")),
+    )?;
+    for locked in ["DROP TABLE t", "DROP INDEX i", "SELECT 1; DROP TABLE t"] {
+        let error = exec(&storage, locked)
+            .map(drop)
+            .expect_err(locked)
+            .to_string();
+        assert!(error.contains("SQLITE_LOCKED"), "{error}");
+        assert!(error.contains("`SELECT a FROM t -- slowly`"), "{error}");
+        assert!(error.contains("ä','...`"), "{error}");
+    }
+    assert_eq!(cursor.all::<i64>()?, [1, 2, 3]);
+    drop(_other);
+    exec(&storage, "DROP TABLE t")?;
+    Ok(())
+}
