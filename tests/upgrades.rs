@@ -257,3 +257,96 @@ fn migrations_have_a_time_of_their_own_and_calls_that_of_their_class() {
         assert_eq!(count.unwrap(), ["300000"]);
     });
 }
+
+/// What every version has added: parents are made anew again and again, as tools write it, under children
+/// that would go with them.
+const REBUILDS: [&str; 6] = [
+    "CREATE TABLE parent (id INTEGER PRIMARY KEY, a); \
+     CREATE TABLE child (p NOT NULL REFERENCES parent (id) ON DELETE CASCADE)",
+    "PRAGMA foreign_keys = OFF; CREATE TABLE new (id INTEGER PRIMARY KEY, a NOT NULL, b DEFAULT 2); \
+     INSERT INTO new (id, a) SELECT id, a FROM parent; DROP TABLE parent; \
+     ALTER TABLE new RENAME TO parent; PRAGMA foreign_keys = ON",
+    "CREATE INDEX by_parent ON child (p); UPDATE parent SET a = a || '!'",
+    "PRAGMA defer_foreign_keys = ON; PRAGMA foreign_keys = OFF; \
+     CREATE TABLE new (id INTEGER PRIMARY KEY, a NOT NULL CHECK (a <> ''), b); \
+     INSERT INTO new SELECT id, a, b + 1 FROM parent; DROP TABLE parent; \
+     ALTER TABLE new RENAME TO parent; PRAGMA foreign_key_check; PRAGMA foreign_keys = ON",
+    "PRAGMA foreign_keys = 0; CREATE TABLE born (p REFERENCES parent ON DELETE RESTRICT, at DEFAULT 4); \
+     INSERT INTO born (p) SELECT p FROM child; DROP TABLE child; ALTER TABLE born RENAME TO child; \
+     CREATE TABLE new (id INTEGER PRIMARY KEY, a TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    "PRAGMA foreign_keys = OFF; DROP TABLE new; CREATE TABLE new (id INTEGER PRIMARY KEY, a); \
+     INSERT INTO new SELECT id, a FROM parent; DROP TABLE parent; ALTER TABLE new RENAME TO parent",
+];
+
+/// The class that has so many of them.
+struct Rebuilt<const VERSION: usize>;
+
+impl<const VERSION: usize> Program for Rebuilt<VERSION> {
+    const MIGRATIONS: &'static [&'static str] = REBUILDS.split_at(VERSION).0;
+}
+
+async fn restart_as_version(vat: &TestVat, version: usize) {
+    match version {
+        1 => restart_as::<Rebuilt<1>>(vat).await,
+        2 => restart_as::<Rebuilt<2>>(vat).await,
+        3 => restart_as::<Rebuilt<3>>(vat).await,
+        4 => restart_as::<Rebuilt<4>>(vat).await,
+        5 => restart_as::<Rebuilt<5>>(vat).await,
+        _ => restart_as::<Rebuilt<6>>(vat).await,
+    }
+}
+
+#[test]
+fn a_parent_is_rebuilt_without_its_children_from_every_version_to_every_version() {
+    const SCHEMA: &str = "SELECT sql FROM sqlite_schema WHERE name NOT LIKE '!_vw!_%' ESCAPE '!' \
+                          AND sql IS NOT NULL ORDER BY name";
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<Rebuilt<1>>>()).await;
+        for from in 1..=REBUILDS.len() {
+            for to in from..=REBUILDS.len() {
+                restart_as_version(&vat, from).await;
+                let old: Client = vat.object(&format!("{from} to {to}"));
+                let made = act(&old, async |own| {
+                    sql(&own, "INSERT INTO parent (id, a) VALUES (1, 'x'), (2, 'y')")?;
+                    sql(&own, "INSERT INTO child (p) VALUES (1), (1), (2)")
+                });
+                made.await.unwrap();
+                restart_as_version(&vat, to).await;
+                let new: Client = vat.object(&format!("{to}, after {from}"));
+                let expected = query(&new, SCHEMA).await.unwrap();
+                assert_eq!(query(&old, SCHEMA).await.unwrap(), expected, "{from} {to}");
+                let left = query(&old, "SELECT p || '' FROM child ORDER BY p").await;
+                assert_eq!(left.unwrap(), ["1", "1", "2"], "from {from} to {to}");
+                // The keys are as they should be, and hold.
+                let orphan = query(&old, "INSERT INTO child (p) VALUES (9)").await;
+                assert_eq!(code(orphan), Code::SqlFailed, "from {from} to {to}");
+            }
+        }
+    });
+}
+
+version!(
+    Orphaning,
+    [
+        REBUILDS[0],
+        "PRAGMA foreign_keys = OFF; DELETE FROM parent WHERE id = 1"
+    ],
+    0
+);
+
+#[test]
+fn a_migration_that_leaves_children_without_parents_is_undone() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<Rebuilt<1>>>()).await;
+        let object: Client = vat.object("a");
+        let rows = "INSERT INTO parent VALUES (1, 'x'); INSERT INTO child VALUES (1)";
+        query(&object, rows).await.unwrap();
+        restart_as::<Orphaning>(&vat).await;
+        let error = query(&object, "SELECT 1").await.unwrap_err();
+        assert!(error.extra.contains("table `child`, row 1"), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::ActivationFailed);
+        restart_as::<Rebuilt<6>>(&vat).await;
+        let found = query(&object, "SELECT a FROM parent JOIN child ON p = id").await;
+        assert_eq!(found.unwrap(), ["x!"]);
+    });
+}

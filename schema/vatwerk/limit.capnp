@@ -159,7 +159,7 @@ const maxReturnedBytes :UInt32 = 16777216;
 # The most that the rows of a statement that writes (RETURNING) hold together, 16 MiB.
 
 const maxDatabaseBytes :UInt64 = 10737418240;
-# The largest database of an object, 10 GiB. A write that does not fit is `storage-failed`.
+# The largest database of an object, 10 GiB. A write that does not fit is `limit-exceeded`.
 
 const maxListedObjects :UInt32 = 1000;
 # The most objects in one page of Namespace.list or Session.alarms.

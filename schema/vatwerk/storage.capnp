@@ -164,7 +164,8 @@ interface Sql @0x9a2a273dd872ac60 {
   exec @0 (query :Text, bindings :List(SqlValue)) -> (cursor :Cursor);
   # Runs every statement of `query` but the last to its end, and the last up to its first row.
   # Bindings belong to the last, by position; their number must fit it exactly. Several statements
-  # are one commit. `sql-failed` and `sql-refused` leave nothing of the statement that failed.
+  # are one: `sql-failed` and `sql-refused` leave nothing of any of them. Pragmas that turn something
+  # on or off are for the statements after them in the same `query`.
   # `limit-exceeded` stops a statement; if it was writing after other writes of the turn, all of them
   # are undone and the object is reset. `limit-exceeded` too when `maxOpenCursors` are open.
 

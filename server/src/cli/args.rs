@@ -192,9 +192,26 @@ pub struct SqlArgs {
     /// The object's name
     #[arg(allow_hyphen_values = true)]
     pub name: String,
-    /// The statement, or several; bindings and rows are those of the last
-    #[arg(allow_hyphen_values = true)]
-    pub query: String,
+    /// The statement, or several, which happen together or not at all; bindings and rows are those of the
+    /// last
+    #[arg(allow_hyphen_values = true, required_unless_present_any = ["file", "dump"])]
+    pub query: Option<String>,
+    /// Run the statements of this file; `-` is stdin
+    ///
+    /// They happen together or not at all, unless the file has BEGIN and COMMIT of its own, as dumps do. A
+    /// transaction is held open for statements of more than 100 kB together, and everything else of the
+    /// object waits meanwhile, up to 30 s. Foreign keys that `PRAGMA foreign_keys = OFF` does not enforce
+    /// are checked at the end of the transaction.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["query", "params"])]
+    pub file: Option<PathBuf>,
+    /// Print SQL that makes the tables and rows anew, as of one moment, for `--file` or `sqlite3`
+    #[arg(long, conflicts_with_all = ["query", "file", "params", "csv"])]
+    pub dump: bool,
+    /// Print the rows as CSV, after a line with the names of the columns
+    ///
+    /// A null is an empty field, an empty text is "", and a blob is x'' with hexadecimal digits.
+    #[arg(long)]
+    pub csv: bool,
     /// A binding, in the order of the placeholders: null, a number (an integer if written as one,
     /// of at most 64 bits with its sign), a string, true or false (1 or 0), or a blob as
     /// {"base64": "..."}

@@ -55,7 +55,12 @@ impl Failure {
 
     /// For methods of storage: an object without them gets an error that says so.
     pub fn of_storage(class: &str, error: capnp::Error) -> Self {
-        match Failure::from(error) {
+        Failure::from(error).on_storage(class)
+    }
+
+    /// As [`Failure::of_storage`], of what may have failed otherwise too.
+    pub fn on_storage(self, class: &str) -> Self {
+        match self {
             Failure::Call(error) if error.code() == Some(Code::Unimplemented) => Failure::Here(
                 Code::Unimplemented,
                 format!(

@@ -6,51 +6,134 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use capnp::capability::FromClientHook;
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value as Json};
-use vatwerk::storage_capnp::{cursor, operations, row, sql_value};
+use vatwerk::storage_capnp::{cursor, operations, row, sql, sql_value};
 use vatwerk_client::LocalClient;
 
 use super::{
     args::{Format, SqlArgs},
-    json,
+    dump, json,
     output::{Array, Failure, printable},
+    script,
 };
 
 /// How many rows are asked for at a time.
 const ROWS: u32 = 1000;
 
-/// Runs the statement and prints its rows: a table, or an array of objects. A statement without
-/// columns prints how many rows it wrote, on stderr.
+/// Runs the statements and prints the rows of the last: a table, CSV, or an array of objects. A statement
+/// without columns prints how many rows it wrote, on stderr.
 pub async fn sql(
     client: &LocalClient,
     args: &SqlArgs,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
-    let failed = |error| Failure::of_storage(&args.class, error);
     let object = client.namespace_named(&args.class).get(&args.name);
     let storage: operations::Client = object.cast_to();
-    let sql = storage.sql_request().send().pipeline.get_sql();
-    let mut request = sql.exec_request();
-    request.get().set_query(args.query.as_str());
-    let mut bindings = request.get().init_bindings(args.params.len() as u32);
-    for (i, param) in args.params.iter().enumerate() {
-        param.write(bindings.reborrow().get(i as u32));
+    let format = match (args.csv, args.target.output) {
+        (true, _) => Print::Csv,
+        (false, Format::Text) => Print::Table,
+        (false, Format::Json) => Print::Json,
+    };
+    let done = match (&args.query, &args.file) {
+        _ if args.dump => dump::dump(&storage, out).await,
+        (_, Some(path)) => script::run(&storage, path, format, out).await,
+        (query, None) => {
+            let sql = storage.sql_request().send().pipeline.get_sql();
+            let query = query.as_deref().unwrap_or_default();
+            let executed = Executed::of(&sql, query, &args.params).await;
+            match executed {
+                Ok(executed) => executed.print(format, out).await,
+                Err(failure) => Err(failure),
+            }
+        }
+    };
+    done.map_err(|failure| failure.on_storage(&args.class))
+}
+
+/// How rows are printed.
+#[derive(Clone, Copy)]
+pub enum Print {
+    /// A table for people.
+    Table,
+    /// An array of objects.
+    Json,
+    /// Lines of fields.
+    Csv,
+}
+
+/// A statement that has been run, up to its first row.
+pub struct Executed {
+    cursor: cursor::Client,
+    columns: Vec<String>,
+}
+
+impl Executed {
+    /// Runs statements; the bindings are for the last.
+    pub async fn of(sql: &sql::Client, query: &str, params: &[Binding]) -> Result<Self, Failure> {
+        let mut request = sql.exec_request();
+        request.get().set_query(query);
+        let mut bindings = request.get().init_bindings(params.len() as u32);
+        for (i, param) in params.iter().enumerate() {
+            param.write(bindings.reborrow().get(i as u32));
+        }
+        let executed = request.send();
+        let cursor = executed.pipeline.get_cursor();
+        let columns = cursor.columns_request().send().promise;
+        // Its error is the statement's own.
+        executed.promise.await?;
+        let columns = columns.await?;
+        let columns = columns.get()?.get_column_names()?;
+        let columns = columns
+            .iter()
+            .map(|name| Ok(name?.to_string()?))
+            .collect::<capnp::Result<Vec<_>>>()?;
+        Ok(Executed { cursor, columns })
     }
-    let executed = request.send();
-    let cursor = executed.pipeline.get_cursor();
-    let columns = cursor.columns_request().send().promise;
-    // Its error is the statement's own.
-    executed.promise.await.map_err(failed)?;
-    let columns = columns.await.map_err(failed)?;
-    let columns = columns.get()?.get_column_names()?;
-    let columns = columns
-        .iter()
-        .map(|name| Ok(name?.to_string()?))
-        .collect::<capnp::Result<Vec<_>>>()?;
-    match args.target.output {
-        Format::Text => table(&cursor, columns, out).await?,
-        Format::Json => objects(&cursor, unique(columns), out).await?,
+
+    /// Prints the rows.
+    pub async fn print(self, format: Print, out: &mut dyn io::Write) -> Result<(), Failure> {
+        let Executed { cursor, columns } = self;
+        match format {
+            Print::Table => table(&cursor, columns, out).await,
+            Print::Json => objects(&cursor, unique(columns), out).await,
+            Print::Csv => csv(&cursor, &columns, out).await,
+        }
     }
-    Ok(())
+
+    /// Hands on each row.
+    pub async fn each(
+        self,
+        each: impl FnMut(row::Reader<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        each_row(&self.cursor, each).await
+    }
+}
+
+async fn csv(
+    cursor: &cursor::Client,
+    columns: &[String],
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let names = columns.iter().map(|name| quoted(name));
+    writeln!(out, "{}", names.collect::<Vec<_>>().join(","))?;
+    each_row(cursor, |row| {
+        let fields = row.get_values()?.iter().map(|value| {
+            Ok(match value.which()? {
+                sql_value::Text(value) => quoted(value?.to_str()?),
+                _ => text(value)?,
+            })
+        });
+        let fields = fields.collect::<capnp::Result<Vec<_>>>()?;
+        Ok(writeln!(out, "{}", fields.join(","))?)
+    })
+    .await
+}
+
+/// A text as a field of CSV, by RFC 4180. An empty one is quoted, for a null is not.
+fn quoted(text: &str) -> String {
+    if text.is_empty() || text.contains([',', '"', '\r', '\n']) {
+        return format!("\"{}\"", text.replace('"', "\"\""));
+    }
+    text.to_owned()
 }
 
 async fn table(

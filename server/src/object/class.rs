@@ -126,7 +126,9 @@ pub trait Class: Sized + 'static {
     /// SQL that brings an object's tables up to date, oldest first: each is applied once in an
     /// object's life, before [`Class::create`] of a new one, and in the turn in which
     /// [`Class::activate`] begins of one that is behind. Append to them, and never change or remove
-    /// one: objects know how many they have had. Together with [`Class::migrate`] they may take as long
+    /// one: objects know how many they have had. To make a table anew that foreign keys refer to, begin a
+    /// migration with `PRAGMA foreign_keys = OFF`: the keys are not enforced in it, and are checked at its
+    /// end. Together with [`Class::migrate`] they may take as long
     /// as the vat's setting `limits.migration_ms` says, 30 s unless told otherwise.
     const MIGRATIONS: &'static [&'static str] = &[];
 

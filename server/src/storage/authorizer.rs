@@ -9,6 +9,7 @@ use rusqlite::{CachedStatement, Connection};
 
 use super::costs;
 use super::text::starts_with_word;
+use super::toggles::{Toggle, UNRESOLVED};
 
 /// The start of the names of the vat's own tables, in any case of letters.
 pub(super) const RESERVED: &str = "_vw_";
@@ -52,8 +53,9 @@ struct Shared {
     analyzes: AtomicBool,
     compiled: AtomicBool,
     schema: AtomicBool,
-    like: Mutex<Option<bool>>,
+    toggle: Mutex<Option<(Toggle, bool)>>,
     reading: AtomicBool,
+    unresolved: AtomicBool,
 }
 
 /// While it lives, SQL is ours and may do anything, except for what triggers and views do in it:
@@ -88,8 +90,8 @@ pub(super) struct Seen {
     pub(super) compiled: bool,
     /// It changes what is in the schema.
     pub(super) schema: bool,
-    /// It says whether `LIKE` is to tell upper from lower case.
-    pub(super) like: Option<bool>,
+    /// It turns something on or off for the connection.
+    pub(super) toggle: Option<(Toggle, bool)>,
 }
 
 impl Gate {
@@ -119,12 +121,14 @@ impl Gate {
         Statistics(self.clone())
     }
 
-    /// Forgets what was seen, before a statement is prepared. `reading`: a cursor is open.
-    pub(super) fn begin(&self, reading: bool) {
+    /// Forgets what was seen, before a statement is prepared. `reading`: a cursor is open; `unresolved`:
+    /// foreign keys are violated.
+    pub(super) fn begin(&self, reading: bool, unresolved: bool) {
         self.0.compiled.store(false, Ordering::Relaxed);
         self.0.schema.store(false, Ordering::Relaxed);
         self.0.reading.store(reading, Ordering::Relaxed);
-        *self.like() = None;
+        self.0.unresolved.store(unresolved, Ordering::Relaxed);
+        *self.toggle() = None;
         self.0.alters.store(false, Ordering::Relaxed);
         self.0.writes.store(false, Ordering::Relaxed);
         self.0.pragma.store(false, Ordering::Relaxed);
@@ -139,7 +143,7 @@ impl Gate {
             once: alters || self.0.pragma.load(Ordering::Relaxed),
             compiled: self.0.compiled.load(Ordering::Relaxed),
             schema: alters || self.0.schema.load(Ordering::Relaxed),
-            like: *self.like(),
+            toggle: *self.toggle(),
         }
     }
 
@@ -148,8 +152,25 @@ impl Gate {
         self.hint().take()
     }
 
-    fn like(&self) -> std::sync::MutexGuard<'_, Option<bool>> {
-        self.0.like.lock().unwrap_or_else(PoisonError::into_inner)
+    fn toggle(&self) -> std::sync::MutexGuard<'_, Option<(Toggle, bool)>> {
+        self.0.toggle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what a pragma sets, or says why it cannot now.
+    fn note_toggle(&self, toggle: Toggle, on: bool) -> Result<(), &'static str> {
+        if toggle == Toggle::CaseSensitiveLike && self.0.reading.load(Ordering::Relaxed) {
+            return Err("it cannot change while a cursor is open");
+        }
+        let forgets = match toggle {
+            Toggle::ForeignKeys => true,
+            Toggle::DeferForeignKeys => !on,
+            _ => false,
+        };
+        if forgets && self.0.unresolved.load(Ordering::Relaxed) {
+            return Err(UNRESOLVED);
+        }
+        *self.toggle() = Some((toggle, on));
+        Ok(())
     }
 
     fn hint(&self) -> std::sync::MutexGuard<'_, Option<&'static str>> {
@@ -174,14 +195,12 @@ impl Gate {
                 pragma_value,
             } => {
                 self.0.pragma.store(true, Ordering::Relaxed);
-                if pragma_name.eq_ignore_ascii_case("case_sensitive_like")
+                if let Some(toggle) = Toggle::named(pragma_name)
                     && let Some(value) = pragma_value
+                    && let Err(hint) = self.note_toggle(toggle, listed(&ON, value))
                 {
-                    if self.0.reading.load(Ordering::Relaxed) {
-                        *self.hint() = Some("it cannot change while a cursor is open");
-                        return Authorization::Deny;
-                    }
-                    *self.like() = Some(listed(&["true", "yes", "on", "1"], value));
+                    *self.hint() = Some(hint);
+                    return Authorization::Deny;
                 }
                 if pragma_name.eq_ignore_ascii_case("optimize") {
                     self.0.writes.store(true, Ordering::Relaxed);
@@ -331,15 +350,6 @@ fn eponymous(name: &str) -> Result<(), &'static str> {
 
 fn pragma(name: &str, value: Option<&str>) -> Result<(), &'static str> {
     let read_only = ["data_version", "page_size"];
-    let boolean = [
-        "case_sensitive_like",
-        "defer_foreign_keys",
-        "foreign_keys",
-        "ignore_check_constraints",
-        "legacy_alter_table",
-        "recursive_triggers",
-        "reverse_unordered_selects",
-    ];
     let named = [
         "foreign_key_check",
         "foreign_key_list",
@@ -357,10 +367,11 @@ fn pragma(name: &str, value: Option<&str>) -> Result<(), &'static str> {
             Some(_) => Err("this pragma can be read, not set"),
         };
     }
-    if listed(&boolean, name) {
-        let words = ["true", "false", "yes", "no", "on", "off", "1", "0"];
+    if Toggle::named(name).is_some() {
         return match value {
-            Some(value) if !listed(&words, value) => Err("this pragma takes a boolean"),
+            Some(value) if !listed(&ON, value) && !listed(&OFF, value) => {
+                Err("this pragma takes a boolean")
+            }
             _ => Ok(()),
         };
     }
@@ -376,6 +387,9 @@ fn pragma(name: &str, value: Option<&str>) -> Result<(), &'static str> {
 fn listed(list: &[&str], name: &str) -> bool {
     list.iter().any(|entry| entry.eq_ignore_ascii_case(name))
 }
+
+const ON: [&str; 4] = ["true", "yes", "on", "1"];
+const OFF: [&str; 4] = ["false", "no", "off", "0"];
 
 const MODULES: [&str; 4] = ["fts5", "fts5vocab", "rtree", "rtree_i32"];
 

@@ -32,6 +32,8 @@ pub(super) struct Running<'c> {
     pub(super) guarded: bool,
     /// Whether it changes the schema.
     pub(super) schema: bool,
+    /// Whether it only sets what ends with the exec.
+    pub(super) sets_for_nobody: bool,
     /// Whether it may go back to the cache.
     pub(super) keep: bool,
     /// The largest value it may handle, in bytes, if that is less than others may.
@@ -79,6 +81,7 @@ impl<'c> Running<'c> {
             writes: false,
             guarded: false,
             schema: false,
+            sets_for_nobody: false,
             keep: true,
             most_bytes: None,
             held,
@@ -194,6 +197,8 @@ struct State {
     ready: VecDeque<Vec<SqlValue>>,
     source: Rows,
     scope: Option<u64>,
+    /// The start of the statement, if it is not at its end.
+    text: String,
 }
 
 enum Rows {
@@ -209,7 +214,7 @@ impl Cursor {
     pub(super) fn new(
         storage: &Storage,
         scope: Option<u64>,
-        prepared: Prepared,
+        (statement, prepared): (&str, Prepared),
         ready: Vec<Vec<SqlValue>>,
         more: bool,
         rows_written: u64,
@@ -225,6 +230,7 @@ impl Cursor {
                 Rows::Done
             },
             scope,
+            text: start_of(statement, more),
         }));
         storage.0.cursors.add(&state);
         Cursor {
@@ -407,6 +413,26 @@ impl Cursors {
         }
     }
 
+    /// The statements of cursors that have not ended, in words, if there are any.
+    pub(super) fn holders(&self) -> Option<String> {
+        const NAMED: usize = 3;
+        let cursors = self.0.borrow();
+        let mut texts = Vec::new();
+        for cursor in cursors.iter().filter_map(Weak::upgrade) {
+            if let Ok(state) = cursor.try_borrow()
+                && matches!(state.source, Rows::Open(_))
+            {
+                texts.push(format!("`{}`", state.text));
+            }
+        }
+        let more = texts.len().saturating_sub(NAMED);
+        texts.truncate(NAMED);
+        if more > 0 {
+            texts.push(format!("{more} more"));
+        }
+        (!texts.is_empty()).then(|| texts.join(", "))
+    }
+
     /// How many cursors hold a statement that has not ended.
     pub(super) fn open(&self) -> u64 {
         let cursors = self.0.borrow();
@@ -414,6 +440,19 @@ impl Cursors {
         live.filter(|cursor| matches!(cursor.borrow().source, Rows::Open(_)))
             .count() as u64
     }
+}
+
+/// What names a statement, if it is to be named.
+fn start_of(statement: &str, named: bool) -> String {
+    const CHARACTERS: usize = 100;
+    if !named {
+        return String::new();
+    }
+    let end = statement.char_indices().nth(CHARACTERS);
+    end.map_or_else(
+        || statement.to_owned(),
+        |(end, _)| format!("{}...", &statement[..end]),
+    )
 }
 
 fn end_state(state: &mut State, error: Error) {

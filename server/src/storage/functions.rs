@@ -598,16 +598,20 @@ mod tests {
         assert!(helped("b LIKE 'x%' ESCAPE '!'")?);
         assert!(!helped("a LIKE 'x%'")?);
         assert!(!helped("b GLOB 'x*'")?);
-        storage.exec("PRAGMA case_sensitive_like = ON")?;
-        assert!(helped("a LIKE 'x%'")?);
-        assert!(!helped("b LIKE 'x%'")?);
-        assert_eq!(storage.integers("SELECT 'A' LIKE 'a'")?, [0]);
+        let on = "PRAGMA case_sensitive_like = ON; ";
+        let plan = |condition: &str| -> crate::Result<String> {
+            let sql = format!("{on}EXPLAIN QUERY PLAN SELECT 1 FROM t WHERE {condition}");
+            let (.., detail): (i64, i64, i64, String) = storage.sql().exec(&sql, ())?.one_as()?;
+            Ok(detail)
+        };
+        assert!(plan("a LIKE 'x%'")?.starts_with("SEARCH"));
+        assert!(!plan("b LIKE 'x%'")?.starts_with("SEARCH"));
+        assert_eq!(storage.integers(&format!("{on}SELECT 'A' LIKE 'a'"))?, [0]);
         // Ours it is still.
-        storage.exec("PRAGMA case_sensitive_like = OFF")?;
         assert!(helped("b LIKE 'x%'")?);
         assert_eq!(storage.integers("SELECT 'A' LIKE 'a'")?, [1]);
         let _cursor = storage.sql().exec("SELECT 1 UNION ALL SELECT 2", ())?;
-        let refused = storage.exec("PRAGMA case_sensitive_like = ON");
+        let refused = storage.exec("PRAGMA case_sensitive_like = ON; SELECT 1");
         assert_eq!(code(refused), "sql-refused");
         assert_eq!(storage.integers("SELECT 'A' LIKE 'a'")?, [1]);
         Ok(())

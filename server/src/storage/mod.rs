@@ -7,6 +7,7 @@
 mod alarms;
 mod authorizer;
 mod backing;
+mod codes;
 mod costs;
 mod cursor;
 mod fault;
@@ -19,7 +20,8 @@ mod open;
 mod pattern;
 mod row;
 mod sql;
-mod text;
+pub(crate) mod text;
+mod toggles;
 mod transaction;
 mod value;
 mod vfs;
@@ -49,6 +51,7 @@ pub use self::watch::Deadline;
 
 use self::authorizer::{Gate, ours};
 use self::cursor::Cursors;
+use self::toggles::Toggled;
 use self::transaction::Level;
 use self::watch::Watch;
 use crate::{
@@ -72,7 +75,10 @@ struct Inner {
     connection: RefCell<Option<Rc<Attached>>>,
     gate: Gate,
     watch: Watch,
+    /// The largest size that the database may have.
+    most_bytes: u64,
     cursors: Cursors,
+    toggled: Toggled,
     broken: RefCell<Option<Error>>,
     /// The error of the statement that broke it, if the call that ran it did wrong.
     cause: RefCell<Option<Error>>,
@@ -112,7 +118,9 @@ impl Storage {
             connection: RefCell::new(Some(Rc::new(opened.connection))),
             gate: opened.gate,
             watch: opened.watch,
+            most_bytes: settings.max_database_bytes,
             cursors: Cursors::default(),
+            toggled: Toggled::default(),
             broken: RefCell::default(),
             cause: RefCell::default(),
             on_commit: RefCell::default(),
@@ -544,11 +552,18 @@ impl Inner {
                 error.sqlite_error_code(),
                 Some(ErrorCode::OutOfMemory | ErrorCode::SystemIoFailure)
             );
-        let answer = match (refused, fault::convert(error), self.gate.take_hint()) {
+        let answer = match (
+            refused,
+            fault::convert(error, self.most_bytes),
+            self.gate.take_hint(),
+        ) {
             (Some(refused), ..) => refused,
             // A function that is refused is a plain error to SQLite.
             (None, Error::SqlRefused(text) | Error::SqlFailed(text), Some(hint)) => {
                 Error::SqlRefused(format!("{text}: {hint}"))
+            }
+            (None, Error::SqlFailed(text), None) if fault::is_locked(error) => {
+                Error::SqlFailed(self.name_holders(text))
             }
             (None, other, _) => other,
         };
@@ -568,6 +583,16 @@ impl Inner {
             }
         }
         answer
+    }
+
+    /// The text of an error because something is being read, with what reads it.
+    fn name_holders(&self, text: String) -> String {
+        match self.cursors.holders() {
+            Some(holders) => format!(
+                "{text}: an open cursor holds it, of {holders}: read it to its end, or drop it, first"
+            ),
+            None => text,
+        }
     }
 
     /// Runs one statement, marked as [`ours`], that returns no rows.

@@ -45,7 +45,7 @@ pub struct Settings {
     /// The most prepared statements kept for reuse; 24 unless told otherwise.
     pub cached_statements: usize,
     /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
-    /// otherwise. A write that needs more is `storage-failed`, as on a full disk.
+    /// otherwise. A write that needs more is `limit-exceeded`.
     pub max_database_bytes: u64,
 }
 

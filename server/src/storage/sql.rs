@@ -10,7 +10,7 @@ use super::cursor::{Cursor, Prepared, Running};
 use super::text::{skip_blank, split, starts_with_word};
 use super::value::Bindings;
 use super::watch::Phase;
-use super::{Attached, Inner, SqlValue, Storage, functions};
+use super::{Attached, Inner, SqlValue, Storage, functions, toggles, toggles::LOST};
 use crate::{Error, Result};
 
 /// A statement that is longer is compiled anew each time, in bytes: kept, it would take more memory
@@ -36,7 +36,13 @@ impl Sql {
     /// one that writes runs to its end, and its rows are kept in memory.
     ///
     /// `bindings` belong to the last statement, by position, and must be as many as it has
-    /// parameters. A statement that fails undoes itself and no other.
+    /// parameters. They are one: if one of them fails, none has happened. Rows that are read later are
+    /// not part of it.
+    ///
+    /// A pragma that turns something on or off (`foreign_keys`, `case_sensitive_like` and the like) is for
+    /// the statements after it in the same `query`, and is set back at its end; `defer_foreign_keys` is for
+    /// the rest of the transaction. After `foreign_keys = OFF` every key of the database must have its parent
+    /// when `query` ends, or it fails.
     ///
     /// `invalid-argument` for no statement at all or a wrong number of bindings; `limit-exceeded`
     /// for text over [`limit::MAX_SQL_BYTES`], more than [`limit::MAX_SQL_BINDINGS`] bindings, a
@@ -48,26 +54,24 @@ impl Sql {
         check(query, &bindings)?;
         let storage = &self.storage;
         storage.operate(self.scope, |connection| {
-            storage.0.prepare_functions(connection)?;
-            let _deadline = storage.0.watch.start();
-            let mut rest = skip_blank(query);
-            if rest.is_empty() {
+            let inner = &storage.0;
+            inner.prepare_functions(connection)?;
+            let _deadline = inner.watch.start();
+            let script = skip_blank(query);
+            if script.is_empty() {
                 return Err(Error::InvalidArgument(
                     "SQL code did not contain a statement".into(),
                 ));
             }
-            loop {
-                storage.0.watch.check()?;
-                let (statement, tail) = split(rest);
-                rest = skip_blank(tail);
-                let _statistics = storage.0.gate.statistics(statement);
-                if rest.is_empty() {
-                    let prepared = storage.0.prepare(connection, statement, &bindings)?;
-                    return storage.0.start(connection, prepared, storage, self.scope);
-                }
-                let prepared = storage.0.prepare(connection, statement, &[])?;
-                storage.0.run_to_end(connection, prepared)?;
-            }
+            let (first, tail) = split(script);
+            let last = |statement: &str| inner.run_last(connection, statement, &bindings, self);
+            let result = if skip_blank(tail).is_empty() {
+                last(first)
+            } else {
+                inner.run_script(connection, script, last)
+            };
+            let restored = inner.restore_toggles(connection);
+            result.and_then(|cursor| restored.map(|()| cursor))
         })
     }
 
@@ -127,6 +131,22 @@ fn most_bytes(statement: &Statement<'_>) -> Option<i32> {
         .then(|| i32::try_from(most * FREE_PROGRAM_BYTES / program).unwrap_or(i32::MAX))
 }
 
+/// The complaint of a row of `PRAGMA foreign_key_check`.
+fn orphan(row: &[SqlValue]) -> String {
+    let text = |at| match row.get(at) {
+        Some(SqlValue::Text(text)) => text.clone(),
+        Some(SqlValue::Integer(number)) => number.to_string(),
+        _ => "?".to_owned(),
+    };
+    format!(
+        "FOREIGN KEY constraint failed: table `{}`, row {}, has no parent in `{}` after an exec with \
+         `PRAGMA foreign_keys = OFF` (`PRAGMA foreign_key_check` lists such rows): all of it was undone",
+        text(0),
+        text(1),
+        text(2),
+    )
+}
+
 /// About how much memory a row takes.
 fn size(row: &[SqlValue]) -> u64 {
     let values = std::mem::size_of_val(row) + row.iter().map(SqlValue::len).sum::<usize>();
@@ -134,6 +154,78 @@ fn size(row: &[SqlValue]) -> u64 {
 }
 
 impl Inner {
+    /// Runs several statements as one: all of them happen, or none.
+    fn run_script<T>(
+        &self,
+        connection: &Rc<Attached>,
+        script: &str,
+        last: impl FnOnce(&str) -> Result<T>,
+    ) -> Result<T> {
+        self.begin(connection)?;
+        let dirty = self.dirty.get();
+        self.run(connection, ours!("SAVEPOINT _vw_exec"))?;
+        let result = self.run_statements(connection, script, last);
+        // It is not where SQLite has undone the transaction.
+        if self.open.get() {
+            if result.is_err() {
+                self.run(connection, ours!("ROLLBACK TO _vw_exec"))?;
+                self.dirty.set(dirty);
+            }
+            self.run(connection, ours!("RELEASE _vw_exec"))?;
+        }
+        result
+    }
+
+    fn run_statements<T>(
+        &self,
+        connection: &Rc<Attached>,
+        script: &str,
+        last: impl FnOnce(&str) -> Result<T>,
+    ) -> Result<T> {
+        let mut rest = script;
+        loop {
+            self.watch.check()?;
+            let (statement, tail) = split(rest);
+            rest = skip_blank(tail);
+            if rest.is_empty() {
+                let value = last(statement)?;
+                self.check_keys(connection)?;
+                return Ok(value);
+            }
+            let _statistics = self.gate.statistics(statement);
+            let prepared = self.prepare(connection, statement, &[])?;
+            self.run_to_end(connection, prepared)?;
+        }
+    }
+
+    /// Runs the last statement of an exec up to its first row, or, if it writes, to its end.
+    fn run_last(
+        &self,
+        connection: &Rc<Attached>,
+        statement: &str,
+        bindings: &[SqlValue],
+        sql: &Sql,
+    ) -> Result<Cursor> {
+        let _statistics = self.gate.statistics(statement);
+        let prepared = self.prepare(connection, statement, bindings)?;
+        if prepared.borrow_dependent().sets_for_nobody {
+            return Err(Error::SqlRefused(format!("not authorized: {LOST}")));
+        }
+        self.start(connection, (statement, prepared), sql)
+    }
+
+    /// Refuses what an exec has done without foreign keys if any has no parent now.
+    fn check_keys(&self, connection: &Rc<Attached>) -> Result<()> {
+        if !self.toggled.is_unchecked() {
+            return Ok(());
+        }
+        let mut check = self.prepare(connection, "PRAGMA foreign_key_check", &[])?;
+        match self.step(connection, &mut check)? {
+            None => Ok(()),
+            Some(row) => Err(Error::SqlFailed(orphan(&row))),
+        }
+    }
+
     /// Puts our functions in place of SQLite's, which an object without SQL does not need.
     fn prepare_functions(&self, connection: &Connection) -> Result<()> {
         if !self.functions_ready.get() {
@@ -154,7 +246,9 @@ impl Inner {
             // SQLite asks the authorizer about its parts, and only once it is running.
             return Err(Error::SqlRefused(format!("not authorized: {ONE_DATABASE}")));
         }
-        self.gate.begin(self.cursors.open() > 0);
+        let is_pragma = starts_with_word(sql, "pragma") || starts_with_word(sql, "explain");
+        let unresolved = is_pragma && toggles::is_unresolved(connection);
+        self.gate.begin(self.cursors.open() > 0, unresolved);
         let mut held = self.watch.hold();
         let mut prepared = Prepared::try_new(connection.clone(), |connection| {
             if sql.len() <= MAX_CACHED_BYTES {
@@ -192,10 +286,9 @@ impl Inner {
                 .bind(bindings)
                 .map_err(|error| self.judge(connection, &error))
         })?;
-        if let Some(sensitive) = seen.like {
-            let _trusted = self.gate.trust();
-            functions::install_like(connection, sensitive)
-                .map_err(|error| self.judge(connection, &error))?;
+        if let Some((toggle, on)) = seen.toggle {
+            self.toggle(connection, toggle, on)?;
+            prepared.with_dependent_mut(|_, running| running.sets_for_nobody = toggle.is_lost(on));
         }
         Ok(prepared)
     }
@@ -204,9 +297,8 @@ impl Inner {
     fn start(
         &self,
         connection: &Connection,
-        mut prepared: Prepared,
-        storage: &Storage,
-        scope: Option<u64>,
+        (statement, mut prepared): (&str, Prepared),
+        sql: &Sql,
     ) -> Result<Cursor> {
         let writes = prepared.borrow_dependent().writes;
         if writes {
@@ -216,6 +308,7 @@ impl Inner {
         let mut rows = Vec::new();
         let mut more = true;
         let mut bytes = 0;
+        let whole = writes || self.toggled.reads_whole();
         let (guard, returns) = {
             let running = prepared.borrow_dependent();
             (running.guard(), running.statement().column_count() > 0)
@@ -226,7 +319,7 @@ impl Inner {
             guard
         };
         self.guarded(connection, guard, || {
-            while more && (writes || rows.is_empty()) {
+            while more && (whole || rows.is_empty()) {
                 match self.step(connection, &mut prepared)? {
                     Some(row) => {
                         bytes += size(&row);
@@ -235,8 +328,12 @@ impl Inner {
                     None => more = false,
                 }
                 let most = limit::MAX_RETURNED_BYTES.into();
-                let fits = if writes {
-                    Error::check_limit("the rows of a statement that writes (bytes)", most, bytes)
+                let fits = if whole {
+                    Error::check_limit(
+                        "the rows of a statement that writes, or has `LIKE` as set (bytes)",
+                        most,
+                        bytes,
+                    )
                 } else {
                     Ok(())
                 };
@@ -258,7 +355,15 @@ impl Inner {
         }
         self.forget_compiled(connection, &prepared);
         let written = connection.total_changes() - before;
-        Ok(Cursor::new(storage, scope, prepared, rows, more, written))
+        let source = (statement, prepared);
+        Ok(Cursor::new(
+            &sql.storage,
+            sql.scope,
+            source,
+            rows,
+            more,
+            written,
+        ))
     }
 
     fn run_to_end(&self, connection: &Connection, mut prepared: Prepared) -> Result<()> {

@@ -223,11 +223,16 @@ fn a_full_disk_breaks_the_storage_for_good() -> TestResult {
     for swallow in ["turn", "closure", "held"] {
         let (folder, storage) = fresh();
         storage.kv().put("kept", &1)?;
-        storage.trusted("PRAGMA max_page_count = 8")?;
         let fill = || {
-            (0..20)
-                .map(|n| storage.kv().put_bytes(&format!("{n}"), &PAGE))
-                .find_map(Result::err)
+            let written = (0..20).map(|n| storage.kv().put_bytes(&format!("{n}"), &PAGE));
+            let connection = written
+                .collect::<Result<()>>()
+                .and_then(|()| storage.0.live());
+            let full = rusqlite::ffi::Error::new(codes::DISK_FULL);
+            let full = rusqlite::Error::SqliteFailure(full, None);
+            connection
+                .map(|connection| storage.0.judge(&connection, &full))
+                .ok()
         };
         storage.enter_turn();
         let first = match swallow {

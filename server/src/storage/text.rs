@@ -1,7 +1,7 @@
 //! Where one SQL statement ends and the next begins, by SQLite's own lexical rules.
 
 /// `sql` without the blanks, comments and stray semicolons it starts with.
-pub(super) fn skip_blank(sql: &str) -> &str {
+pub(crate) fn skip_blank(sql: &str) -> &str {
     let mut rest = sql;
     loop {
         let before = rest;
@@ -16,7 +16,7 @@ pub(super) fn skip_blank(sql: &str) -> &str {
 }
 
 /// The first statement of `sql`, without its semicolon, and what follows it.
-pub(super) fn split(sql: &str) -> (&str, &str) {
+pub(crate) fn split(sql: &str) -> (&str, &str) {
     let mut at = 0;
     let mut trigger = Trigger::Start;
     while at < sql.len() {
@@ -32,7 +32,7 @@ pub(super) fn split(sql: &str) -> (&str, &str) {
 }
 
 /// Whether the first word of `sql`, which starts with no blank, is this one.
-pub(super) fn starts_with_word(sql: &str, word: &str) -> bool {
+pub(crate) fn starts_with_word(sql: &str, word: &str) -> bool {
     !sql.is_empty() && sql[..token(sql)].eq_ignore_ascii_case(word)
 }
 
@@ -74,7 +74,7 @@ impl Trigger {
 }
 
 /// The length of the token that `sql`, which is not empty, starts with.
-fn token(sql: &str) -> usize {
+pub(crate) fn token(sql: &str) -> usize {
     let bytes = sql.as_bytes();
     let until = |mark: &str, from: usize| {
         sql.get(from..)

@@ -21,7 +21,7 @@ use std::{
 
 use rusqlite::{Connection, ffi};
 
-use super::configure_process;
+use super::{codes::DISK_FULL, configure_process};
 use crate::{
     folder::DatabaseId,
     journal::{Database, Journal, PAGE_BYTES, Scratch},
@@ -211,7 +211,7 @@ fn without_log(read: &mut [u8], offset: u64) {
 /// What SQLite is told of an error.
 fn code(error: &io::Error, otherwise: c_int) -> c_int {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ffi::SQLITE_FULL,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DISK_FULL,
         _ => otherwise,
     }
 }

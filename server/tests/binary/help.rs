@@ -57,7 +57,12 @@ fn every_verb_has_help_that_says_what_it_takes() {
             &["kv", "C", "n", "list"],
             &["--prefix", "--start", "--end", "--reverse", "--limit"],
         ),
-        (&["sql"], &["<QUERY>", "--param", "base64"]),
+        (
+            &["sql"],
+            &[
+                "[QUERY]", "--param", "base64", "--file", "--dump", "--csv", "BEGIN",
+            ],
+        ),
         (&["sql"], &client),
         (&["objects"], &["list", "count", "show", "delete", "reset"]),
         (

@@ -15,6 +15,7 @@ mod promises;
 mod quarantine;
 mod readme;
 mod ready;
+mod scripts;
 mod serve;
 mod vat;
 mod verbs;

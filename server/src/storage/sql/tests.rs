@@ -93,16 +93,55 @@ fn several_statements_bind_only_the_last() -> TestResult {
             "{query} {count}"
         );
     }
-    // The first statement stays, the failing one does not.
-    let failed = exec(
+    Ok(())
+}
+
+#[test]
+fn statements_of_one_exec_happen_together_or_not_at_all() -> TestResult {
+    let (_folder, storage) = fresh();
+    storage.exec("CREATE TABLE t (x UNIQUE); INSERT INTO t VALUES (1)")?;
+    for (third, expected) in [
+        ("INSERT INTO t VALUES (4), (abs('x', 1))", "sql-failed"),
+        ("INSERT INTO t VALUES (1)", "sql-failed"),
+        ("INSERT OR FAIL INTO t VALUES (5), (1)", "sql-failed"),
+        ("SELEC", "sql-failed"),
+        ("COMMIT", "sql-refused"),
+        ("INSERT INTO t VALUES (?)", "invalid-argument"),
+        ("SELECT abs(-9223372036854775808)", "sql-failed"),
+        (
+            "INSERT INTO t VALUES (6); SELECT 1; DROP TABLE nothing",
+            "sql-failed",
+        ),
+    ] {
+        let script = format!("CREATE TABLE u (a); INSERT INTO t VALUES (3); {third}");
+        // Alone, in a turn that has written, in one that has not, and in transactions.
+        assert_eq!(code(exec(&storage, &script)), expected, "{script}");
+        storage.enter_turn();
+        assert_eq!(code(exec(&storage, &script)), expected, "{script}");
+        assert_eq!(storage.commit_turn()?, None, "{script}");
+        storage.enter_turn();
+        exec(&storage, "INSERT INTO t VALUES (2)")?;
+        let inner = storage.transaction(|storage| exec(storage, &script));
+        assert_eq!(code(inner), expected, "{script}");
+        let kept = storage.transaction(|storage| {
+            assert_eq!(code(exec(storage, &script)), expected, "{script}");
+            exec(storage, "INSERT INTO t VALUES (7)").map(drop)
+        });
+        kept?;
+        assert!(storage.commit_turn()?.is_some());
+        assert_eq!(storage.integers("SELECT x FROM t")?, [1, 2, 7], "{script}");
+        assert_eq!(code(exec(&storage, "SELECT * FROM u")), "sql-failed");
+        exec(&storage, "DELETE FROM t WHERE x <> 1")?;
+    }
+    let mut cursor = exec(
         &storage,
-        "INSERT INTO t VALUES (3); INSERT INTO t VALUES (4), (abs('x', 1))",
-    );
-    assert_eq!(code(failed), "sql-failed");
+        "INSERT INTO t VALUES (8); SELECT x FROM t ORDER BY x",
+    )?;
     assert_eq!(
-        storage.integers("SELECT x FROM t WHERE x BETWEEN 2 AND 9 AND x <> 2")?,
-        [3]
+        code(exec(&storage, "INSERT INTO t VALUES (9); SELEC")),
+        "sql-failed"
     );
+    assert_eq!(cursor.all::<i64>()?, [1, 8]);
     Ok(())
 }
 
@@ -438,7 +477,14 @@ fn a_database_has_a_largest_size() -> TestResult {
         "CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(200000))",
     )?;
     let more = "INSERT INTO t VALUES (zeroblob(300000))";
-    assert_eq!(code(exec(&storage, more)), "storage-failed");
+    assert_eq!(code(exec(&storage, more)), "limit-exceeded");
+    assert_eq!(storage.broken(), None);
+    storage.enter_turn();
+    exec(&storage, "CREATE TABLE u (a)")?;
+    assert_eq!(code(exec(&storage, more)), "limit-exceeded");
+    // SQLite may have undone all of the turn, and not only the statement.
+    let whole = storage.commit_turn();
+    assert!(matches!(code(whole), "ok" | "object-reset"));
     storage.close()?;
     let storage = try_open(&folder, &settings)?;
     assert_eq!(storage.integers("SELECT count(*) FROM t")?, [1]);
@@ -583,14 +629,28 @@ fn the_size_does_not_count_free_pages() -> TestResult {
 }
 
 #[test]
-fn a_pragma_works_every_time() -> TestResult {
+fn what_is_locked_names_the_cursor_that_holds_it() -> TestResult {
     let (_folder, storage) = fresh();
-    for expected in [0, 1, 0, 1, 0] {
-        exec(
-            &storage,
-            ["PRAGMA foreign_keys = OFF", "PRAGMA foreign_keys = ON"][expected],
-        )?;
-        assert_eq!(storage.integers("PRAGMA foreign_keys")?, [expected as i64]);
+    exec(
+        &storage,
+        "CREATE TABLE t (a); INSERT INTO t VALUES (1), (2), (3); CREATE INDEX i ON t (a)",
+    )?;
+    let mut cursor = exec(&storage, "SELECT a FROM t -- slowly")?;
+    let _other = exec(
+        &storage,
+        &format!("SELECT {} FROM t", vec!["'ä'"; 60].join(",")),
+    )?;
+    for locked in ["DROP TABLE t", "DROP INDEX i", "SELECT 1; DROP TABLE t"] {
+        let error = exec(&storage, locked)
+            .map(drop)
+            .expect_err(locked)
+            .to_string();
+        assert!(error.contains("SQLITE_LOCKED"), "{error}");
+        assert!(error.contains("`SELECT a FROM t -- slowly`"), "{error}");
+        assert!(error.contains("ä','...`"), "{error}");
     }
+    assert_eq!(cursor.all::<i64>()?, [1, 2, 3]);
+    drop(_other);
+    exec(&storage, "DROP TABLE t")?;
     Ok(())
 }
