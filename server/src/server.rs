@@ -303,6 +303,9 @@ impl Server {
         let vat = Vat::new(Directory::new(host.clone()), description, started_at);
         let (of_limits, of_http) = (self.config.limits.connections, self.config.http.connections);
         let (http_addresses, are_usual) = self.config.http.addresses();
+        metrics.limit("limits.connections", of_limits as u64);
+        metrics.limit("http.connections", of_http as u64);
+        metrics.limit("limits.journal_bytes", self.config.limits.journal_bytes);
         let serves_http = !http_addresses.is_empty();
         descriptors.tell(of_limits, if serves_http { of_http } else { 0 });
         let shared = Shared::new(descriptors.connections);

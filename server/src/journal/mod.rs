@@ -68,6 +68,7 @@ use crate::{
     Error, Result,
     env::{self, Disk},
     folder::{DatabaseId, Layout},
+    metrics::Durations,
 };
 use queue::{Fate, Queue};
 use retire::Retirer;
@@ -397,6 +398,11 @@ impl Journal {
     /// The databases that cannot be written, and why: commits of theirs are refused.
     pub fn quarantined(&self) -> Vec<(DatabaseId, String)> {
         self.0.databases.quarantined()
+    }
+
+    /// How long the log took to write and sync each batch.
+    pub fn syncs(&self) -> &Durations {
+        &self.0.queue.syncs
     }
 
     /// How large the segments that count are, in bytes.

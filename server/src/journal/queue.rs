@@ -16,7 +16,7 @@ use super::{
     lsn::Lsn,
     promise::{Promise, Promises},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, metrics::Durations};
 
 /// The most large commits whose pages wait to be written before turns are held back.
 const MOST_PROMISES: usize = 4;
@@ -40,6 +40,8 @@ pub(super) struct Queue {
     /// How often [`Queue::fail`] was called. Changes while the state is locked.
     failures: AtomicU64,
     progress: watch::Sender<Lsn>,
+    /// How long the log took to write and sync each batch.
+    pub syncs: Durations,
     /// The most bytes that may wait before turns are held back.
     most_bytes: usize,
     #[cfg(any(test, feature = "testing"))]
@@ -160,6 +162,7 @@ impl Queue {
             voided: AtomicBool::new(false),
             failures: AtomicU64::default(),
             progress: watch::Sender::new(newest),
+            syncs: Durations::default(),
             most_bytes,
             #[cfg(any(test, feature = "testing"))]
             control: Default::default(),

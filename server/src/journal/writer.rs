@@ -1,6 +1,6 @@
 //! Writes what is queued to the journal: one write and one sync for all of it.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use super::{
     databases::Databases,
@@ -154,6 +154,7 @@ impl Writer {
             );
             let file = &segment.file.file;
             *tried = true;
+            let began = Instant::now();
             let written = file
                 .write_at(&batch.records, current.position)
                 .and_then(|()| if early { Ok(()) } else { file.sync() });
@@ -161,6 +162,7 @@ impl Writer {
                 Ok(()) => {
                     current.position += padded as u64;
                     current.beside += batch.beside.iter().map(|beside| beside.bytes).sum::<u64>();
+                    self.queue.syncs.add(began.elapsed());
                     return Ok(());
                 }
                 Err(error) => {

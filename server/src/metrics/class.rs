@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 use vatwerk::Code;
 
-use super::{DURATIONS, TURNS};
+use super::{DURATIONS, LAGS, TURNS};
 
 /// The numbers of one class.
 pub struct ClassMetrics {
@@ -17,6 +17,8 @@ pub struct ClassMetrics {
     failed: [Counter; Code::ALL.len()],
     call_seconds: Histogram,
     turn_seconds: Histogram,
+    gate_wait_seconds: Histogram,
+    alarm_lag_seconds: Histogram,
     activations: Counter,
     activation_seconds: Histogram,
     /// In the order of [`Code::ALL`].
@@ -125,6 +127,16 @@ impl ClassMetrics {
         self.turn_seconds.observe(took.as_secs_f64());
     }
 
+    /// An outcome of a call waited for so long, from being said until it left.
+    pub fn gate_waited(&self, waited: Duration) {
+        self.gate_wait_seconds.observe(waited.as_secs_f64());
+    }
+
+    /// An alarm was begun, so long after it was due.
+    pub fn alarm_started(&self, lag: Duration) {
+        self.alarm_lag_seconds.observe(lag.as_secs_f64());
+    }
+
     /// An object woke up: its database was opened, and `create` and `activate` were run, in `took`.
     pub fn activated(&self, took: Duration) {
         self.activations.inc();
@@ -176,8 +188,10 @@ pub(super) struct Families {
     calls: Counters,
     call_seconds: Histograms,
     turn_seconds: Histograms,
+    gate_wait_seconds: Histograms,
+    alarm_lag_seconds: Histograms,
     activations: Counters,
-    activation_seconds: Histogram,
+    activation_seconds: Histograms,
     activation_failures: Counters,
     evictions: Counters,
     resets: Counters,
@@ -202,7 +216,19 @@ impl Families {
              included",
             turn_seconds.clone(),
         );
-        let activation_seconds = Histogram::new(DURATIONS);
+        let gate_wait_seconds = Histograms::new_with_constructor(|| Histogram::new(DURATIONS));
+        registry.register(
+            "gate_wait_seconds",
+            "How long outcomes of calls waited until what they could reveal was on disk",
+            gate_wait_seconds.clone(),
+        );
+        let alarm_lag_seconds = Histograms::new_with_constructor(|| Histogram::new(LAGS));
+        registry.register(
+            "alarm_lag_seconds",
+            "How long after its due time an alarm was run",
+            alarm_lag_seconds.clone(),
+        );
+        let activation_seconds = Histograms::new_with_constructor(|| Histogram::new(DURATIONS));
         registry.register(
             "activation_seconds",
             "How long objects took to wake up",
@@ -218,6 +244,8 @@ impl Families {
             calls: counters("calls", "Calls that are over, by the code of their outcome"),
             call_seconds,
             turn_seconds,
+            gate_wait_seconds,
+            alarm_lag_seconds,
             activations: counters("activations", "Objects that woke up"),
             activation_seconds,
             activation_failures: counters(
@@ -253,8 +281,10 @@ impl Families {
             failed: failures(&self.calls),
             call_seconds: self.call_seconds.get_or_create_owned(&labels()),
             turn_seconds: self.turn_seconds.get_or_create_owned(&labels()),
+            gate_wait_seconds: self.gate_wait_seconds.get_or_create_owned(&labels()),
+            alarm_lag_seconds: self.alarm_lag_seconds.get_or_create_owned(&labels()),
             activations: one(&self.activations),
-            activation_seconds: self.activation_seconds.clone(),
+            activation_seconds: self.activation_seconds.get_or_create_owned(&labels()),
             activation_failures: failures(&self.activation_failures),
             evictions: Eviction::WORDS.map(|word| reason(&self.evictions, word)),
             resets: Reset::WORDS.map(|word| reason(&self.resets, word)),

@@ -11,11 +11,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::process::Process;
+
 /// The text of a vat's numbers, for any thread: a vat whose thread is held can still be asked. Cheap to
 /// clone.
 #[derive(Clone)]
 pub struct Exposition {
     registry: Arc<Mutex<Registry>>,
+    process: Arc<Process>,
     busy: Counter<f64, AtomicU64>,
     turn_running: Gauge<f64, AtomicU64>,
     draining: Gauge<u64, AtomicU64>,
@@ -75,6 +78,7 @@ impl Exposition {
         drop(registered);
         Exposition {
             registry,
+            process: Arc::new(Process::new()),
             busy,
             turn_running,
             draining,
@@ -101,6 +105,7 @@ impl Exposition {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &registry)
             .expect("a string takes whatever is written to it");
+        self.process.encode(&mut text);
         text
     }
 }

@@ -10,28 +10,33 @@
 //! Everything is recorded on the vat's thread. Any thread may have the text, from an [`Exposition`].
 
 mod class;
+mod durations;
 mod exposition;
+mod process;
 mod reading;
 
 use std::{
     cell::RefCell,
     collections::HashMap,
     rc::Rc,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use http::StatusCode;
 use prometheus_client::{
     encoding::prometheus_text,
     metrics::{
-        counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram, info::Info,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        info::Info,
     },
     registry::Registry,
 };
 use vatwerk::Code;
 
 pub use class::{AlarmOutcome, ClassMetrics, Cut, Eviction, Reset};
+pub use durations::Durations;
 pub use exposition::{Exposition, Vitals};
 pub use reading::Reading;
 
@@ -68,16 +73,33 @@ struct Inner {
     families: Families,
     classes: RefCell<HashMap<Box<str>, Rc<ClassMetrics>>>,
     readings: RefCell<Vec<Box<dyn Fn()>>>,
-    gate_wait: Histogram,
-    alarm_lag: Histogram,
     alarms_not_delivered: Counter,
-    overloaded: Counter,
+    overloaded: [Counter; Overload::WORDS.len()],
+    limits: Family<Vec<(&'static str, &'static str)>, Gauge<u64, AtomicU64>>,
     faults: Counter,
     long_turns: Family<ClassAndMethod, Counter>,
     restarts: Restarts,
     /// By the first digit of the status, from 1 to 5.
     http_answers: [Counter; 5],
     http_failures: Family<ClassAndCode, Counter>,
+}
+
+/// Why a call was refused with `overloaded`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overload {
+    /// Too many calls were queued or running in the object, or in the vat.
+    Calls,
+    /// Too many objects were awake.
+    Objects,
+    /// Too many requests were under way over HTTP.
+    HttpRequests,
+    /// Calls and answers over HTTP held too many bytes.
+    HttpBytes,
+}
+
+impl Overload {
+    /// In the order of the variants.
+    const WORDS: [&'static str; 4] = ["calls", "objects", "http_requests", "http_bytes"];
 }
 
 /// The labels of a counter of one code of errors of a class.
@@ -116,18 +138,6 @@ impl Metrics {
             ConstGauge::new(now_ms as f64 / 1000.0),
         );
         let families = Families::register(&mut registry);
-        let gate_wait = Histogram::new(DURATIONS);
-        registry.register(
-            "gate_wait_seconds",
-            "How long outcomes of calls waited until what they could reveal was on disk",
-            gate_wait.clone(),
-        );
-        let alarm_lag = Histogram::new(LAGS);
-        registry.register(
-            "alarm_lag_seconds",
-            "How long after its due time an alarm was run",
-            alarm_lag.clone(),
-        );
         let faults = Counter::default();
         registry.register(
             "faults",
@@ -140,12 +150,20 @@ impl Metrics {
             "Tries to reach an object whose alarms were due that failed: its class, or the disk",
             alarms_not_delivered.clone(),
         );
-        let overloaded = Counter::default();
+        let overloaded = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
         registry.register(
             "overloaded",
             "Calls refused because a queue or the memory of the vat was full; those refused at their \
              connections count apart",
             overloaded.clone(),
+        );
+        let overloaded =
+            Overload::WORDS.map(|reason| overloaded.get_or_create_owned(&vec![("reason", reason)]));
+        let limits = Family::default();
+        registry.register(
+            "limit",
+            "The limits of the vat, by the keys of their settings",
+            limits.clone(),
         );
         let long_turns = Family::default();
         registry.register(
@@ -181,10 +199,9 @@ impl Metrics {
             families,
             classes: RefCell::default(),
             readings: RefCell::default(),
-            gate_wait,
-            alarm_lag,
             alarms_not_delivered,
             overloaded,
+            limits,
             faults,
             long_turns,
             restarts,
@@ -204,16 +221,6 @@ impl Metrics {
         class
     }
 
-    /// An outcome of a call waited for so long, from being said until it left.
-    pub fn gate_waited(&self, waited: Duration) {
-        self.0.gate_wait.observe(waited.as_secs_f64());
-    }
-
-    /// An alarm was begun, so long after it was due.
-    pub fn alarm_started(&self, lag: Duration) {
-        self.0.alarm_lag.observe(lag.as_secs_f64());
-    }
-
     /// The vat's own code panicked while it served an object.
     pub fn faulted(&self) {
         self.0.faults.inc();
@@ -225,8 +232,19 @@ impl Metrics {
     }
 
     /// A call was refused: `overloaded`.
-    pub fn overloaded(&self) {
-        self.0.overloaded.inc();
+    pub fn overloaded(&self, why: Overload) {
+        self.0.overloaded[why as usize].inc();
+    }
+
+    /// The vat has this limit, by the setting with that key.
+    pub fn limit(&self, setting: &'static str, limit: u64) {
+        let labels = vec![("setting", setting)];
+        self.0.limits.get_or_create(&labels).set(limit);
+    }
+
+    /// From now on the numbers have these durations. To be called once for a name.
+    pub fn show_durations(&self, name: &str, help: &str, durations: &Durations) {
+        lock(&self.0.registry).register(name, help, durations.histogram());
     }
 
     /// A turn took longer than the limit. `method` is one of a bounded number of names.

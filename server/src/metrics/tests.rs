@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
 use vatwerk::Code;
@@ -26,10 +26,14 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     class.call(Ok(()), took);
     class.activated(took);
     class.background_failed();
-    metrics.gate_waited(took);
-    metrics.alarm_started(Duration::from_secs(2));
+    class.gate_waited(took);
+    class.alarm_started(Duration::from_secs(2));
     metrics.alarm_not_delivered();
-    metrics.overloaded();
+    metrics.overloaded(Overload::Objects);
+    metrics.limit("limits.some", 9);
+    let syncs = Durations::default();
+    metrics.show_durations("sync_seconds", "A test's", &syncs);
+    syncs.add(took);
     class.turn(took);
     metrics.turn_was_long("Room", "enter");
     metrics.restarts().count("alarms");
@@ -38,12 +42,14 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     let mut expected = BTreeMap::from([
         ("vatwerk_build_info{version=\"1.2.3\"}".to_owned(), 1.0),
         ("vatwerk_start_time_seconds".to_owned(), 1.5),
-        ("vatwerk_gate_wait_seconds_count".to_owned(), 1.0),
-        ("vatwerk_activation_seconds_sum".to_owned(), 0.002),
-        ("vatwerk_alarm_lag_seconds_bucket{le=\"1\"}".to_owned(), 0.0),
-        ("vatwerk_alarm_lag_seconds_bucket{le=\"5\"}".to_owned(), 1.0),
+        ("vatwerk_sync_seconds_sum".to_owned(), 0.002),
+        ("vatwerk_limit{setting=\"limits.some\"}".to_owned(), 9.0),
         ("vatwerk_alarm_delivery_failures_total".to_owned(), 1.0),
-        ("vatwerk_overloaded_total".to_owned(), 1.0),
+        ("vatwerk_overloaded_total{reason=\"calls\"}".to_owned(), 0.0),
+        (
+            "vatwerk_overloaded_total{reason=\"objects\"}".to_owned(),
+            1.0,
+        ),
         (
             "vatwerk_service_restarts_total{service=\"alarms\"}".to_owned(),
             1.0,
@@ -64,6 +70,10 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     expect("calls_total", ",code=\"ok\"", 1.0);
     expect("http_failures_total", ",code=\"internal\"", 1.0);
     expect("activations_total", "", 1.0);
+    expect("gate_wait_seconds_count", "", 1.0);
+    expect("activation_seconds_sum", "", 0.002);
+    expect("alarm_lag_seconds_bucket", ",le=\"1\"", 0.0);
+    expect("alarm_lag_seconds_bucket", ",le=\"5\"", 1.0);
     expect("turn_seconds_count", "", 1.0);
     expect("turn_seconds_sum", "", 0.002);
     expect("long_turns_total", ",method=\"enter\"", 1.0);
@@ -167,7 +177,8 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
     helped.sort_unstable();
     assert_eq!(helped, types.keys().copied().collect::<Vec<_>>());
     for (name, kind) in &types {
-        assert!(name.starts_with("vatwerk_"), "{name}");
+        let is_ours = name.starts_with("vatwerk_") || name.starts_with("process_");
+        assert!(is_ours, "{name}");
         assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
     }
     for sample in samples(&text).keys() {
@@ -182,7 +193,7 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
             let label = label.split('=').next().unwrap();
             let known = [
                 "class", "code", "outcome", "reason", "status", "version", "le", "service",
-                "method", "",
+                "method", "setting", "",
             ];
             assert!(known.contains(&label), "{sample}");
         }
@@ -242,4 +253,27 @@ fn a_thread_that_is_busy_with_a_turn_is_counted_once_and_never_less() {
         let running = samples["vatwerk_turn_running_seconds"];
         assert_eq!(running, turn_running.as_secs_f64());
     }
+}
+
+#[test]
+fn the_process_is_measured_under_the_usual_names() {
+    let metrics = Metrics::new("1", 0);
+    let before = text(&metrics);
+    let _file = std::fs::File::open("/dev/null").unwrap();
+    let after = text(&metrics);
+    let (before, after) = (samples(&before), samples(&after));
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_threads",
+        "process_open_fds",
+        "process_max_fds",
+    ] {
+        assert!(after[name] >= 0.0, "{name}");
+    }
+    assert!(after["process_resident_memory_bytes"] > f64::from(1 << 20));
+    assert!(after["process_threads"] >= 1.0);
+    assert!(after["process_open_fds"] <= after["process_max_fds"]);
+    assert!(after["process_cpu_seconds_total"] >= before["process_cpu_seconds_total"]);
 }

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    rc::Rc,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use super::host::Host;
 use crate::{
     Error, Result,
     journal::{Commits, Lsn},
-    metrics::Metrics,
+    metrics::ClassMetrics,
 };
 
 /// How long a commit may take to become durable. After that the object is reset: whether the commit
@@ -85,7 +86,7 @@ impl<O: Output> AnyOutput for O {
 /// write too.
 pub(super) struct OutputGate {
     commits: Commits,
-    metrics: Metrics,
+    metrics: Rc<ClassMetrics>,
     /// Outputs that do not wait: the gate is wrong on purpose.
     #[cfg(any(test, feature = "testing"))]
     sabotage: Option<super::testing::Sabotage>,
@@ -119,14 +120,14 @@ enum Release {
 impl OutputGate {
     /// The gate of a new instance. An earlier one may have made commits that are not durable yet:
     /// `newest` is the last of them.
-    pub fn new(host: &Host, newest: Lsn) -> OutputGate {
+    pub fn new(host: &Host, metrics: Rc<ClassMetrics>, newest: Lsn) -> OutputGate {
         OutputGate {
             #[cfg(any(test, feature = "testing"))]
             sabotage: host.sabotage.get(),
             newest: Cell::new(newest),
             latest: Cell::new(newest),
             commits: host.commits.clone(),
-            metrics: host.metrics.clone(),
+            metrics,
             waiting: RefCell::default(),
             changed: tokio::sync::Notify::new(),
             is_closed: Cell::default(),

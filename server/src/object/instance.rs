@@ -66,7 +66,7 @@ pub(super) struct Background {
 
 impl Instance {
     pub fn new(host: Rc<Host>, slot: Rc<Slot>, life: Rc<Life>, storage: Storage) -> Rc<Instance> {
-        let gate = OutputGate::new(&host, storage.newest());
+        let gate = OutputGate::new(&host, slot.metrics.clone(), storage.newest());
         let instance = Rc::new(Instance {
             host,
             slot,

@@ -13,7 +13,7 @@ use vatwerk::ObjectId;
 use super::{life::Why, limits::Limits, slot::Slot};
 use crate::{
     Error, Result,
-    metrics::{Eviction, Metrics, Reset},
+    metrics::{Eviction, Metrics, Overload, Reset},
     storage,
 };
 
@@ -112,7 +112,7 @@ impl Resident {
         if count < 2 * limit + limit.div_ceil(2) && (leaves || self.reset_one_pinned()) {
             return Ok(());
         }
-        metrics.overloaded();
+        metrics.overloaded(Overload::Objects);
         Err(Error::Overloaded {
             what: "the memory of the vat (objects awake: twice limits.resident_objects)",
             limit: 2 * limit as u64,

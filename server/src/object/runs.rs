@@ -287,7 +287,10 @@ impl Look<'_> {
         }
         let handle = async {
             let lag = host.clock.now_ms().saturating_sub(due_ms).unsigned_abs();
-            host.metrics.alarm_started(Duration::from_millis(lag));
+            instance
+                .slot
+                .metrics
+                .alarm_started(Duration::from_millis(lag));
             let ran = timeout(host.limits.alarm, self.object.alarm(info)).await;
             let outcome = self.outcome(&run.name, ran);
             // In the handler's last turn.

@@ -26,7 +26,7 @@ use crate::{
     Error, Result,
     call::Chain,
     folder::DatabaseId,
-    metrics::{ClassMetrics, Eviction},
+    metrics::{ClassMetrics, Eviction, Overload},
     panics::{self, Panic},
 };
 
@@ -176,7 +176,7 @@ impl Slot {
             }
             Err(error) => {
                 if let Error::Overloaded { .. } = error {
-                    host.metrics.overloaded();
+                    host.metrics.overloaded(Overload::Calls);
                 }
                 self.count_refused(&what, &error, Duration::ZERO);
                 what.refuse(error);

@@ -10,6 +10,12 @@ use crate::{
 
 /// Shows operators the numbers that the parts of a vat keep.
 pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, http: &Rc<Http>) {
+    let limits = &host.limits;
+    metrics.limit("limits.resident_objects", limits.resident_objects as u64);
+    metrics.limit("limits.memory_bytes", limits.memory_bytes);
+    metrics.limit("limits.calls_per_object", limits.calls_per_object);
+    metrics.limit("limits.calls_per_vat", limits.calls_per_vat);
+    metrics.limit("limits.alarms_at_once", limits.alarms_at_once as u64);
     // From the start, so that the first event of a kind is seen as a change.
     for class in host.classes.iter() {
         metrics.class(class.name);
@@ -29,6 +35,11 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     let connections = |gateway: &Gateway| gateway.connections() as u64;
     metrics.show(Reading::Commits, of(host, commits));
     metrics.show(Reading::JournalBytes, of(host, bytes));
+    metrics.show_durations(
+        "journal_sync_seconds",
+        "How long the journal took to write and sync each batch of commits",
+        host.commits.journal().syncs(),
+    );
     let quarantined = |host: &Host| host.commits.journal().quarantined().len() as u64;
     metrics.show(Reading::Quarantined, of(host, quarantined));
     metrics.show(Reading::ObjectsAwake, of(host, awake));

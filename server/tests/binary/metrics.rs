@@ -1,6 +1,7 @@
 //! What an operator sees of a vat from outside.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read, Write},
     net::TcpStream,
@@ -119,4 +120,44 @@ fn numbers_are_for_this_machine_unless_told_otherwise_and_may_be_asked_for_in_th
     fs::write(folder.path().join("vat.toml"), settings).unwrap();
     let vat = Vat::spawn(folder.path(), ["--config", "vat.toml"]).ready(2);
     assert!(ask(&vat, "GET /healthz").ends_with("\r\n\r\nok\n"));
+}
+
+/// Every name of a number in a text: a word that starts as the numbers of a vat, or of its process, do.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = words.filter(|word| word.starts_with("vatwerk_") || word.starts_with("process_"));
+    ours.collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_name_numbers_that_there_are() {
+    let folder = tempdir().unwrap();
+    let vat = vat(&folder);
+    let answer = ask(&vat, "GET /metrics");
+    // A number is described also while there is none of its labels.
+    let described = answer.lines().filter_map(|line| {
+        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+        Some((name, kind))
+    });
+    let described: BTreeMap<&str, &str> = described.collect();
+    let exists = |name: &str| {
+        let parts = ["_bucket", "_sum", "_count"].iter();
+        let mut wholes = parts.filter_map(|part| name.strip_suffix(part));
+        described.contains_key(name)
+            || wholes.any(|whole| described.get(whole) == Some(&"histogram"))
+    };
+    let dashboard = include_str!("../../deploy/grafana.json");
+    serde_json::from_str::<serde_json::Value>(dashboard).unwrap();
+    for text in [dashboard, include_str!("../../deploy/alerts.yml")] {
+        let names = names(text);
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            assert!(exists(name), "{name}\n{answer}");
+        }
+    }
+    // The numbers of the vat's own settings.
+    for limit in ["limits.calls_per_vat", "limits.resident_objects"] {
+        let limit = format!("vatwerk_limit{{setting=\"{limit}\"}}");
+        assert!(answer.contains(&limit), "{limit}");
+    }
 }

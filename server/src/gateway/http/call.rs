@@ -20,6 +20,7 @@ use crate::{
     account::Counted,
     fault,
     fetch::{Body, Response},
+    metrics::Overload,
     object::ClassEntry,
 };
 
@@ -106,7 +107,7 @@ async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
 impl Http {
     /// Says that bodies take all the room that they may have; `ran` says whether a call has run.
     pub(super) fn no_room(&self, ran: Option<Delivery>) -> Problem {
-        self.directory.metrics().overloaded();
+        self.directory.metrics().overloaded(Overload::HttpBytes);
         let error = Error::Overloaded {
             what: "the vat (bytes of calls and answers over HTTP, `held_bytes`)",
             limit: self.settings.limits.held_bytes as u64,

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     fetch::{Body, Response},
     gateway::room::Place,
+    metrics::Overload,
 };
 
 /// How long a connection that is asked to end may take, if nothing is under way.
@@ -192,7 +193,10 @@ impl Connection {
             return Err(Problem::Stopping);
         }
         if requests.get() > limits.requests {
-            self.http.directory.metrics().overloaded();
+            self.http
+                .directory
+                .metrics()
+                .overloaded(Overload::HttpRequests);
             let what = "the vat (requests under way over HTTP)";
             return Err(Problem::Busy(what, limits.requests));
         }
