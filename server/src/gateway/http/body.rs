@@ -15,7 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Problem, connection::UnderWay, failure::About, patient::Unread};
+use super::{Problem, connection::UnderWay, failure::About, patient::Flag};
 use crate::{
     Error,
     account::{Account, Counted},
@@ -27,11 +27,11 @@ use crate::{
 pub(super) struct Coming {
     body: Incoming,
     is_framed: bool,
-    unread: Unread,
+    unread: Flag,
 }
 
 impl Coming {
-    pub fn new(body: Incoming, version: Version, unread: Unread) -> Coming {
+    pub fn new(body: Incoming, version: Version, unread: Flag) -> Coming {
         unread.set(!body.is_end_stream());
         Coming {
             body,

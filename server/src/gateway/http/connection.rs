@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -24,7 +24,7 @@ use super::{
     failure::{About, Failure},
     forward::{forward, moved},
     origin::check_host,
-    patient::{Patient, Unread},
+    patient::{Flag, Patient},
     route::Route,
 };
 use crate::{
@@ -45,7 +45,10 @@ pub(super) struct Connection {
     quiet_since: Cell<Instant>,
     waits: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
     finish: Notify,
-    unread: Unread,
+    /// Whether the client has not sent the whole of a request, and whether it waits for an answer over
+    /// HTTP/1.
+    unread: Flag,
+    awaits: Flag,
 }
 
 impl Connection {
@@ -58,7 +61,8 @@ impl Connection {
             quiet_since: Cell::new(Instant::now()),
             waits: RefCell::default(),
             finish: Notify::new(),
-            unread: Unread::default(),
+            unread: Flag::default(),
+            awaits: Flag::default(),
         }
     }
 
@@ -77,7 +81,12 @@ impl Connection {
             let this = self.clone();
             async move { Ok::<_, Infallible>(this.answer::<S>(request).await) }
         });
-        let stream = TokioIo::new(Patient::new(stream, limits.stall, self.unread.clone()));
+        let stream = TokioIo::new(Patient::new(
+            stream,
+            limits.stall,
+            self.unread.clone(),
+            self.awaits.clone(),
+        ));
         let hyper = &self.http.hyper;
         let mut connection = pin!(hyper.serve_connection_with_upgrades(stream, service));
         let mut is_ending = false;
@@ -145,6 +154,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let under_way = UnderWay::new(self.clone());
+        self.awaits.set(request.version() < Version::HTTP_2);
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
         let body = Coming::new(body, head.version, self.unread.clone());
@@ -169,8 +179,10 @@ impl Connection {
         if is_head {
             leave_body_out(&mut response);
         }
+        mind_status(&mut response);
         if version == Version::HTTP_2 {
             response.headers_mut().remove(header::CONNECTION);
+            response.headers_mut().remove(header::UPGRADE);
         }
         self.http
             .directory
@@ -248,6 +260,22 @@ impl Connection {
     }
 }
 
+/// Sees to it that the header says what the status wants: 204 has no length, and 426 says what to upgrade to.
+fn mind_status(response: &mut Response) {
+    match response.status() {
+        StatusCode::NO_CONTENT => {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        StatusCode::UPGRADE_REQUIRED => {
+            let headers = response.headers_mut();
+            let socket = HeaderValue::from_static("websocket");
+            headers.entry(header::UPGRADE).or_insert(socket);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        _ => {}
+    }
+}
+
 /// What an answer to `HEAD` is: the head, which says how long the body would be.
 fn leave_body_out(response: &mut Response) {
     let body = std::mem::take(response.body_mut());
@@ -289,6 +317,7 @@ impl Drop for UnderWay {
             ..
         } = &*self.0;
         take(under_way);
+        self.0.awaits.set(false);
         take(&http.requests);
         quiet_since.set(Instant::now());
         http.less.notify_waiters();

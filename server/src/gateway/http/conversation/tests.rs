@@ -164,6 +164,8 @@ async fn the_object_closes_after_what_it_said_before() {
         (1_000, Some(1_000)),
         (1_012, Some(1_012)),
         (4_999, Some(4_999)),
+        // It goes out, but the client here does not know it and takes it for a violation.
+        (1_014, Some(1_002)),
         (1_005, None),
         (1_016, Some(1_011)),
         (2_999, Some(1_011)),
@@ -270,7 +272,7 @@ async fn a_client_that_does_not_speak_the_protocol_is_told_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_is_dropped_that_neither_says_anything_nor_answers_pings() {
-    let every = SocketLimits::default().ping_every;
+    let every = SocketLimits::default().ping_every.unwrap();
     converse(async |mut client, mut object| {
         let began = Instant::now();
         // It reads, and so answers.
@@ -287,6 +289,21 @@ async fn a_client_is_dropped_that_neither_says_anything_nor_answers_pings() {
         assert_eq!(object.hear().await, None);
         assert!(began.elapsed() <= 33 * every);
         drop(client);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_pings_a_silent_client_stays() {
+    let limits = SocketLimits {
+        ping_every: None,
+        ..SocketLimits::default()
+    };
+    converse_within(limits, async |mut client, mut object| {
+        let hears_nothing = timeout(Duration::from_secs(3_000), client.next()).await;
+        assert!(hears_nothing.is_err());
+        client.send(Message::text("here")).await;
+        assert_eq!(object.hear().await, Some(Frame::Text("here".into())));
     })
     .await;
 }
