@@ -218,6 +218,8 @@ impl Leaving {
 pub struct Piece {
     bytes: Bytes,
     _held: Counted,
+    /// Since when its answer waits.
+    taken: Weak<Cell<Option<Instant>>>,
 }
 
 impl Buf for Piece {
@@ -231,6 +233,12 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
+        // A client that takes it slowly does go on.
+        if let Some(taken) = self.taken.upgrade()
+            && taken.get().is_some()
+        {
+            taken.set(Some(Instant::now()));
+        }
     }
 }
 
@@ -253,6 +261,7 @@ impl http_body::Body for Leaving {
         }
         let piece = |bytes: Bytes| Piece {
             _held: self.held.count(bytes.len()),
+            taken: self.taken.watch(),
             bytes,
         };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))

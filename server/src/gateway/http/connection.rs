@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::AbortHandle;
 use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -18,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Ends, Http, Problem, URL_BYTES,
+    Ends, Http, Problem, STREAM, URL_BYTES,
     body::{Coming, Leaving, Taken},
     call,
     failure::{About, Failure},
@@ -35,6 +36,20 @@ use crate::{
 /// How long a connection that is asked to end may take, if nothing is under way.
 const ENDING: Duration = Duration::from_secs(5);
 
+/// An answer that is watched.
+struct Wait {
+    taken: Weak<Cell<Option<Instant>>>,
+    /// Resets its stream, if it is one of HTTP/2.
+    stream: Option<AbortHandle>,
+}
+
+impl Wait {
+    /// Since when a piece waits, if one does.
+    fn since(&self) -> Option<Instant> {
+        self.taken.upgrade()?.get()
+    }
+}
+
 /// One connection.
 pub(super) struct Connection {
     pub http: Rc<Http>,
@@ -43,7 +58,7 @@ pub(super) struct Connection {
     pub room: Rc<Place>,
     under_way: Cell<usize>,
     quiet_since: Cell<Instant>,
-    waits: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
+    waits: RefCell<Vec<Wait>>,
     finish: Notify,
     /// Whether the client has not sent the whole of a request, and whether it waits for an answer over
     /// HTTP/1.
@@ -102,7 +117,7 @@ impl Connection {
                 }
                 () = self.finish.notified() => {}
                 () = sleep_until(look) => {
-                    if self.is_stalled() {
+                    if self.end_stalled() {
                         return tracing::debug!("nobody reads an answer over HTTP");
                     }
                     // It may have become quiet only now.
@@ -120,29 +135,46 @@ impl Connection {
         }
     }
 
-    /// When to look whether it goes on.
+    /// When to look whether it goes on: when the first of its answers has waited too long. One that begins to
+    /// wait only then has not yet by the time of that look.
     fn look_at(&self, idle: Duration) -> Instant {
+        let stall = self.http.settings.limits.stall;
+        let waits = self.waits.borrow();
+        let first = waits.iter().filter_map(Wait::since).min();
+        let look = first.unwrap_or_else(Instant::now) + stall;
         match self.under_way.get() {
-            0 => self.quiet_since.get() + idle,
-            _ => Instant::now() + self.http.settings.limits.stall,
+            0 => look.min(self.quiet_since.get() + idle),
+            _ => look,
         }
     }
 
     fn watch(&self, taken: &Taken) {
         let mut waits = self.waits.borrow_mut();
         if waits.len() > 2 * self.under_way.get() + 16 {
-            waits.retain(|wait| wait.strong_count() > 0);
+            waits.retain(|wait| wait.taken.strong_count() > 0);
         }
-        waits.push(taken.watch());
+        waits.push(Wait {
+            taken: taken.watch(),
+            stream: STREAM.try_with(Clone::clone).ok(),
+        });
     }
 
-    /// Whether somebody does not take what an object says.
-    fn is_stalled(&self) -> bool {
+    /// Resets the streams whose answers nobody has taken on for too long. Whether the connection has to end,
+    /// because it has no streams.
+    fn end_stalled(&self) -> bool {
         let stall = self.http.settings.limits.stall;
+        let is_stalled = |wait: &Wait| wait.since().is_some_and(|since| since.elapsed() >= stall);
         let mut waits = self.waits.borrow_mut();
-        waits.retain(|wait| wait.strong_count() > 0);
-        let since = waits.iter().filter_map(|wait| wait.upgrade()?.get());
-        since.into_iter().any(|since| since.elapsed() >= stall)
+        waits.retain(|wait| wait.taken.strong_count() > 0);
+        let stalled: Vec<_> = waits.extract_if(.., |wait| is_stalled(wait)).collect();
+        drop(waits);
+        for wait in stalled {
+            match wait.stream {
+                Some(stream) => stream.abort(),
+                None => return true,
+            }
+        }
+        false
     }
 
     /// Answers one request.

@@ -18,7 +18,8 @@
 //!             conversation (a WebSocket) ◄── hyper lets go of the connection ── 101
 //! ```
 //! Bodies are streams in both directions, and nobody sends faster than the other end takes. A client
-//! that goes away, or does not go on for [`Limits::stall`], gives the exchange up. An answer that fails
+//! that goes away, or does not go on for [`Limits::stall`], gives the exchange up: over HTTP/2 that stream is
+//! reset and the others go on, over HTTP/1 the connection ends. An answer that fails
 //! after its head has left is cut off, so that nobody takes it for whole. A client that is refused while
 //! it still sends has a moment to hear so before the connection ends.
 
@@ -44,6 +45,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future;
 use hyper_util::{
     rt::TokioTimer,
     server::conn::auto::{self, Builder},
@@ -136,13 +138,20 @@ impl Default for Limits {
     }
 }
 
-/// Runs what `hyper` has to do beside on the thread of the vat.
+/// Runs what `hyper` has to do beside, which is each stream of HTTP/2, on the thread of the vat.
 #[derive(Clone, Copy)]
 struct Local;
 
+tokio::task_local! {
+    /// Ends the task of a stream of HTTP/2, which resets the stream.
+    static STREAM: future::AbortHandle;
+}
+
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        let (abort, registration) = future::AbortHandle::new_pair();
+        let task = future::Abortable::new(task, registration);
+        tokio::task::spawn_local(STREAM.scope(abort, task));
     }
 }
 

@@ -164,8 +164,6 @@ async fn the_object_closes_after_what_it_said_before() {
         (1_000, Some(1_000)),
         (1_012, Some(1_012)),
         (4_999, Some(4_999)),
-        // It goes out, but the client here does not know it and takes it for a violation.
-        (1_014, Some(1_002)),
         (1_005, None),
         (1_016, Some(1_011)),
         (2_999, Some(1_011)),
@@ -182,6 +180,23 @@ async fn the_object_closes_after_what_it_said_before() {
         })
         .await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_for_a_bad_gateway_goes_out_as_it_is() {
+    use tokio::io::AsyncReadExt;
+
+    let (io, mut theirs) = duplex(UNDER_WAY);
+    converse_on(io, SocketLimits::default(), async |mut object| {
+        drop(object.say(close(1_014, "")));
+        // The client of the other tests does not know the code.
+        let mut frame = [0; 4];
+        theirs.read_exact(&mut frame).await.unwrap();
+        let [high, low] = 1_014u16.to_be_bytes();
+        assert_eq!(frame, [0x88, 2, high, low]);
+        drop(theirs);
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
