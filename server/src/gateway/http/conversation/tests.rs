@@ -187,7 +187,7 @@ async fn a_close_for_a_bad_gateway_goes_out_as_it_is() {
     use tokio::io::AsyncReadExt;
 
     let (io, mut theirs) = duplex(UNDER_WAY);
-    converse_on(io, SocketLimits::default(), async |mut object| {
+    converse_on(io, SocketLimits::default(), async |object| {
         drop(object.say(close(1_014, "")));
         // The client of the other tests does not know the code.
         let mut frame = [0; 4];
