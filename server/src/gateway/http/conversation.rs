@@ -331,11 +331,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             Frame::Close { code, reason } => {
                 let close = match CloseCode::from(code) {
                     CloseCode::Status => None,
-                    // `tungstenite` does not know 1014, a bad gateway; it sends it all the same.
-                    code if code.is_allowed() || code == CloseCode::Bad(1014) => {
-                        Some(close_frame(code, &reason))
-                    }
-                    _ => Some(close_frame(CloseCode::Error, &reason)),
+                    // It has been checked (`check_close`). `tungstenite` does not know 1014, and sends it.
+                    code => Some(close_frame(code, &reason)),
                 };
                 Some(End::Closing(close))
             }
