@@ -464,7 +464,7 @@ fn tags_attachments_and_messages_have_limits() {
                     .unwrap_err(),
             ];
             assert_eq!(refused.map(|error| error.code()), [Code::LimitExceeded; 4]);
-            for code in [0, 999, 1005, 1006, 1015, 5000] {
+            for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000] {
                 assert_eq!(
                     socket.close(code, "").unwrap_err().code(),
                     Code::InvalidArgument

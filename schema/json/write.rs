@@ -79,7 +79,7 @@ impl Schemas {
             refused: None,
         };
         let ty = Type::Struct(struct_id);
-        let whole = writer.into_place(Place::Pointer(pointer.reborrow(), &ty));
+        let whole = writer.put_in(Place::Pointer(pointer.reborrow(), &ty));
         source
             .read(whole)
             .map_err(|error| writer.refused.unwrap_or_else(|| not_json(&error)))
@@ -208,7 +208,7 @@ struct Writer<'s> {
 }
 
 impl<'s> Writer<'s> {
-    fn into_place<'w, 'a>(&'w mut self, place: Place<'a>) -> IntoPlace<'w, 's, 'a> {
+    fn put_in<'w, 'a>(&'w mut self, place: Place<'a>) -> IntoPlace<'w, 's, 'a> {
         IntoPlace {
             writer: self,
             place,
@@ -296,7 +296,7 @@ impl<'s> Writer<'s> {
                 List::Structs(list, structure) => Place::Struct(list.get(i), structure),
                 List::Pointers(list) => Place::Pointer(list.reborrow().get_pointer_element(i), ty),
             };
-            let next = seq.next_element_seed(self.into_place(place));
+            let next = seq.next_element_seed(self.put_in(place));
             if self
                 .inside(next, |error| error.in_element(i as usize))?
                 .is_none()
@@ -398,7 +398,7 @@ impl<'s> Writer<'s> {
             FieldKind::Group(id) => {
                 let group = self.structure(*id);
                 let group = self.check(group)?;
-                map.next_value_seed(self.into_place(Place::Struct(slots.reborrow(), group)))
+                map.next_value_seed(self.put_in(Place::Struct(slots.reborrow(), group)))
             }
             FieldKind::Slot {
                 offset,
@@ -409,11 +409,11 @@ impl<'s> Writer<'s> {
                 None => {
                     let pointer = slots.pointer(*offset).map_err(JsonError::from);
                     let pointer = self.check(pointer)?;
-                    map.next_value_seed(self.into_place(Place::Pointer(pointer, ty)))
+                    map.next_value_seed(self.put_in(Place::Pointer(pointer, ty)))
                 }
                 Some(width) => {
                     let mut bits = None;
-                    map.next_value_seed(self.into_place(Place::Scalar {
+                    map.next_value_seed(self.put_in(Place::Scalar {
                         ty,
                         bits: &mut bits,
                         skips_null: true,
@@ -566,7 +566,7 @@ impl<'de> Visitor<'de> for IntoPlace<'_, '_, '_> {
                 writer.members(Slots::init(pointer, size), structure, map)
             }
             Place::Struct(slots, structure) => writer.members(slots, structure, map),
-            place => writer.into_place(place).scalar(Given::Object),
+            place => writer.put_in(place).scalar(Given::Object),
         }
     }
 }

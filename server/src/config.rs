@@ -10,7 +10,7 @@ use vatwerk::Address;
 use crate::{
     gateway::{
         Access,
-        http::{self, Origins, SocketLimits},
+        http::{self, Network, Origins, SocketLimits},
         network,
     },
     health, journal, object, storage,
@@ -112,6 +112,11 @@ pub struct Http {
     /// The pages of others that may call objects, open WebSockets to them, send them forms and see the
     /// answers: `https://app.example`, or `*` for all. Default none.
     pub cors_origins: Vec<String>,
+    /// The proxies in front of the vat whose `X-Forwarded-*`, `Forwarded` and `X-Real-IP` objects see:
+    /// addresses or networks, such as `127.0.0.1` or `10.0.0.0/8`. Those of others are dropped. Who comes by
+    /// a unix socket is always believed. Default none.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<Network>,
     /// Classes that nobody reaches over HTTP, by the names they are served under. Default none.
     pub hidden: Vec<String>,
     /// How many connections may be open, WebSockets among them. Default 16,384; further ones are
@@ -138,8 +143,9 @@ pub struct Http {
     /// it. With more, requests are answered 503. Never less than `call_bytes` or `answer_bytes`. Default
     /// 67,108,864.
     pub held_bytes: usize,
-    /// How long a connection may be without a request, until the head of the next is whole. Default
-    /// 60,000.
+    /// How long a connection may be without a request, until the head of the next is whole. Proxies keep
+    /// connections for 60 s, as a rule; with less than that a request may meet the end of one. Default
+    /// 75,000.
     pub idle_ms: u64,
     /// How long a client may not go on with a body: neither send more of its own, while the object reads
     /// it, nor take more of the object's. Default 30,000.
@@ -148,7 +154,7 @@ pub struct Http {
     /// 1,048,576.
     pub message_bytes: u32,
     /// How long a WebSocket's client may be silent before it is sent a ping. If it is silent as long
-    /// again, it is lost. Default 30,000.
+    /// again, it is lost. 0 sends none, and a client that is gone without a word stays. Default 30,000.
     pub ping_ms: u64,
 }
 
@@ -287,6 +293,7 @@ impl Default for Http {
             listens_by_default: false,
             hosts: Vec::new(),
             cors_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             hidden: Vec::new(),
             connections: 16_384,
             requests: limits.requests,
@@ -300,7 +307,7 @@ impl Default for Http {
             idle_ms: ms(limits.idle),
             stall_ms: ms(limits.stall),
             message_bytes: socket.max_message_bytes,
-            ping_ms: ms(socket.ping_every),
+            ping_ms: socket.ping_every.map_or(0, ms),
         }
     }
 }
@@ -393,6 +400,7 @@ impl Http {
         http::Settings {
             hosts: self.hosts.clone(),
             origins: Origins::new(&self.cors_origins),
+            proxies: self.trusted_proxies.clone(),
             hidden: self.hidden.iter().cloned().collect(),
             limits: http::Limits {
                 requests: self.requests,
@@ -408,7 +416,7 @@ impl Http {
             },
             socket: SocketLimits {
                 max_message_bytes: self.message_bytes.min(longest),
-                ping_every: Duration::from_millis(self.ping_ms),
+                ping_every: (self.ping_ms > 0).then(|| Duration::from_millis(self.ping_ms)),
                 stalled: self.stall(),
                 ..Default::default()
             },
@@ -485,6 +493,14 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Address>>,
     parsed.collect::<Result<_, _>>().map(Some)
 }
 
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Network>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    let parsed = texts
+        .iter()
+        .map(|text| text.parse().map_err(D::Error::custom));
+    parsed.collect()
+}
+
 fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let text = String::deserialize(from)?;
     let mode = u32::from_str_radix(&text, 8).ok();
@@ -525,6 +541,29 @@ mod tests {
             let told = access(&format!("[unix]\nmode = \"{mode}\"")).unwrap_err();
             assert!(told.to_string().contains("octal"), "{told}");
         }
+    }
+
+    #[test]
+    fn pings_of_no_time_are_none() {
+        let every = |text: &str| {
+            let config = toml::from_str::<Config>(text).unwrap();
+            assert_eq!(config.check(), Ok(()));
+            config.http.settings().socket.ping_every
+        };
+        assert_eq!(every(""), Some(Duration::from_secs(30)));
+        assert_eq!(every("[http]\nping_ms = 0"), None);
+        assert_eq!(Http::default().idle_ms, 75_000);
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let proxies =
+            |text: &str| toml::from_str::<Config>(text).map(|it| it.http.settings().proxies);
+        assert_eq!(proxies("").unwrap(), []);
+        let known = proxies("[http]\ntrusted_proxies = [\"::1\", \"10.0.0.0/8\"]").unwrap();
+        assert!(known[1].contains([10, 1, 2, 3].into()));
+        let told = proxies("[http]\ntrusted_proxies = [\"proxy\"]").unwrap_err();
+        assert!(told.to_string().contains("`proxy` is no address"), "{told}");
     }
 
     #[test]

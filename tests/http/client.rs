@@ -136,11 +136,13 @@ impl Client {
     }
 }
 
-/// A connection of HTTP/2 frame by frame, with the smallest windows that there are. Aborting the task closes
-/// it without a word.
+/// A connection of HTTP/2 frame by frame, whose streams have the usual window of 64 KiB each. Aborting the
+/// task closes it without a word.
 pub async fn frames(vat: &TestVat) -> (h2::client::SendRequest<Bytes>, JoinHandle<()>) {
     let stream = connect(vat).await;
-    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_connection_window_size(16 << 20);
+    let (send, connection) = builder.handshake(stream).await.unwrap();
     let driver = spawn_local(async move {
         let _ = connection.await;
     });

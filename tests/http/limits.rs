@@ -188,6 +188,49 @@ fn an_answer_that_nobody_reads_is_given_up() {
 }
 
 #[test]
+fn a_stream_that_nobody_reads_is_reset_in_time_and_the_others_go_on() {
+    run_paused(async {
+        let vat = vat_with(|config| {
+            config.http.listen = listen();
+            config.http.stall_ms = 5_000;
+        })
+        .await;
+        let (mut send, _driver) = frames(&vat).await;
+        let mut get = |path: &str| {
+            let get = Request::get(format!("http://localhost/Page/n/{path}"));
+            send.send_request(get.body(()).unwrap(), true).unwrap().0
+        };
+        assert_eq!(get("whole").await.unwrap().status(), 200);
+        // The connection has been quiet for a while when they begin.
+        tokio::time::sleep(Duration::from_secs(17)).await;
+        let slow = get("flood").await.unwrap();
+        let started = Instant::now();
+        let sleeps = get("sleeps?20");
+        vat.controls.reached("flood dropped").await;
+        let took = started.elapsed();
+        assert!((5..6).contains(&took.as_secs()), "{took:?}");
+        let mut slow = slow.into_body();
+        let end = loop {
+            match slow.data().await.expect("it does not end well") {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(end.reason(), Some(h2::Reason::CANCEL));
+        let slept = sleeps.await.unwrap();
+        assert_eq!(slept.into_body().data().await.unwrap().unwrap(), "slept");
+        // One of whom a little is taken now and then goes on, though no piece of it is taken whole.
+        let mut some = get("flood").await.unwrap().into_body();
+        for _ in 0..10 {
+            some.data().await.unwrap().unwrap();
+            some.flow_control().release_capacity(33_000).unwrap();
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+        assert_eq!(vat.controls.arrivals("flood dropped"), 1);
+    });
+}
+
+#[test]
 fn only_so_many_requests_are_under_way_and_so_many_connections_open() {
     run_paused(async {
         let vat = vat_with(|config| {

@@ -52,6 +52,14 @@ impl Class for Page {
                 *response.body_mut() = Body::stream(body, None);
                 Ok(response)
             }
+            // No body, and a length all the same.
+            "/nothing" => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                let none = "0".parse().unwrap();
+                response.headers_mut().insert("content-length", none);
+                Ok(response)
+            }
             "/whole" => Ok(Response::new(Body::from("whole"))),
             // Pieces for ever; `written` is passed with each.
             "/flood" => {

@@ -101,3 +101,35 @@ fn a_unix_socket_goes_by_any_name() {
         assert!(!answer.contains("x-forwarded-for"), "{answer}");
     });
 }
+
+#[test]
+fn proxies_are_believed_if_the_settings_name_them() {
+    run(async {
+        let seen = async |settings: fn(&mut vatwerk_server::Config)| {
+            let vat = vat_with(settings).await;
+            let ask = "GET /Page/n/echo HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                       x-forwarded-for: 1.2.3.4\r\nx-forwarded-prefix: /app\r\n\
+                       x-forwarded-proto: https\r\nforwarded: for=1.2.3.4\r\n\r\n";
+            raw(&vat, ask.as_bytes()).await
+        };
+        let ignored = seen(|config| config.http.listen = listen()).await;
+        assert!(!ignored.contains("1.2.3.4"), "{ignored}");
+        assert!(
+            ignored.contains("x-forwarded-prefix: /Page/n\n"),
+            "{ignored}"
+        );
+        let believed = seen(|config| {
+            config.http.listen = listen();
+            config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+        });
+        let believed = believed.await;
+        for line in [
+            "x-forwarded-for: 1.2.3.4, 127.0.0.1\n",
+            "x-forwarded-prefix: /app/Page/n\n",
+            "x-forwarded-proto: https\n",
+            "forwarded: for=1.2.3.4\n",
+        ] {
+            assert!(believed.contains(line), "{believed}");
+        }
+    });
+}

@@ -77,7 +77,7 @@ impl Limits {
 }
 
 impl Http {
-    fn least(&self) -> [Least; 9] {
+    fn least(&self) -> [Least; 8] {
         [
             ("connections", self.connections as u64, 1),
             ("requests", self.requests as u64, 1),
@@ -91,7 +91,6 @@ impl Http {
             ("idle_ms", self.idle_ms, 1),
             ("stall_ms", self.stall_ms, 1),
             ("message_bytes", u64::from(self.message_bytes), 1),
-            ("ping_ms", self.ping_ms, 1),
         ]
     }
 }

@@ -90,7 +90,7 @@ pub(crate) async fn ask_within(
             if let Some(length) = length
                 && head.method == Method::HEAD
             {
-                set_length(response.headers_mut(), length);
+                set_length(response.status(), response.headers_mut(), length);
             }
             response
         }

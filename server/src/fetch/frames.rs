@@ -38,9 +38,9 @@ const NO_CODE: u16 = 1005;
 pub const MAX_REASON_BYTES: usize = 123;
 
 /// Whether a WebSocket can be closed with this code and for this reason: a code is 1000 to 4999, and none
-/// of those that are never sent.
+/// of those that are never sent (1004, 1005, 1006, 1015) or that nobody has defined (1016 to 2999).
 pub fn check_close(code: u16, reason: &str) -> Result<(), Error> {
-    if !(1000..5000).contains(&code) || matches!(code, 1004..=1006 | 1015) {
+    if !(1000..5000).contains(&code) || matches!(code, 1004..=1006 | 1015..3000) {
         let error = format!("{code} is no code to close a WebSocket with");
         return Err(Error::InvalidArgument(error));
     }

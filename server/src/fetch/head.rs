@@ -36,19 +36,21 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
         .collect();
     let proxy = HeaderName::from_static("proxy-connection");
     for name in named.iter().chain(&OF_CONNECTIONS).chain([&proxy]) {
-        if !(wants_socket && name == header::UPGRADE) {
-            headers.remove(name);
-        }
+        headers.remove(name);
     }
-    if !wants_socket {
-        headers.remove(header::UPGRADE);
+    headers.remove(header::UPGRADE);
+    if wants_socket {
+        // Whatever else it may be upgraded to.
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
 }
 
 /// Whether a request with these fields asks for a WebSocket.
 pub fn is_web_socket(headers: &HeaderMap) -> bool {
-    let upgrade = headers.get(header::UPGRADE);
-    upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    let listed = headers.get_all(header::UPGRADE).iter();
+    listed
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Writes a request but for its body, which is `length` bytes long if that is known.
@@ -171,8 +173,12 @@ pub(super) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
-/// Says in the header how long a body would be that is not there, as answers to `HEAD` do.
-pub(super) fn set_length(headers: &mut HeaderMap, length: u64) {
+/// Says in the header how long a body would be that is not there, as answers to `HEAD` do. There is no body
+/// of 204 whoever asks.
+pub(super) fn set_length(status: StatusCode, headers: &mut HeaderMap, length: u64) {
+    if status == StatusCode::NO_CONTENT {
+        return;
+    }
     if let Entry::Vacant(vacant) = headers.entry(header::CONTENT_LENGTH) {
         vacant.insert(length.into());
     }

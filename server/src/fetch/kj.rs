@@ -231,7 +231,7 @@ impl exchange::Server for Exchange {
             if let Some(length) = length
                 && self.method == Method::HEAD
             {
-                set_length(response.headers_mut(), length);
+                set_length(response.status(), response.headers_mut(), length);
             }
             length = Some(0);
         }

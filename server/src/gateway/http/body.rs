@@ -15,7 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Problem, connection::UnderWay, failure::About, patient::Unread};
+use super::{Problem, connection::UnderWay, failure::About, patient::Flag};
 use crate::{
     Error,
     account::{Account, Counted},
@@ -27,11 +27,11 @@ use crate::{
 pub(super) struct Coming {
     body: Incoming,
     is_framed: bool,
-    unread: Unread,
+    unread: Flag,
 }
 
 impl Coming {
-    pub fn new(body: Incoming, version: Version, unread: Unread) -> Coming {
+    pub fn new(body: Incoming, version: Version, unread: Flag) -> Coming {
         unread.set(!body.is_end_stream());
         Coming {
             body,
@@ -218,6 +218,8 @@ impl Leaving {
 pub struct Piece {
     bytes: Bytes,
     _held: Counted,
+    /// Since when its answer waits.
+    taken: Weak<Cell<Option<Instant>>>,
 }
 
 impl Buf for Piece {
@@ -231,6 +233,12 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
+        // A client that takes it slowly does go on.
+        if let Some(taken) = self.taken.upgrade()
+            && taken.get().is_some()
+        {
+            taken.set(Some(Instant::now()));
+        }
     }
 }
 
@@ -253,6 +261,7 @@ impl http_body::Body for Leaving {
         }
         let piece = |bytes: Bytes| Piece {
             _held: self.held.count(bytes.len()),
+            taken: self.taken.watch(),
             bytes,
         };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))

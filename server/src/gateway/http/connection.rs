@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Version, header, request::Parts};
+use futures::future::AbortHandle;
+use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -18,13 +19,13 @@ use tokio::{
 };
 
 use super::{
-    Ends, Http, Problem, URL_BYTES,
+    Ends, Http, Problem, STREAM, URL_BYTES,
     body::{Coming, Leaving, Taken},
     call,
     failure::{About, Failure},
     forward::{forward, moved},
     origin::check_host,
-    patient::{Patient, Unread},
+    patient::{Flag, Patient},
     route::Route,
 };
 use crate::{
@@ -36,6 +37,20 @@ use crate::{
 /// How long a connection that is asked to end may take, if nothing is under way.
 const ENDING: Duration = Duration::from_secs(5);
 
+/// An answer that is watched.
+struct Wait {
+    taken: Weak<Cell<Option<Instant>>>,
+    /// Resets its stream, if it is one of HTTP/2.
+    stream: Option<AbortHandle>,
+}
+
+impl Wait {
+    /// Since when a piece waits, if one does.
+    fn since(&self) -> Option<Instant> {
+        self.taken.upgrade()?.get()
+    }
+}
+
 /// One connection.
 pub(super) struct Connection {
     pub http: Rc<Http>,
@@ -44,9 +59,12 @@ pub(super) struct Connection {
     pub room: Rc<Place>,
     under_way: Cell<usize>,
     quiet_since: Cell<Instant>,
-    waits: RefCell<Vec<Weak<Cell<Option<Instant>>>>>,
+    waits: RefCell<Vec<Wait>>,
     finish: Notify,
-    unread: Unread,
+    /// Whether the client has not sent the whole of a request, and whether it waits for an answer over
+    /// HTTP/1.
+    unread: Flag,
+    awaits: Flag,
 }
 
 impl Connection {
@@ -59,7 +77,8 @@ impl Connection {
             quiet_since: Cell::new(Instant::now()),
             waits: RefCell::default(),
             finish: Notify::new(),
-            unread: Unread::default(),
+            unread: Flag::default(),
+            awaits: Flag::default(),
         }
     }
 
@@ -78,7 +97,12 @@ impl Connection {
             let this = self.clone();
             async move { Ok::<_, Infallible>(this.answer::<S>(request).await) }
         });
-        let stream = TokioIo::new(Patient::new(stream, limits.stall, self.unread.clone()));
+        let stream = TokioIo::new(Patient::new(
+            stream,
+            limits.stall,
+            self.unread.clone(),
+            self.awaits.clone(),
+        ));
         let hyper = &self.http.hyper;
         let mut connection = pin!(hyper.serve_connection_with_upgrades(stream, service));
         let mut is_ending = false;
@@ -94,7 +118,7 @@ impl Connection {
                 }
                 () = self.finish.notified() => {}
                 () = sleep_until(look) => {
-                    if self.is_stalled() {
+                    if self.end_stalled() {
                         return tracing::debug!("nobody reads an answer over HTTP");
                     }
                     // It may have become quiet only now.
@@ -112,29 +136,46 @@ impl Connection {
         }
     }
 
-    /// When to look whether it goes on.
+    /// When to look whether it goes on: when the first of its answers has waited too long. One that begins to
+    /// wait only then has not yet by the time of that look.
     fn look_at(&self, idle: Duration) -> Instant {
+        let stall = self.http.settings.limits.stall;
+        let waits = self.waits.borrow();
+        let first = waits.iter().filter_map(Wait::since).min();
+        let look = first.unwrap_or_else(Instant::now) + stall;
         match self.under_way.get() {
-            0 => self.quiet_since.get() + idle,
-            _ => Instant::now() + self.http.settings.limits.stall,
+            0 => look.min(self.quiet_since.get() + idle),
+            _ => look,
         }
     }
 
     fn watch(&self, taken: &Taken) {
         let mut waits = self.waits.borrow_mut();
         if waits.len() > 2 * self.under_way.get() + 16 {
-            waits.retain(|wait| wait.strong_count() > 0);
+            waits.retain(|wait| wait.taken.strong_count() > 0);
         }
-        waits.push(taken.watch());
+        waits.push(Wait {
+            taken: taken.watch(),
+            stream: STREAM.try_with(Clone::clone).ok(),
+        });
     }
 
-    /// Whether somebody does not take what an object says.
-    fn is_stalled(&self) -> bool {
+    /// Resets the streams whose answers nobody has taken on for too long. Whether the connection has to end,
+    /// because it has no streams.
+    fn end_stalled(&self) -> bool {
         let stall = self.http.settings.limits.stall;
+        let is_stalled = |wait: &Wait| wait.since().is_some_and(|since| since.elapsed() >= stall);
         let mut waits = self.waits.borrow_mut();
-        waits.retain(|wait| wait.strong_count() > 0);
-        let since = waits.iter().filter_map(|wait| wait.upgrade()?.get());
-        since.into_iter().any(|since| since.elapsed() >= stall)
+        waits.retain(|wait| wait.taken.strong_count() > 0);
+        let stalled: Vec<_> = waits.extract_if(.., |wait| is_stalled(wait)).collect();
+        drop(waits);
+        for wait in stalled {
+            match wait.stream {
+                Some(stream) => stream.abort(),
+                None => return true,
+            }
+        }
+        false
     }
 
     /// Answers one request.
@@ -146,6 +187,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let under_way = UnderWay::new(self.clone());
+        self.awaits.set(request.version() < Version::HTTP_2);
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
         let body = Coming::new(body, head.version, self.unread.clone());
@@ -170,8 +212,10 @@ impl Connection {
         if is_head {
             leave_body_out(&mut response);
         }
+        mind_status(&mut response);
         if version == Version::HTTP_2 {
             response.headers_mut().remove(header::CONNECTION);
+            response.headers_mut().remove(header::UPGRADE);
         }
         self.http
             .directory
@@ -252,6 +296,22 @@ impl Connection {
     }
 }
 
+/// Sees to it that the header says what the status wants: 204 has no length, and 426 says what to upgrade to.
+fn mind_status(response: &mut Response) {
+    match response.status() {
+        StatusCode::NO_CONTENT => {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        StatusCode::UPGRADE_REQUIRED => {
+            let headers = response.headers_mut();
+            let socket = HeaderValue::from_static("websocket");
+            headers.entry(header::UPGRADE).or_insert(socket);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        _ => {}
+    }
+}
+
 /// What an answer to `HEAD` is: the head, which says how long the body would be.
 fn leave_body_out(response: &mut Response) {
     let body = std::mem::take(response.body_mut());
@@ -293,6 +353,7 @@ impl Drop for UnderWay {
             ..
         } = &*self.0;
         take(under_way);
+        self.0.awaits.set(false);
         take(&http.requests);
         quiet_since.set(Instant::now());
         http.less.notify_waiters();

@@ -46,6 +46,9 @@ const BATCH_BYTES: usize = 64 << 10;
 /// For how many messages that wait for the connection there is always room.
 const FEW: usize = 4;
 
+/// How long a socket without pings may be silent until somebody looks.
+const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+
 /// What one WebSocket of a client may cost.
 #[derive(Clone, Debug)]
 pub struct SocketLimits {
@@ -53,8 +56,8 @@ pub struct SocketLimits {
     /// longer one closes the socket with 1009.
     pub max_message_bytes: u32,
     /// How long nothing may come from the client before it is sent a ping; it may be up to twice as
-    /// long. Default 30 s. If nothing comes for as long again the connection is dropped as lost.
-    pub ping_every: Duration,
+    /// long. Default 30 s; `None` sends none. If nothing comes for as long again the connection is dropped as lost.
+    pub ping_every: Option<Duration>,
     /// How long the connection may take no byte of what is to be sent. Default 30 s. Then it is dropped
     /// as lost.
     pub stalled: Duration,
@@ -67,7 +70,7 @@ impl Default for SocketLimits {
     fn default() -> Self {
         SocketLimits {
             max_message_bytes: 1 << 20,
-            ping_every: Duration::from_secs(30),
+            ping_every: Some(Duration::from_secs(30)),
             stalled: Duration::from_secs(30),
             close: Duration::from_secs(10),
         }
@@ -104,7 +107,7 @@ where
         is_flushing: false,
         heard_in_a_row: 0,
         is_pinged: false,
-        watch: Box::pin(sleep(limits.ping_every)),
+        watch: Box::pin(sleep(limits.ping_every.unwrap_or(FOR_EVER))),
         watches: Watch::Silence,
     };
     let end = conversation.last().await;
@@ -260,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
 
     fn watch_again(&mut self) {
         let left = match self.watches {
-            Watch::Silence => self.limits.ping_every,
+            Watch::Silence => self.limits.ping_every.unwrap_or(FOR_EVER),
             Watch::Stall => self.limits.stalled,
         };
         self.watch.as_mut().reset(Instant::now() + left);
@@ -271,6 +274,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
         if self.watches == Watch::Stall {
             return (!self.wire.has_sent()).then_some(End::Lost);
         }
+        self.limits.ping_every?;
         // Nobody knows whether a client is silent that is not listened to.
         if self.wire.has_heard() || !self.has_room() {
             self.is_pinged = false;
@@ -327,8 +331,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
             Frame::Close { code, reason } => {
                 let close = match CloseCode::from(code) {
                     CloseCode::Status => None,
-                    code if code.is_allowed() => Some(close_frame(code, &reason)),
-                    _ => Some(close_frame(CloseCode::Error, &reason)),
+                    // It has been checked (`check_close`). `tungstenite` does not know 1014, and sends it.
+                    code => Some(close_frame(code, &reason)),
                 };
                 Some(End::Closing(close))
             }

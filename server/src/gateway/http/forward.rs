@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vatwerk::object_capnp::stub;
@@ -11,6 +11,7 @@ use super::{
     Ends, Http, Problem,
     body::{Coming, arriving},
     connection::Connection,
+    proxy::tell_where,
     socket,
 };
 use crate::{
@@ -18,11 +19,6 @@ use crate::{
     fetch::{self, Body, Request, Response, drop_hop_by_hop, is_web_socket},
     object::ClassEntry,
 };
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// A stub for the object of that name.
 pub(super) fn object(http: &Http, class: &Rc<ClassEntry>, name: &str) -> Result<stub::Client> {
@@ -99,32 +95,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     headers.insert(header::COOKIE, joined);
 }
 
-fn tell_where(headers: &mut HeaderMap, prefix: &str, ends: Ends) {
-    // A path has no letters that a header cannot have.
-    if let Ok(prefix) = HeaderValue::from_str(prefix) {
-        headers.insert(FORWARDED_PREFIX, prefix);
-    }
-    if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
-    if !headers.contains_key(FORWARDED_HOST)
-        && let Some(host) = headers.get(header::HOST).cloned()
-    {
-        headers.insert(FORWARDED_HOST, host);
-    }
-    if let Some(peer) = ends.peer {
-        let before = headers.get_all(FORWARDED_FOR).iter();
-        let before = before.filter_map(|value| value.to_str().ok());
-        let chain: Vec<_> = before
-            .map(str::to_owned)
-            .chain([peer.to_string()])
-            .collect();
-        if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
-            headers.insert(FORWARDED_FOR, chain);
-        }
-    }
-}
-
 /// The same place with a slash behind it.
 pub(super) fn moved(to: &str, query: Option<&str>) -> Response {
     let to = match query {
@@ -165,6 +135,7 @@ mod tests {
         let ends = Ends {
             peer: Some([10, 0, 0, 2].into()),
             on_loopback: false,
+            is_trusted: true,
         };
         let request = inward(&mut head, "/C/a%2Fb", ends, Body::empty()).unwrap();
         assert_eq!(request.method(), "PATCH");
@@ -181,7 +152,7 @@ mod tests {
             ("host", "here:1"),
             ("x-forwarded-for", "10.0.0.1, 10.0.0.2"),
             ("x-forwarded-host", "here:1"),
-            ("x-forwarded-prefix", "/C/a%2Fb"),
+            ("x-forwarded-prefix", "/theirs/C/a%2Fb"),
             ("x-forwarded-proto", "https"),
         ];
         assert_eq!(seen, expected);

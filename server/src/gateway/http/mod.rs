@@ -9,9 +9,8 @@
 //! `problem`, who may ask in `origin`.
 //!
 //! Beside what the client sends, an object sees `x-forwarded-prefix: /{Class}/{name}`, where it is;
-//! `x-forwarded-for`, to which the client's address is appended; and `x-forwarded-host` and
-//! `x-forwarded-proto` if nobody has said them before. It may believe them as far as it believes whoever
-//! is in front. It sees no fields that speak of the connection, and cookies in one field.
+//! `x-forwarded-for`, the client's address; `x-forwarded-host` and `x-forwarded-proto`. Where a proxy that
+//! is trusted has said them (`proxy`), the first two are joined to what it said. An object sees no fields that speak of the connection, and cookies in one field.
 //!
 //! ```text
 //! Listener ─► Connection (hyper: HTTP/1.1 and 2) ─► Route ─► forward ─► fetch::ask ─► the object
@@ -19,7 +18,8 @@
 //!             conversation (a WebSocket) ◄── hyper lets go of the connection ── 101
 //! ```
 //! Bodies are streams in both directions, and nobody sends faster than the other end takes. A client
-//! that goes away, or does not go on for [`Limits::stall`], gives the exchange up. An answer that fails
+//! that goes away, or does not go on for [`Limits::stall`], gives the exchange up: over HTTP/2 that stream is
+//! reset and the others go on, over HTTP/1 the connection ends. An answer that fails
 //! after its head has left is cut off, so that nobody takes it for whole. A client that is refused while
 //! it still sends has a moment to hear so before the connection ends.
 
@@ -32,6 +32,7 @@ mod forward;
 mod origin;
 mod patient;
 mod problem;
+mod proxy;
 mod route;
 mod socket;
 
@@ -44,6 +45,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future;
 use hyper_util::{
     rt::TokioTimer,
     server::conn::auto::{self, Builder},
@@ -69,6 +71,7 @@ use connection::Connection;
 pub use conversation::SocketLimits;
 pub use origin::Origins;
 use problem::Problem;
+pub use proxy::{Network, NoNetwork};
 
 /// The longest URL, in bytes.
 const URL_BYTES: usize = 8 << 10;
@@ -83,6 +86,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// The pages of others that may ask.
     pub origins: Origins,
+    /// The proxies that say who asks.
+    pub proxies: Vec<Network>,
     /// The classes that nobody reaches, by their names.
     pub hidden: HashSet<String>,
     /// How much may be used.
@@ -127,19 +132,26 @@ impl Default for Limits {
             json_bytes: 256 << 10,
             answer_bytes: 4 << 20,
             held_bytes: 64 << 20,
-            idle: Duration::from_secs(60),
+            idle: Duration::from_secs(75),
             stall: Duration::from_secs(30),
         }
     }
 }
 
-/// Runs what `hyper` has to do beside on the thread of the vat.
+/// Runs what `hyper` has to do beside, which is each stream of HTTP/2, on the thread of the vat.
 #[derive(Clone, Copy)]
 struct Local;
 
+tokio::task_local! {
+    /// Ends the task of a stream of HTTP/2, which resets the stream.
+    static STREAM: future::AbortHandle;
+}
+
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
+        let (abort, registration) = future::AbortHandle::new_pair();
+        let task = future::Abortable::new(task, registration);
+        tokio::task::spawn_local(STREAM.scope(abort, task));
     }
 }
 
@@ -150,6 +162,8 @@ struct Ends {
     peer: Option<IpAddr>,
     /// Whether this is a loopback address.
     on_loopback: bool,
+    /// Whether the other end is a proxy that says the truth.
+    is_trusted: bool,
 }
 
 /// A connection that is open. It is none any more when this is dropped, however its task ends.
@@ -225,13 +239,22 @@ impl Http {
         let serve = |stream, room: Place| match stream {
             Stream::Tcp(stream) => {
                 let loopback = |at: std::net::SocketAddr| at.ip().to_canonical().is_loopback();
+                let peer = stream.peer_addr().ok().map(|at| at.ip().to_canonical());
+                let known = |ip| self.settings.proxies.iter().any(|it| it.contains(ip));
                 let ends = Ends {
-                    peer: stream.peer_addr().ok().map(|at| at.ip().to_canonical()),
+                    peer,
                     on_loopback: stream.local_addr().is_ok_and(loopback),
+                    is_trusted: peer.is_some_and(known),
                 };
                 self.serve(stream, ends, room);
             }
-            Stream::Unix(stream) => self.serve(stream, Ends::default(), room),
+            Stream::Unix(stream) => {
+                let ends = Ends {
+                    is_trusted: true,
+                    ..Ends::default()
+                };
+                self.serve(stream, ends, room);
+            }
         };
         listener.each(async || self.room.take(), serve).await;
     }

@@ -82,6 +82,8 @@ pub(super) enum Problem {
     NoSuchClass(String),
     /// The class does not speak HTTP.
     NoPages(&'static str),
+    /// A `%` in the path does not begin an escape.
+    BadEscape,
     /// The name in the path cannot be that of an object.
     BadName,
     /// The request needs another method: one of these.
@@ -276,6 +278,11 @@ impl Problem {
                      calls them"
                 )
                 .into(),
+            ),
+            Problem::BadEscape => told(
+                Http::BAD_REQUEST,
+                Code::InvalidArgument,
+                "a % in the path is not followed by two hexadecimal digits: write it as %25".into(),
             ),
             Problem::BadName => told(
                 Http::BAD_REQUEST,

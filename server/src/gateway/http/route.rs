@@ -46,6 +46,9 @@ impl<'a> Route<'a> {
             Some((raw, rest)) => (raw, Some(rest)),
             None => (rest, None),
         };
+        if !is_escaped(raw) {
+            return Err(Problem::BadEscape);
+        }
         let name = percent_decode_str(raw).decode_utf8();
         let name = name.map_err(|_| Problem::BadName)?.into_owned();
         let object = Named { class, name };
@@ -56,6 +59,9 @@ impl<'a> Route<'a> {
         };
         match rest.strip_prefix("call/") {
             Some(method) if !method.is_empty() && !method.contains('/') => {
+                if !is_escaped(method) {
+                    return Err(Problem::BadEscape);
+                }
                 Ok(Route::Call { object, method })
             }
             _ => Ok(Route::Fetch {
@@ -73,6 +79,17 @@ impl<'a> Route<'a> {
             | Route::Call { object, .. } => object,
         }
     }
+}
+
+/// Whether each `%` begins an escape.
+fn is_escaped(text: &str) -> bool {
+    let is_hex = |byte: &u8| byte.is_ascii_hexdigit();
+    let digits = |rest: &str| {
+        rest.as_bytes()
+            .get(..2)
+            .is_some_and(|it| it.iter().all(is_hex))
+    };
+    text.split('%').skip(1).all(digits)
 }
 
 #[cfg(test)]
@@ -124,6 +141,19 @@ mod tests {
             let refused = Route::read(path);
             assert!(matches!(refused, Err(Problem::NoSuchPath)), "{path}");
         }
+        for path in [
+            "/C/%/",
+            "/C/a%2",
+            "/C/%zz/x",
+            "/C/%%41/",
+            "/C/n/call/%g0",
+            "/C/%+1/",
+        ] {
+            let refused = Route::read(path);
+            assert!(matches!(refused, Err(Problem::BadEscape)), "{path}");
+        }
+        // What comes after its name is the object's.
+        assert!(Route::read("/C/n/100%").is_ok());
         for path in ["/C/%ff/", "/C/%ff"] {
             let refused = Route::read(path);
             assert!(matches!(refused, Err(Problem::BadName)), "{path}");

@@ -74,7 +74,7 @@ impl WebSocket {
 
     /// Closes it, after what was sent before. The peer's answer is a [`SocketClose`] for the object
     /// like any other. `code` is 1000 to 4999, and none of those that are never sent (1004 to 1006,
-    /// 1015); `reason` is at most 123 bytes. Nothing happens if it is closed.
+    /// 1015) or that nobody has defined (1016 to 2999); `reason` is at most 123 bytes. Nothing happens if it is closed.
     pub fn close(&self, code: u16, reason: &str) -> Result<()> {
         check_close(code, reason)?;
         self.end(code, reason)
