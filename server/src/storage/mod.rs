@@ -14,6 +14,7 @@ mod fault;
 mod fulltext;
 mod functions;
 mod kv;
+mod math;
 mod meta;
 mod meter;
 mod open;
@@ -77,6 +78,8 @@ struct Inner {
     watch: Watch,
     /// The largest size that the database may have.
     most_bytes: u64,
+    /// The longest SQL text of one exec, in bytes.
+    most_text: u32,
     cursors: Cursors,
     toggled: Toggled,
     broken: RefCell<Option<Error>>,
@@ -119,6 +122,7 @@ impl Storage {
             gate: opened.gate,
             watch: opened.watch,
             most_bytes: settings.max_database_bytes,
+            most_text: settings.text_bytes,
             cursors: Cursors::default(),
             toggled: Toggled::default(),
             broken: RefCell::default(),

@@ -45,13 +45,13 @@ impl Sql {
     /// when `query` ends, or it fails.
     ///
     /// `invalid-argument` for no statement at all or a wrong number of bindings; `limit-exceeded`
-    /// for text over [`limit::MAX_SQL_BYTES`], more than [`limit::MAX_SQL_BINDINGS`] bindings, a
+    /// for text over [`Settings::text_bytes`](super::Settings::text_bytes), more than [`limit::MAX_SQL_BINDINGS`] bindings, a
     /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or statements that run too long together or take too
     /// much memory;
     /// `sql-refused` and `sql-failed` where the authorizer or SQLite refuses.
     pub fn exec(&self, query: &str, bindings: impl Bindings) -> Result<Cursor> {
         let bindings = bindings.into_values();
-        check(query, &bindings)?;
+        check(query, &bindings, self.storage.0.most_text)?;
         let storage = &self.storage;
         storage.operate(self.scope, |connection| {
             let inner = &storage.0;
@@ -82,10 +82,10 @@ impl Sql {
     }
 }
 
-fn check(query: &str, bindings: &[SqlValue]) -> Result<()> {
+fn check(query: &str, bindings: &[SqlValue], most_text: u32) -> Result<()> {
     let most = |limit: u32| u64::from(limit);
     let query_bytes = query.len() as u64;
-    Error::check_limit("SQL text (bytes)", most(limit::MAX_SQL_BYTES), query_bytes)?;
+    Error::check_limit("SQL text (bytes)", most(most_text), query_bytes)?;
     if query.contains('\0') {
         return Err(Error::InvalidArgument("SQL text contains a NUL".into()));
     }
