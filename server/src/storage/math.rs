@@ -8,8 +8,12 @@ use rusqlite::{Connection, ffi};
 
 use super::functions::register;
 
+type Unary = fn(f64) -> f64;
+
+type Binary = fn(f64, f64) -> f64;
+
 /// What is not a number becomes null, in SQLite.
-static UNARY: [(&CStr, fn(f64) -> f64); 20] = [
+static UNARY: [(&CStr, Unary); 20] = [
     (c"acos", f64::acos),
     (c"acosh", f64::acosh),
     (c"asin", f64::asin),
@@ -33,14 +37,14 @@ static UNARY: [(&CStr, fn(f64) -> f64); 20] = [
 ];
 
 /// These leave integers as they are.
-static ROUNDING: [(&CStr, fn(f64) -> f64); 4] = [
+static ROUNDING: [(&CStr, Unary); 4] = [
     (c"ceil", f64::ceil),
     (c"ceiling", f64::ceil),
     (c"floor", f64::floor),
     (c"trunc", f64::trunc),
 ];
 
-static BINARY: [(&CStr, fn(f64, f64) -> f64); 5] = [
+static BINARY: [(&CStr, Binary); 5] = [
     (c"atan2", f64::atan2),
     (c"log", logarithm),
     (c"mod", |x, y| x % y),
@@ -48,7 +52,7 @@ static BINARY: [(&CStr, fn(f64, f64) -> f64); 5] = [
     (c"power", f64::powf),
 ];
 
-fn of_positive(x: f64, function: fn(f64) -> f64) -> f64 {
+fn of_positive(x: f64, function: Unary) -> f64 {
     if x > 0.0 { function(x) } else { f64::NAN }
 }
 
@@ -105,7 +109,7 @@ unsafe extern "C" fn unary(
 ) {
     // SAFETY: SQLite calls this with one argument, and the data is what `install` has given it.
     unsafe {
-        let function = *ffi::sqlite3_user_data(context).cast::<fn(f64) -> f64>();
+        let function = *ffi::sqlite3_user_data(context).cast::<Unary>();
         if let Some(x) = number(arguments, 0) {
             ffi::sqlite3_result_double(context, function(x));
         }
@@ -133,7 +137,7 @@ unsafe extern "C" fn binary(
 ) {
     // SAFETY: as for `unary`, with two arguments.
     unsafe {
-        let function = *ffi::sqlite3_user_data(context).cast::<fn(f64, f64) -> f64>();
+        let function = *ffi::sqlite3_user_data(context).cast::<Binary>();
         if let (Some(x), Some(y)) = (number(arguments, 0), number(arguments, 1)) {
             ffi::sqlite3_result_double(context, function(x, y));
         }
