@@ -1,7 +1,8 @@
 //! Every function that user SQL may call, and what bounds the time and memory of a call.
 //!
 //! SQLite asks whether to stop only between the instructions of a statement, so what one call costs
-//! must have a bound of its own. A function that is not here is refused.
+//! must have a bound of its own. A function that is not here is refused, unless the class has brought it
+//! along ([`super::own`]): its author answers for what it costs.
 
 /// How the cost of one call grows, and what bounds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

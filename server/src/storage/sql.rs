@@ -10,7 +10,7 @@ use super::cursor::{Cursor, Prepared, Running};
 use super::text::{skip_blank, split, starts_with_word};
 use super::value::Bindings;
 use super::watch::Phase;
-use super::{Attached, Inner, SqlValue, Storage, functions, toggles, toggles::LOST};
+use super::{Attached, Inner, SqlFunctions, SqlValue, Storage, functions, toggles, toggles::LOST};
 use crate::{Error, Result};
 
 /// A statement that is longer is compiled anew each time, in bytes: kept, it would take more memory
@@ -231,6 +231,9 @@ impl Inner {
         if !self.functions_ready.get() {
             let _trusted = self.gate.trust();
             functions::install(connection).map_err(|error| self.judge(connection, &error))?;
+            if let Some(register) = self.register.get() {
+                register(&mut SqlFunctions::of(connection, &self.gate))?;
+            }
             self.functions_ready.set(true);
         }
         Ok(())
