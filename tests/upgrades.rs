@@ -6,6 +6,7 @@ use std::{cell::Cell, rc::Rc};
 use vatwerk::Code;
 use vatwerk_server::{
     Config, Context,
+    storage::{SqlFunctions, SqlValue},
     testing::{TestVat, run},
 };
 
@@ -348,5 +349,35 @@ fn a_migration_that_leaves_children_without_parents_is_undone() {
         restart_as::<Rebuilt<6>>(&vat).await;
         let found = query(&object, "SELECT a FROM parent JOIN child ON p = id").await;
         assert_eq!(found.unwrap(), ["x!"]);
+    });
+}
+
+/// Has a function that its tables need.
+struct Folding;
+
+impl Program for Folding {
+    const MIGRATIONS: &'static [&'static str] =
+        &["CREATE TABLE t (a); CREATE UNIQUE INDEX i ON t (folded(a)); INSERT INTO t VALUES ('Ä')"];
+
+    fn sql_functions(functions: &mut SqlFunctions<'_>) -> vatwerk_server::Result<()> {
+        functions.deterministic("folded", Some(1), |arguments| match arguments {
+            [SqlValue::Text(text)] => Ok(text.to_lowercase().into()),
+            _ => Ok(SqlValue::Null),
+        })
+    }
+}
+
+#[test]
+fn migrations_and_calls_have_the_sql_functions_of_their_class() {
+    run(async {
+        let vat = TestVat::start(|server| server.class::<Puppet<Folding>>()).await;
+        let object: Client = vat.object("a");
+        for _ in 0..2 {
+            let found = query(&object, "SELECT folded(a) FROM t WHERE folded(a) = 'ä'").await;
+            assert_eq!(found.unwrap(), ["ä"]);
+            let twice = query(&object, "INSERT INTO t VALUES ('ä')").await;
+            assert_eq!(code(twice), Code::SqlFailed);
+            vat.crash().await;
+        }
     });
 }

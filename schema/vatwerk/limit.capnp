@@ -133,7 +133,7 @@ const maxKeysPerCall :UInt32 = 128;
 # The most keys in one getMultiple, putMultiple or deleteMultiple.
 
 const maxSqlBytes :UInt32 = 100000;
-# The longest SQL text of one exec, which may hold several statements.
+# The longest SQL text of one exec, which may hold several statements. A vat may take longer ones.
 
 const maxSqlValueBytes :UInt32 = 4194304;
 # The largest text, blob or row in SQL, 4 MiB.

@@ -158,8 +158,8 @@ interface Sql @0x9a2a273dd872ac60 {
   # cursor, take at most 500 ms together (the vat or the class may say otherwise; a single function is
   # not stopped before it returns), or are `limit-exceeded`. What SQLite itself limits is `sql-failed`:
   # 100 columns of a table or result, 5 terms of a compound SELECT, expressions 100 deep, LIKE and
-  # GLOB patterns of 50 bytes, 127 arguments of a function, triggers 10 deep, large arguments of
-  # `json_patch` and `unhex`. The functions for mathematics (`sin`, `pow`, ...) are not built in.
+  # GLOB patterns of 4096 bytes (the vat may say otherwise of these), 127 arguments of a function,
+  # triggers 10 deep, large arguments of `json_patch` and `unhex`.
 
   exec @0 (query :Text, bindings :List(SqlValue)) -> (cursor :Cursor);
   # Runs every statement of `query` but the last to its end, and the last up to its first row.

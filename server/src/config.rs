@@ -5,7 +5,7 @@ mod least;
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
-use vatwerk::Address;
+use vatwerk::{Address, limit_capnp::MAX_SQL_BYTES};
 
 use crate::{
     gateway::{
@@ -177,6 +177,17 @@ pub struct Limits {
     /// open, with what they sort and gather. A statement that needs more is `limit-exceeded`. Default
     /// 67,108,864.
     pub sql_memory_bytes: u64,
+    /// The longest SQL text of one call, in bytes: from 100,000, which is the default and what callers rely
+    /// on, to 16,777,216. Migrations are such texts too. Longer ones are `limit-exceeded`.
+    pub sql_text_bytes: u64,
+    /// The most columns of a table or a result in SQL, up to 2,000. Default 100.
+    pub sql_columns: u64,
+    /// How deep expressions of SQL are, up to 1,000. Default 100.
+    pub sql_expression_depth: u64,
+    /// The most terms of a compound SELECT, such as UNION, up to 500. Default 5.
+    pub sql_compound_selects: u64,
+    /// The longest pattern of LIKE and GLOB, in bytes, up to 50,000. Default 4,096.
+    pub sql_pattern_bytes: u64,
     /// How long the SQL of an object's migrations may run, all of those that it has not had: it holds up
     /// every object of its thread. Never longer than `activation_ms`, which contains it. Default 30,000.
     pub migration_ms: u64,
@@ -321,6 +332,11 @@ impl Default for Limits {
             call_ms: 900_000,
             statement_ms: 500,
             sql_memory_bytes: 64 << 20,
+            sql_text_bytes: MAX_SQL_BYTES.into(),
+            sql_columns: 100,
+            sql_expression_depth: 100,
+            sql_compound_selects: 5,
+            sql_pattern_bytes: 4096,
             migration_ms: 30_000,
             long_turn_ms: 100,
             held_ms: 10_000,
@@ -440,6 +456,11 @@ impl Limits {
             storage: storage::Settings {
                 statement_time_limit: Duration::from_millis(self.statement_ms),
                 sql_memory_bytes: self.sql_memory_bytes,
+                text_bytes: self.sql_text_bytes.min(16 << 20) as u32,
+                columns: self.sql_columns.min(2000) as u32,
+                expression_depth: self.sql_expression_depth.min(1000) as u32,
+                compound_selects: self.sql_compound_selects.min(500) as u32,
+                pattern_bytes: self.sql_pattern_bytes.min(50_000) as u32,
                 ..Default::default()
             },
             ..Default::default()

@@ -15,6 +15,7 @@ use vatwerk_server::{
     AlarmInfo, Body, Class, Context, Request, Response, SocketClose, SocketMessage, WebSocket,
     fetch::{ClientSocket, ask},
     http::header::UPGRADE,
+    storage::SqlFunctions,
     testing::TestVat,
 };
 
@@ -258,6 +259,11 @@ pub trait Program: 'static {
     const STATE_VERSION: u32 = 0;
     const STATEMENT_MS: Option<u64> = None;
 
+    fn sql_functions(functions: &mut SqlFunctions<'_>) -> vatwerk_server::Result<()> {
+        let _ = functions;
+        Ok(())
+    }
+
     fn migrate(_ctx: &Context, _from: u32) -> capnp::Result<()> {
         Ok(())
     }
@@ -326,6 +332,10 @@ impl<P: Program> Class for Puppet<P> {
     const MIGRATIONS: &'static [&'static str] = P::MIGRATIONS;
     const STATE_VERSION: u32 = P::STATE_VERSION;
     const STATEMENT_MS: Option<u64> = P::STATEMENT_MS;
+
+    fn sql_functions(functions: &mut SqlFunctions<'_>) -> vatwerk_server::Result<()> {
+        P::sql_functions(functions)
+    }
     const ALARMS: bool = true;
     const FETCH: bool = true;
     const WEB_SOCKETS: bool = P::WEB_SOCKETS;

@@ -1,5 +1,7 @@
 //! The least values of settings.
 
+use vatwerk::limit_capnp::MAX_SQL_BYTES;
+
 use super::{Config, Http, Limits};
 
 /// A setting below its least value.
@@ -51,11 +53,16 @@ impl Config {
 type Least = (&'static str, u64, u64);
 
 impl Limits {
-    fn least(&self) -> [Least; 15] {
+    fn least(&self) -> [Least; 20] {
         [
             ("activation_ms", self.activation_ms, 1),
             ("statement_ms", self.statement_ms, 1),
             ("migration_ms", self.migration_ms, 1),
+            ("sql_text_bytes", self.sql_text_bytes, MAX_SQL_BYTES.into()),
+            ("sql_columns", self.sql_columns, 1),
+            ("sql_expression_depth", self.sql_expression_depth, 1),
+            ("sql_compound_selects", self.sql_compound_selects, 1),
+            ("sql_pattern_bytes", self.sql_pattern_bytes, 1),
             ("resident_objects", self.resident_objects as u64, 1),
             ("alarms_at_once", self.alarms_at_once as u64, 1),
             ("calls_per_object", self.calls_per_object, 1),

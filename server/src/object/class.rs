@@ -24,6 +24,7 @@ use crate::{
     alarm::AlarmInfo,
     fetch::{Request, Response},
     id::IdScheme,
+    storage::{Register, SqlFunctions},
 };
 
 /// A kind of object.
@@ -137,6 +138,14 @@ pub trait Class: Sized + 'static {
     /// setting `limits.statement_ms`, 500 ms unless told otherwise. Callers get `limit-exceeded` after
     /// it. [`Class::MIGRATIONS`] have a limit of their own.
     const STATEMENT_MS: Option<u64> = None;
+
+    /// Adds SQL functions of the class's own, and extensions of SQLite that are compiled in, to the database of
+    /// each of its objects, before its first statement: migrations have them too. If it fails, so does every
+    /// statement.
+    fn sql_functions(functions: &mut SqlFunctions<'_>) -> Result<()> {
+        let _ = functions;
+        Ok(())
+    }
 
     /// The version of what the class keeps in its storage; see [`Class::migrate`]. An object of a
     /// later version than this is not woken.
@@ -309,6 +318,7 @@ pub struct ClassEntry {
     pub(super) call_limit: Option<Duration>,
     /// How long the SQL of one call may run, if the class says so.
     pub(super) statement_limit: Option<Duration>,
+    pub(super) sql_functions: Register,
     pub(super) migrations: &'static [&'static str],
     pub(super) state_version: u32,
     pub(super) migrate: fn(&Context, u32) -> capnp::Result<()>,
@@ -351,6 +361,7 @@ impl ClassEntry {
             finish_calls: C::FINISH_CALLS,
             call_limit: C::CALL_LIMIT,
             statement_limit: C::STATEMENT_MS.map(Duration::from_millis),
+            sql_functions: C::sql_functions,
             migrations: C::MIGRATIONS,
             state_version: C::STATE_VERSION,
             migrate: C::migrate,

@@ -13,6 +13,7 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     if let Some(limit) = class.statement_limit {
         instance.storage.limit_statements(limit);
     }
+    instance.storage.register_functions(class.sql_functions);
     let context = || Context::new(instance.clone());
     if !instance.storage.meta().created()? {
         instance.set_unborn(true);

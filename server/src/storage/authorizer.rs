@@ -1,6 +1,7 @@
 //! What user SQL may do: everything in its own database, except reach the vat's own tables, open
 //! transactions, or leave the database.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -56,6 +57,8 @@ struct Shared {
     toggle: Mutex<Option<(Toggle, bool)>>,
     reading: AtomicBool,
     unresolved: AtomicBool,
+    /// The functions and modules of the class.
+    own: Mutex<HashSet<String>>,
 }
 
 /// While it lives, SQL is ours and may do anything, except for what triggers and views do in it:
@@ -152,6 +155,21 @@ impl Gate {
         self.hint().take()
     }
 
+    pub(super) fn own_names(&self) -> &Mutex<HashSet<String>> {
+        &self.0.own
+    }
+
+    /// Whether the action is the use of a function or module of the class's own.
+    fn is_own(&self, action: &AuthAction<'_>) -> bool {
+        let name = match action {
+            AuthAction::Function { function_name } => function_name,
+            AuthAction::CreateVtable { module_name, .. }
+            | AuthAction::DropVtable { module_name, .. } => module_name,
+            _ => return false,
+        };
+        self.own().contains(&name.to_ascii_lowercase())
+    }
+
     fn toggle(&self) -> std::sync::MutexGuard<'_, Option<(Toggle, bool)>> {
         self.0.toggle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,7 +231,7 @@ impl Gate {
         } else {
             statistics(context)
         };
-        match decided.and_then(|decided| decide(context).map(|()| decided)) {
+        match decided.and_then(|decided| decide(context, self).map(|()| decided)) {
             Ok(decided) => decided,
             Err(hint) => {
                 *self.hint() = Some(hint);
@@ -224,7 +242,7 @@ impl Gate {
 }
 
 /// Refuses with a hint for the caller.
-fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
+fn decide(context: &AuthContext<'_>, gate: &Gate) -> Result<(), &'static str> {
     use AuthAction as A;
     // Where other actions carry the database, this one may carry a column.
     if let A::AlterTable {
@@ -282,12 +300,13 @@ fn decide(context: &AuthContext<'_>) -> Result<(), &'static str> {
             table_name,
             module_name,
         } => {
-            if !listed(&MODULES, module_name) {
+            if !listed(&MODULES, module_name) && !gate.is_own(&context.action) {
                 return Err("virtual tables may be of fts5, fts5vocab, rtree and rtree_i32");
             }
             visible(table_name)
         }
         A::Function { function_name } if costs::of(function_name).is_some() => Ok(()),
+        A::Function { .. } if gate.is_own(&context.action) => Ok(()),
         A::Function { .. } => Err("the function is not on the list of functions for user SQL"),
         A::Pragma {
             pragma_name,

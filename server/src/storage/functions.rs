@@ -9,7 +9,7 @@ use memchr::memmem;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ffi};
 
-use super::{fulltext, meter, pattern};
+use super::{fulltext, math, meter, pattern};
 
 pub(super) use super::pattern::install_like;
 
@@ -47,6 +47,7 @@ pub(super) fn install(connection: &Connection) -> rusqlite::Result<()> {
         register(connection, name, arguments, std::ptr::null_mut(), function)?;
     }
     pattern::install(connection)?;
+    math::install(connection)?;
     fulltext::install(connection)
 }
 

@@ -14,9 +14,11 @@ mod fault;
 mod fulltext;
 mod functions;
 mod kv;
+mod math;
 mod meta;
 mod meter;
 mod open;
+mod own;
 mod pattern;
 mod row;
 mod sql;
@@ -42,6 +44,8 @@ pub(crate) use self::meta::Remembered;
 pub use self::meta::{Meta, Schema};
 pub(crate) use self::open::leave_to_journal;
 pub use self::open::{Settings, configure_process, memory_used};
+pub(crate) use self::own::Register;
+pub use self::own::{Extension, SqlFunctions};
 pub use self::row::Row;
 pub use self::sql::Sql;
 pub(crate) use self::transaction::HeldTransaction;
@@ -77,6 +81,8 @@ struct Inner {
     watch: Watch,
     /// The largest size that the database may have.
     most_bytes: u64,
+    /// The longest SQL text of one exec, in bytes.
+    most_text: u32,
     cursors: Cursors,
     toggled: Toggled,
     broken: RefCell<Option<Error>>,
@@ -99,6 +105,8 @@ struct Inner {
     next_level: Cell<u64>,
     /// Whether our functions are in place of SQLite's.
     functions_ready: Cell<bool>,
+    /// What adds the functions of the object's class.
+    register: Cell<Option<Register>>,
     /// How often the journal had failed before anything was looked at that the next commit is built on:
     /// when the turn began, or what is written outside of one.
     failures: Cell<Failures>,
@@ -119,6 +127,7 @@ impl Storage {
             gate: opened.gate,
             watch: opened.watch,
             most_bytes: settings.max_database_bytes,
+            most_text: settings.text_bytes,
             cursors: Cursors::default(),
             toggled: Toggled::default(),
             broken: RefCell::default(),
@@ -133,6 +142,7 @@ impl Storage {
             levels: RefCell::default(),
             next_level: Cell::default(),
             functions_ready: Cell::default(),
+            register: Cell::default(),
             failures: Cell::default(),
             kv_ready: Cell::default(),
             alarms: alarms::State::default(),
@@ -152,6 +162,11 @@ impl Storage {
     /// Gives the SQL of each call this time, as the object's class says.
     pub fn limit_statements(&self, limit: Duration) {
         self.0.watch.set_limit(limit);
+    }
+
+    /// Gives SQL the functions that the object's class adds, from its first statement on.
+    pub(crate) fn register_functions(&self, register: Register) {
+        self.0.register.set(Some(register));
     }
 
     /// Gives the object's migrations this time, all SQL until what is returned is dropped.

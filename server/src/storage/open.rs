@@ -47,6 +47,17 @@ pub struct Settings {
     /// The largest the database may become, in bytes; [`limit::MAX_DATABASE_BYTES`] unless told
     /// otherwise. A write that needs more is `limit-exceeded`.
     pub max_database_bytes: u64,
+    /// The longest SQL text of one exec, in bytes; [`limit::MAX_SQL_BYTES`] unless told otherwise. Longer
+    /// text is `limit-exceeded`.
+    pub text_bytes: u32,
+    /// The most columns of a table or a result; 100 unless told otherwise, and 2,000 at most.
+    pub columns: u32,
+    /// How deep expressions are; 100 unless told otherwise, and 1,000 at most.
+    pub expression_depth: u32,
+    /// The most terms of a compound SELECT, such as UNION; 5 unless told otherwise, and 500 at most.
+    pub compound_selects: u32,
+    /// The longest pattern of LIKE and GLOB, in bytes; 4,096 unless told otherwise, and 50,000 at most.
+    pub pattern_bytes: u32,
 }
 
 impl Default for Settings {
@@ -57,6 +68,11 @@ impl Default for Settings {
             sql_memory_bytes: 64 << 20,
             cached_statements: 24,
             max_database_bytes: limit::MAX_DATABASE_BYTES,
+            text_bytes: limit::MAX_SQL_BYTES,
+            columns: 100,
+            expression_depth: 100,
+            compound_selects: 5,
+            pattern_bytes: 4096,
         }
     }
 }
@@ -70,7 +86,7 @@ pub(super) struct Opened {
 pub(super) fn open(backing: Backing, settings: &Settings) -> rusqlite::Result<Opened> {
     let mut connection = backing.connect()?;
     connection.set_prepared_statement_cache_capacity(settings.cached_statements);
-    set_limits(&connection)?;
+    set_limits(&connection, settings)?;
     set_pragmas(&connection, settings)?;
     let gate = Gate::install(&mut connection)?;
     let watch = Watch::install(&mut connection, settings)?;
@@ -104,17 +120,23 @@ pub(crate) fn leave_to_journal(connection: &Connection) -> rusqlite::Result<()> 
     )
 }
 
-fn set_limits(connection: &Connection) -> rusqlite::Result<()> {
+fn set_limits(connection: &Connection, settings: &Settings) -> rusqlite::Result<()> {
     let limits = [
         (Limit::SQLITE_LIMIT_LENGTH, limit::MAX_SQL_VALUE_BYTES),
-        (Limit::SQLITE_LIMIT_SQL_LENGTH, limit::MAX_SQL_BYTES),
-        (Limit::SQLITE_LIMIT_COLUMN, 100),
-        (Limit::SQLITE_LIMIT_EXPR_DEPTH, 100),
-        (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 5),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, settings.text_bytes),
+        (Limit::SQLITE_LIMIT_COLUMN, settings.columns),
+        (Limit::SQLITE_LIMIT_EXPR_DEPTH, settings.expression_depth),
+        (
+            Limit::SQLITE_LIMIT_COMPOUND_SELECT,
+            settings.compound_selects,
+        ),
         (Limit::SQLITE_LIMIT_VDBE_OP, MAX_INSTRUCTIONS),
         (Limit::SQLITE_LIMIT_FUNCTION_ARG, 127),
         (Limit::SQLITE_LIMIT_ATTACHED, 0),
-        (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50),
+        (
+            Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH,
+            settings.pattern_bytes,
+        ),
         (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, limit::MAX_SQL_BINDINGS),
         (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 10),
         (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),

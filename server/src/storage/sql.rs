@@ -10,7 +10,7 @@ use super::cursor::{Cursor, Prepared, Running};
 use super::text::{skip_blank, split, starts_with_word};
 use super::value::Bindings;
 use super::watch::Phase;
-use super::{Attached, Inner, SqlValue, Storage, functions, toggles, toggles::LOST};
+use super::{Attached, Inner, SqlFunctions, SqlValue, Storage, functions, toggles, toggles::LOST};
 use crate::{Error, Result};
 
 /// A statement that is longer is compiled anew each time, in bytes: kept, it would take more memory
@@ -45,13 +45,13 @@ impl Sql {
     /// when `query` ends, or it fails.
     ///
     /// `invalid-argument` for no statement at all or a wrong number of bindings; `limit-exceeded`
-    /// for text over [`limit::MAX_SQL_BYTES`], more than [`limit::MAX_SQL_BINDINGS`] bindings, a
+    /// for text over [`Settings::text_bytes`](super::Settings::text_bytes), more than [`limit::MAX_SQL_BINDINGS`] bindings, a
     /// binding over [`limit::MAX_SQL_VALUE_BYTES`], or statements that run too long together or take too
     /// much memory;
     /// `sql-refused` and `sql-failed` where the authorizer or SQLite refuses.
     pub fn exec(&self, query: &str, bindings: impl Bindings) -> Result<Cursor> {
         let bindings = bindings.into_values();
-        check(query, &bindings)?;
+        check(query, &bindings, self.storage.0.most_text)?;
         let storage = &self.storage;
         storage.operate(self.scope, |connection| {
             let inner = &storage.0;
@@ -82,10 +82,10 @@ impl Sql {
     }
 }
 
-fn check(query: &str, bindings: &[SqlValue]) -> Result<()> {
+fn check(query: &str, bindings: &[SqlValue], most_text: u32) -> Result<()> {
     let most = |limit: u32| u64::from(limit);
     let query_bytes = query.len() as u64;
-    Error::check_limit("SQL text (bytes)", most(limit::MAX_SQL_BYTES), query_bytes)?;
+    Error::check_limit("SQL text (bytes)", most(most_text), query_bytes)?;
     if query.contains('\0') {
         return Err(Error::InvalidArgument("SQL text contains a NUL".into()));
     }
@@ -231,6 +231,9 @@ impl Inner {
         if !self.functions_ready.get() {
             let _trusted = self.gate.trust();
             functions::install(connection).map_err(|error| self.judge(connection, &error))?;
+            if let Some(register) = self.register.get() {
+                register(&mut SqlFunctions::of(connection, &self.gate))?;
+            }
             self.functions_ready.set(true);
         }
         Ok(())

@@ -169,7 +169,7 @@ fn limits() -> TestResult {
     let (_folder, storage) = fresh();
     let sql = storage.sql();
     let ors = "1 OR ".repeat(200);
-    let pattern = "x".repeat(51);
+    let pattern = "x".repeat(4097);
     for refused in [
         &format!("SELECT {ors} 1"),
         "SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 6",
@@ -199,6 +199,37 @@ fn limits() -> TestResult {
     let blob = [blob, vec![0]].concat();
     assert_eq!(code(sql.exec("SELECT length(?)", [blob])), "limit-exceeded");
     assert_eq!(storage.broken(), None);
+    Ok(())
+}
+
+#[test]
+fn limits_of_statements_are_settings() -> TestResult {
+    let ors = "1 OR ".repeat(200);
+    let pattern = "x".repeat(4097);
+    let comment = "-".repeat(100_001);
+    let statements = [
+        format!("SELECT {ors} 1"),
+        format!("SELECT 1{}", " UNION SELECT 1".repeat(9)),
+        format!("SELECT 'a' LIKE '{pattern}'"),
+        format!("SELECT {}1", "1,".repeat(100)),
+        format!("SELECT 1 {comment}"),
+    ];
+    let wide = Settings {
+        text_bytes: 200_000,
+        columns: 200,
+        expression_depth: 300,
+        compound_selects: 10,
+        pattern_bytes: 5000,
+        ..Settings::default()
+    };
+    for (settings, allowed) in [(Settings::default(), false), (wide, true)] {
+        let folder = tempfile::tempdir()?;
+        let storage = try_open(&folder, &settings)?;
+        for statement in &statements {
+            let found = code(exec(&storage, statement));
+            assert_eq!(found == "ok", allowed, "{statement:.40}: {found}");
+        }
+    }
     Ok(())
 }
 
