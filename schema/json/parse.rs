@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ParseError {
-    /// It is no JSON, or a key is there twice.
+    /// The text is no JSON, or an object in it has a key twice.
     Syntax(serde_json::Error),
     /// This integer fits neither 64 bits with a sign nor without.
     Rounded(String),

@@ -152,7 +152,7 @@ struct State {
     refused: Option<JsonError>,
 }
 
-/// What is shown.
+/// A value of a message that is shown as JSON.
 #[derive(Clone, Copy)]
 enum Item<'a> {
     Pointer(PointerReader<'a>, &'a Type, &'a Default),

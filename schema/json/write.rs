@@ -571,7 +571,7 @@ impl<'de> Visitor<'de> for IntoPlace<'_, '_, '_> {
     }
 }
 
-/// What is wrong with a value that does not fit the type of a pointer.
+/// The problem of a value that does not fit the type of a pointer.
 fn unfit(ty: &Type, given: Given<'_>) -> Problem {
     match ty {
         Type::Data => mismatch("Data, as a string of standard base64", given),

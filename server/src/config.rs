@@ -270,7 +270,7 @@ impl Default for Unix {
 }
 
 impl Unix {
-    /// Who may connect.
+    /// The mode and the group of the files of unix sockets: they say who may connect.
     ///
     /// # Errors
     ///

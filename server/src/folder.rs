@@ -149,7 +149,7 @@ pub enum FolderError {
     /// It has a file `format` that says something else.
     #[error("{} is not the data folder of a vat: its file `format` is not ours", .0.display())]
     Foreign(PathBuf),
-    /// It has no file `format`, and what a vat makes.
+    /// The data folder has no file `format`, and has other files that a vat makes.
     #[error(
         "the data folder {} has no file `format`, and has been used: put the file back. Of a folder that \
          this version has used it says `vatwerk {FORMAT}`", .0.display()

@@ -282,19 +282,24 @@ async fn held(vat: &TestVat) -> usize {
     line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
 }
 
+/// A vat that holds few bytes of calls and answers over HTTP.
+async fn with_little_room() -> TestVat {
+    vat_with(|config| {
+        config.http.listen = listen();
+        config.metrics = Some("tcp:127.0.0.1:0".parse().unwrap());
+        config.http.held_bytes = 1_000_000;
+        config.http.answer_bytes = 250_000;
+    })
+    .await
+}
+
 /// What is held of one answer beside its text: a piece and what `hyper` has of it.
 const ON_THE_WAY: usize = 192 << 10;
 
 #[test]
 fn answers_that_nobody_reads_have_only_so_much_room_together() {
     run_paused(async {
-        let vat = vat_with(|config| {
-            config.http.listen = listen();
-            config.metrics = Some("tcp:127.0.0.1:0".parse().unwrap());
-            config.http.held_bytes = 1_000_000;
-            config.http.answer_bytes = 250_000;
-        })
-        .await;
+        let vat = with_little_room().await;
         let mut client = Client::one(&vat).await;
         // In base64 it has 240,000 bytes.
         let value = "A".repeat(240_000);
@@ -347,13 +352,7 @@ fn answers_that_nobody_reads_have_only_so_much_room_together() {
 #[test]
 fn pages_that_nobody_reads_keep_others_out_when_there_is_no_room() {
     run_paused(async {
-        let vat = vat_with(|config| {
-            config.http.listen = listen();
-            config.metrics = Some("tcp:127.0.0.1:0".parse().unwrap());
-            config.http.held_bytes = 1_000_000;
-            config.http.answer_bytes = 250_000;
-        })
-        .await;
+        let vat = with_little_room().await;
         let (mut send, driver) = frames(&vat).await;
         let mut kept = Vec::new();
         let status = loop {

@@ -394,7 +394,7 @@ fn errors_say_where_and_what() {
     ));
 }
 
-/// What is said of a text.
+/// The error of a call whose parameters are this text.
 fn refused(method: &str, text: &str) -> String {
     let schemas = everything();
     let method = target(&schemas, method);

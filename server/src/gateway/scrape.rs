@@ -1,4 +1,4 @@
-//! What an operator asks a vat, over HTTP: its numbers at `/metrics`, and whether it works.
+//! Answers to operators, over HTTP: the numbers of a vat at `/metrics`, and whether it works.
 //!
 //! | path | 200 as long as |
 //! |---|---|

@@ -183,6 +183,11 @@ type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
 type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 
+/// A histogram of durations, with nothing in it.
+fn durations() -> Histogram {
+    Histogram::new(DURATIONS)
+}
+
 /// The numbers of all classes, from which those of each are made.
 pub(super) struct Families {
     calls: Counters,
@@ -203,36 +208,36 @@ pub(super) struct Families {
 
 impl Families {
     pub fn register(registry: &mut Registry) -> Families {
-        let call_seconds = Histograms::new_with_constructor(|| Histogram::new(DURATIONS));
-        registry.register(
+        let mut histograms = |name, help, constructor: fn() -> Histogram| {
+            let histograms = Histograms::new_with_constructor(constructor);
+            registry.register(name, help, histograms.clone());
+            histograms
+        };
+        let call_seconds = histograms(
             "call_seconds",
             "How long calls took, from their delivery until their outcome left",
-            call_seconds.clone(),
+            durations,
         );
-        let turn_seconds = Histograms::new_with_constructor(|| Histogram::new(TURNS));
-        registry.register(
+        let turn_seconds = histograms(
             "turn_seconds",
             "How long turns of objects held the vat's thread, the commits of their writes \
              included",
-            turn_seconds.clone(),
+            || Histogram::new(TURNS),
         );
-        let gate_wait_seconds = Histograms::new_with_constructor(|| Histogram::new(DURATIONS));
-        registry.register(
+        let gate_wait_seconds = histograms(
             "gate_wait_seconds",
             "How long outcomes of calls waited until what they could reveal was on disk",
-            gate_wait_seconds.clone(),
+            durations,
         );
-        let alarm_lag_seconds = Histograms::new_with_constructor(|| Histogram::new(LAGS));
-        registry.register(
+        let alarm_lag_seconds = histograms(
             "alarm_lag_seconds",
             "How long after its due time an alarm was run",
-            alarm_lag_seconds.clone(),
+            || Histogram::new(LAGS),
         );
-        let activation_seconds = Histograms::new_with_constructor(|| Histogram::new(DURATIONS));
-        registry.register(
+        let activation_seconds = histograms(
             "activation_seconds",
             "How long objects took to wake up",
-            activation_seconds.clone(),
+            durations,
         );
         // `_total` is added to their names.
         let mut counters = |name, help| {

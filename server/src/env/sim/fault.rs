@@ -24,7 +24,7 @@ pub enum Operation {
     SyncFolder,
     /// Its path is that of the folder that was named.
     SyncAll,
-    /// What the operating system does when a file is closed that was not synced. If it fails, only the next
+    /// The writing of a file that is closed and was not synced, by the operating system. If it fails, only the next
     /// [`Operation::SyncAll`] tells, and the file is read as it is on the disk.
     WriteBack,
 }

@@ -111,7 +111,7 @@ fn drop_forwarded(headers: &mut HeaderMap) {
     }
 }
 
-/// What a proxy has cut off the path in front: without the slash at its end. What is no path is ignored, and
+/// The prefix that a proxy has cut off the path: without the slash at its end. What is no path is ignored, and
 /// so is one that begins with two slashes: in a link it would be another host.
 fn outer_prefix(value: &HeaderValue) -> Option<&str> {
     let prefix = value.to_str().ok()?.trim().trim_end_matches('/');
@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    /// What an object sees of the fields that a proxy may have sent.
+    /// The fields of a proxy that an object sees, of those that were sent.
     fn seen(is_trusted: bool, peer: Option<[u8; 4]>, sent: &[(&'static str, &str)]) -> Vec<String> {
         let ends = Ends {
             peer: peer.map(IpAddr::from),
