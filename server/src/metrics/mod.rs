@@ -282,6 +282,11 @@ impl Metrics {
         self.0.readings.borrow_mut().push(reading);
     }
 
+    /// From now on `read` sets numbers of classes in [`Metrics::refresh`]. It must not use these `Metrics`.
+    pub fn show_classes(&self, read: impl Fn() + 'static) {
+        self.0.readings.borrow_mut().push(Box::new(read));
+    }
+
     /// Brings all readings up to date: they are read on this thread, and shown by any.
     pub fn refresh(&self) {
         self.0.readings.borrow().iter().for_each(|read| read());

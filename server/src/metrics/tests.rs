@@ -27,6 +27,8 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     class.activated(took);
     class.background_failed();
     class.gate_waited(took);
+    class.queue_waited(took);
+    class.counted(3, 12_288);
     class.alarm_started(Duration::from_secs(2));
     metrics.alarm_not_delivered();
     metrics.overloaded(Overload::Objects);
@@ -71,6 +73,9 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     expect("http_failures_total", ",code=\"internal\"", 1.0);
     expect("activations_total", "", 1.0);
     expect("gate_wait_seconds_count", "", 1.0);
+    expect("queue_wait_seconds_count", "", 1.0);
+    expect("objects", "", 3.0);
+    expect("object_bytes", "", 12_288.0);
     expect("activation_seconds_sum", "", 0.002);
     expect("alarm_lag_seconds_bucket", ",le=\"1\"", 0.0);
     expect("alarm_lag_seconds_bucket", ",le=\"5\"", 1.0);

@@ -17,8 +17,16 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.limit("limits.calls_per_vat", limits.calls_per_vat);
     metrics.limit("limits.alarms_at_once", limits.alarms_at_once as u64);
     // From the start, so that the first event of a kind is seen as a change.
-    for class in host.classes.iter() {
-        metrics.class(class.name);
+    let classes: Vec<_> = host.classes.iter().cloned().collect();
+    for class in classes {
+        let (host, numbers) = (Rc::downgrade(host), metrics.class(class.name));
+        metrics.show_classes(move || {
+            if let Some(host) = host.upgrade()
+                && let Ok((objects, bytes)) = host.catalog.size(class.interface_id)
+            {
+                numbers.counted(objects, bytes);
+            }
+        });
     }
     let before = host.commits.journal().commits();
     let commits = move |host: &Host| host.commits.journal().commits() - before;
