@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::{
-    gateway::{Gateway, http::Http},
+    gateway::{Gateway, http::Http, network::End},
     metrics::{Metrics, Reading},
     object::Host,
 };
@@ -58,14 +58,17 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
     let over = Gateway::connections_refused;
     metrics.show(Reading::ConnectionsRefused, of(gateway, over));
-    let stalled = Gateway::connections_stalled;
-    metrics.show(Reading::ConnectionsStalled, of(gateway, stalled));
     let refused = Gateway::calls_refused;
     metrics.show(Reading::ConnectionCallsRefused, of(gateway, refused));
     let not_sent = Gateway::calls_not_sent;
     metrics.show(Reading::ConnectionCallsNotSent, of(gateway, not_sent));
     let bytes = |gateway: &Gateway| gateway.held_bytes() as u64;
     metrics.show(Reading::ConnectionBytes, of(gateway, bytes));
+    let received = Gateway::bytes_received;
+    metrics.show(Reading::ConnectionBytesReceived, of(gateway, received));
+    let sent = Gateway::bytes_sent;
+    metrics.show(Reading::ConnectionBytesSent, of(gateway, sent));
+    metrics.connections_end(&End::WORDS);
     let connections = |http: &Http| http.connections() as u64;
     metrics.show(Reading::HttpConnections, of(http, connections));
     let over = Http::connections_refused;
