@@ -86,6 +86,13 @@ pub(super) enum Problem {
     BadEscape,
     /// The name in the path cannot be that of an object.
     BadName,
+    /// The class has no method of that name, or its schema does not open it to HTTP.
+    NotOpen {
+        class: &'static str,
+        method: String,
+        /// The methods of the class that are open.
+        open: Vec<String>,
+    },
     /// The request needs another method: one of these.
     Method(&'static str),
     /// The parameters of a call are said to be something else than JSON.
@@ -256,8 +263,8 @@ impl Problem {
             Problem::ForeignOrigin => told(
                 Http::FORBIDDEN,
                 Code::PermissionDenied,
-                "pages of that Origin may not do this: `cors_origins` in the section `[http]` of \
-                 the vat's settings names those that may"
+                "pages of another origin may only link here: `cors_origins` in the section `[http]` of \
+                 the vat's settings names those that may do more"
                     .into(),
             ),
             Problem::NoSuchPath => told(
@@ -273,11 +280,7 @@ impl Problem {
             Problem::NoPages(class) => told(
                 Http::NOT_FOUND,
                 Code::NotFound,
-                format!(
-                    "objects of `{class}` have no pages: POST /{class}/{{name}}/call/{{method}} \
-                     calls them"
-                )
-                .into(),
+                format!("objects of `{class}` have no pages").into(),
             ),
             Problem::BadEscape => told(
                 Http::BAD_REQUEST,
@@ -289,6 +292,22 @@ impl Problem {
                 Code::InvalidArgument,
                 "the name of an object is 1 to 1024 bytes of UTF-8".into(),
             ),
+            Problem::NotOpen {
+                class,
+                method,
+                open,
+            } => {
+                let said = match &open[..] {
+                    [] => format!(
+                        "`{class}` has no methods over HTTP: `$Http.open(true)` in its schema would open them"
+                    ),
+                    open => {
+                        let (method, open) = (method.escape_debug(), open.join(", "));
+                        format!("`{class}` has no method `{method}` over HTTP; it has: {open}")
+                    }
+                };
+                told(Http::NOT_FOUND, Code::Unimplemented, said.into())
+            }
             Problem::Method(allowed) => told(
                 Http::METHOD_NOT_ALLOWED,
                 Code::Unimplemented,
