@@ -3,6 +3,8 @@
 mod broken;
 mod calls;
 mod client;
+mod gateway;
+mod hosts;
 mod limits;
 mod noise;
 mod open;

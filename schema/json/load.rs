@@ -6,8 +6,7 @@ use capnp::{
     Word, any_pointer, message,
     message::ReaderOptions,
     schema_capnp::{annotation, code_generator_request, field, node, type_, value},
-    struct_list,
-    serialize,
+    serialize, struct_list,
 };
 
 use super::{

@@ -345,10 +345,7 @@ fn answers_that_nobody_reads_have_only_so_much_room_together() {
         settle().await;
         assert_eq!(held(&vat).await, 0);
         assert_eq!(
-            client
-                .post("/ChatRoom/n/call/history", all)
-                .await
-                .status,
+            client.post("/ChatRoom/n/call/history", all).await.status,
             200
         );
     });

@@ -67,7 +67,11 @@ fn only_methods_that_the_schema_opens_are_called_over_http() {
                     Client::Two(_) => "/two/",
                 };
                 let called = client.post(&path.replace("/n/", name), "{}").await;
-                assert_eq!((called.status, called.text.as_str()), (200, answer), "{path}");
+                assert_eq!(
+                    (called.status, called.text.as_str()),
+                    (200, answer),
+                    "{path}"
+                );
             }
             for closed in [
                 // Methods of the class's own, inherited ones, one that is closed in an open interface, and one

@@ -12,7 +12,7 @@ interface Herald @0x9fc36ec8c0ea6f6d {
   read @1 () -> (number :UInt64);
   # Returns the number.
 
-  tell @2 (listener :Listener) -> (number :UInt64);
+  tell @2 (listener :Listener) -> (number :UInt64) $Http.open(true);
   # Counts, and tells the listener. Returns when it has heard.
 
   keep @3 (listener :Listener);

@@ -16,7 +16,7 @@
 //! | `permission-denied` | 403 | 421 if the `Host` is not one of this vat |
 //! | `not-found` | 404 | |
 //! | `closed` | 409 | |
-//! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long |
+//! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long, 504 if the gateway of the program does |
 //! | `sql-refused`, `sql-failed` | 422 | |
 //! | a class's own | 422 | |
 //! | `application-failed`, `activation-failed`, `storage-damaged`, `deadlock`, `internal` | 500 | |
@@ -30,7 +30,7 @@
 //! What is no HTTP at all, or whose head is too large to be read, `hyper` answers: 400 or 431, with neither
 //! code nor body.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use capnp::ErrorKind;
 use http::{
@@ -78,6 +78,12 @@ pub(super) enum Problem {
     ForeignOrigin,
     /// There is nothing at the path.
     NoSuchPath,
+    /// The `Host` is below the domain of objects' hosts, and no object can have it.
+    NoSuchHost,
+    /// The gateway of the program failed; how.
+    Gateway(String),
+    /// The gateway of the program took longer than this.
+    SlowGateway(Duration),
     /// There is no such class here, or not for everybody.
     NoSuchClass(String),
     /// The class does not speak HTTP.
@@ -170,6 +176,7 @@ impl Problem {
         let (code, reason) = match self {
             Problem::Object(error) | Problem::Call(CallError::Call(error)) => words(error.clone()),
             Problem::Call(error) => (None, format!("{}: {error}", told.code)),
+            Problem::Gateway(reason) => (None, format!("{}: {reason}", told.code)),
             _ => (None, format!("{}: {}", told.code, told.message)),
         };
         let known = |code: &&Code| code.as_str() == told.code;
@@ -256,8 +263,8 @@ impl Problem {
             Problem::WrongHost => told(
                 Http::MISDIRECTED_REQUEST,
                 Code::PermissionDenied,
-                "this vat is not known by that Host: it listens at a loopback address, and \
-                 `hosts` in the section `[http]` of its settings names others"
+                "this vat does not go by that Host: `hosts` in the section `[http]` of its settings names those by \
+                 which it does"
                     .into(),
             ),
             Problem::ForeignOrigin => told(
@@ -272,6 +279,23 @@ impl Problem {
                 Code::NotFound,
                 "there is nothing here: objects are at /{Class}/{name}/".into(),
             ),
+            Problem::NoSuchHost => told(
+                Http::NOT_FOUND,
+                Code::NotFound,
+                "no object is at this Host: the name and the class of one come before the domain".into(),
+            ),
+            Problem::Gateway(_) => told(
+                Http::INTERNAL_SERVER_ERROR,
+                Code::Internal,
+                "the gateway of this server failed".into(),
+            ),
+            Problem::SlowGateway(limit) => {
+                let said = format!(
+                    "the gateway of this server took longer than {} ms (`gateway_ms`)",
+                    limit.as_millis()
+                );
+                told(Http::GATEWAY_TIMEOUT, Code::LimitExceeded, said.into())
+            }
             Problem::NoSuchClass(class) => told(
                 Http::NOT_FOUND,
                 Code::NotFound,
