@@ -95,7 +95,8 @@ mod tests {
             let host = HeaderValue::from_bytes(host.as_bytes()).unwrap();
             headers.append(header::HOST, host);
         }
-        let found = hosts.check(&Uri::from_static("/"), &headers)?;
+        let path = Uri::from_static("/");
+        let found = hosts.check(&path, &headers)?;
         Ok(found.map(str::to_owned))
     }
 

@@ -62,7 +62,7 @@ pub(super) enum Stream {
 }
 
 /// Whether a vat may listen where other machines reach it: said of each kind of listener.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Permission {
     /// Whether it may.
     pub is_given: bool,
@@ -274,6 +274,12 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    const GIVEN: Permission = Permission {
+        is_given: true,
+        option: "--insecure",
+        key: "insecure = true",
+    };
     use crate::{
         health::{Health, Limits, Names, Services},
         metrics::Metrics,
@@ -282,7 +288,7 @@ mod tests {
     /// A connection that a listener with this stall limit has taken, and its peer's end.
     async fn taken(stall: Duration) -> (TcpStream, TcpStream) {
         let address = "tcp:127.0.0.1:0".parse().unwrap();
-        let listener = Listener::bind(&address, false, Access::default())
+        let listener = Listener::bind(&address, Permission::default(), Access::default())
             .await
             .unwrap();
         let listener = listener.with_stall(stall);
@@ -321,11 +327,11 @@ mod tests {
     async fn other_machines_are_not_let_in_by_accident() {
         let address: Address = "tcp:0.0.0.0:0".parse().unwrap();
         assert!(matches!(
-            Listener::bind(&address, false, Access::default()).await,
-            Err(BindError::Exposed(_))
+            Listener::bind(&address, Permission::default(), Access::default()).await,
+            Err(BindError::Exposed { .. })
         ));
         assert!(
-            Listener::bind(&address, true, Access::default())
+            Listener::bind(&address, GIVEN, Access::default())
                 .await
                 .is_ok()
         );
@@ -384,7 +390,7 @@ mod tests {
             let path = folder.path().join("vat.sock");
             let address = Address::Unix(path.clone());
             let listener = Rc::new(
-                Listener::bind(&address, false, Access::default())
+                Listener::bind(&address, Permission::default(), Access::default())
                     .await
                     .unwrap(),
             );
