@@ -79,6 +79,8 @@ pub struct Server {
     disk: Option<Arc<dyn Disk>>,
     #[cfg(any(test, feature = "testing"))]
     sabotage: Option<crate::object::testing::Sabotage>,
+    #[cfg(any(test, feature = "testing"))]
+    failing_service: Option<String>,
 }
 
 /// Why a vat does not start.
@@ -257,6 +259,13 @@ impl Server {
         self
     }
 
+    /// For tests: a vat whose service of that name panics when it begins, once.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn fail_service(mut self, service: &str) -> Server {
+        self.failing_service = Some(service.to_owned());
+        self
+    }
+
     /// For tests: another disk than the machine's, for everything but the folder's lock and format.
     #[cfg(any(test, feature = "testing"))]
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Server {
@@ -370,6 +379,10 @@ impl Server {
         #[cfg(any(test, feature = "testing"))]
         if let Some(sabotage) = self.sabotage {
             host.sabotage(sabotage);
+        }
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(service) = &self.failing_service {
+            host.thread.services().fail(service);
         }
         let vat = Vat::new(Directory::new(host.clone()), description, started_at);
         let (of_limits, of_http) = (self.config.limits.connections, self.config.http.connections);
