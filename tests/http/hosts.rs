@@ -34,6 +34,7 @@ fn an_object_has_a_host_and_an_origin_of_its_own() {
         let vat = vat_with(|config| {
             config.http.listen = listen();
             config.http.object_host = Some("objects.example".into());
+            config.http.hidden = vec!["Cell".into()];
         })
         .await;
         let at = |host: &str, request: vatwerk_server::http::request::Builder| {
@@ -77,6 +78,7 @@ fn an_object_has_a_host_and_an_origin_of_its_own() {
             }
             for (host, status) in [
                 ("n.nobody.objects.example", 404),
+                ("n.cell.objects.example", 404),
                 ("page.objects.example", 404),
                 ("a.n.page.objects.example", 404),
                 ("-n.page.objects.example", 404),
@@ -89,6 +91,13 @@ fn an_object_has_a_host_and_an_origin_of_its_own() {
                 }
             }
         }
+        // A class that is hidden is as if it were not there.
+        let mut client = Client::one(&vat).await;
+        let hidden = at("n.cell.objects.example", Request::get("/"));
+        let hidden = client.send(hidden.body("").unwrap()).await.text;
+        let missing = at("n.nobody.objects.example", Request::get("/"));
+        let missing = client.send(missing.body("").unwrap()).await.text;
+        assert_eq!(hidden.replace("cell", "nobody"), missing);
         let mut vat = TestVat::unstarted(|config| {
             config.http.object_host = Some("objects.example".into());
         });

@@ -32,7 +32,7 @@ pub(super) struct Serve {
     listen: Vec<Address>,
 
     /// Where objects are reached over HTTP, any number of times: HOST:PORT (port 0: any) or unix:PATH;
-    /// none for nowhere [default: 127.0.0.1:7448]
+    /// none for nowhere. Their methods are, where the schema says $Http.open(true) [default: 127.0.0.1:7448]
     #[arg(long, value_name = "ADDR", value_parser = http_address)]
     http: Vec<HttpAddress>,
 

@@ -41,11 +41,10 @@ impl Directory {
         self.0.classes.by_name(name).cloned()
     }
 
-    /// The class whose name is this one in small letters. `not-found` if the vat does not serve it.
-    pub fn class_by_label(&self, label: &str) -> Result<Rc<ClassEntry>> {
+    /// The class whose name is this one in small letters, if the vat serves it.
+    pub fn class_by_label(&self, label: &str) -> Option<Rc<ClassEntry>> {
         let is_it = |class: &&Rc<ClassEntry>| class.name.eq_ignore_ascii_case(label);
-        let found = self.0.classes.iter().find(is_it).cloned();
-        found.map_or_else(|| self.class_by_name(label), Ok)
+        self.0.classes.iter().find(is_it).cloned()
     }
 
     /// The class with that interface. `not-found` if the vat does not serve it.

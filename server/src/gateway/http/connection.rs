@@ -309,13 +309,10 @@ impl Connection {
             None => Route::read(path),
             Some(None) => Err(Problem::NoSuchHost),
             Some(Some(labels)) => {
-                let class = self.http.directory.class_by_label(&labels.class);
-                let class = class.map_err(|_| Problem::NoSuchClass(labels.class))?;
-                let object = Named {
-                    class: class.name.to_owned(),
-                    name: labels.name,
-                };
-                Route::of_object(object, path)
+                let class = self.http.class_by_label(&labels.class);
+                let class = class.map_or(labels.class, |class| class.name.to_owned());
+                let name = labels.name;
+                Route::of_object(Named { class, name }, path)
             }
         };
         match route {

@@ -310,6 +310,12 @@ impl Http {
         class.filter(open).ok_or_else(hidden)
     }
 
+    /// The class that everybody reaches by this name in small letters.
+    fn class_by_label(&self, label: &str) -> Option<Rc<ClassEntry>> {
+        let class = self.directory.class_by_label(label)?;
+        self.class(class.name).ok()
+    }
+
     /// How many connections are open, but for WebSockets.
     pub fn connections(&self) -> usize {
         self.open.borrow().len()
