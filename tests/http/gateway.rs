@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use vatwerk::counter_capnp::counter;
 use vatwerk_server::{
     Body, GatewayRequest, Response,
     http::{Request, StatusCode},
@@ -18,7 +19,10 @@ use super::{
     listen,
     page::Page,
 };
-use crate::support::{TestVat, run, run_paused};
+use crate::{
+    door_capnp::hall,
+    support::{TestVat, run, run_paused},
+};
 
 /// Does what the path says, and notes that it was asked.
 async fn gateway(
@@ -63,6 +67,19 @@ async fn gateway(
             headers.insert("x-drop", "1".parse().unwrap());
             Err(refusal.into())
         }
+        // Three requests each.
+        Some((_, name)) if name.starts_with("metered") => {
+            let quota = request.stub::<counter::Client>("quota").unwrap();
+            let counted = quota.increment_request().send().promise.await.unwrap();
+            if counted.get().unwrap().get_count() > 3 {
+                let mut refusal = Response::new(Body::empty());
+                *refusal.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                return Err(refusal.into());
+            }
+            let nobody = request.stub::<hall::Client>("n").map(drop);
+            assert!(nobody.unwrap_err().to_string().contains("class"));
+            Ok(request)
+        }
         Some(("Me", name)) => {
             let name = format!("{name} of mine");
             request.set_object("Page", name);
@@ -93,7 +110,7 @@ fn a_gateway_sees_each_request_and_says_where_it_goes() {
     run(async {
         let (vat, asked) = vat().await;
         for mut client in Client::each(&vat).await {
-            let forged = Request::get("/Page/n/echo?q=1").header("vatwerk-about", "forged");
+            let forged = Request::get("/Page/n/echo?q=1").header("vatwerk-user", "forged");
             let seen = client.send(forged.body("").unwrap()).await.text;
             let about = "GET Some((\"Page\", \"n\")) None false Some(127.0.0.1)";
             assert!(
@@ -148,6 +165,7 @@ fn a_gateway_sees_each_request_and_says_where_it_goes() {
 fn a_gateway_answers_by_itself() {
     run(async {
         let (vat, _) = vat().await;
+        let mut statuses = Vec::new();
         for mut client in Client::each(&vat).await {
             let socket = Request::get("/Page/secret/socket")
                 .header("connection", "upgrade")
@@ -167,10 +185,16 @@ fn a_gateway_answers_by_itself() {
                 assert_eq!(refused.headers["www-authenticate"], "Bearer");
                 assert!(!refused.headers.contains_key("x-drop"));
             }
+            let metered = ["/Page/metered/whole"; 5];
+            for path in metered {
+                statuses.push(client.get(path).await.status);
+            }
             let known = Request::post("/Page/secret/call/increment").header("authorization", "x");
             let answer = client.send(known.body("{\"amount\":0}").unwrap()).await;
             assert_eq!(answer.text, r#"{"count":0}"#);
         }
+        // What an object counts holds for all connections.
+        assert_eq!(statuses, [&[200; 3][..], &[429; 7]].concat());
     });
 }
 

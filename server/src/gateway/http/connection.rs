@@ -343,13 +343,10 @@ impl Connection {
         settings.origins.check(&head, is_call)?;
         drop_claims(&mut head.headers, self.ends);
         let route = match hook {
-            Some(hook) => {
-                let limit = settings.limits.gateway;
-                match hook::pass(hook, limit, &mut head, self.ends, route).await? {
-                    Ok(route) => route,
-                    Err(answer) => return Ok(answer),
-                }
-            }
+            Some(hook) => match hook::pass(&self.http, hook, &mut head, self.ends, route).await? {
+                Ok(route) => route,
+                Err(answer) => return Ok(answer),
+            },
             None => route.ok_or(Problem::NoSuchPath)?,
         };
         let Route { object, want } = route;

@@ -1,16 +1,19 @@
 //! The gateway of the vat's own program: code that sees each request before an object does.
 
-use std::{net::IpAddr, rc::Rc, task::Poll, time::Duration};
+use std::{net::IpAddr, rc::Rc, task::Poll};
 
+use capnp::{capability::FromClientHook, traits::HasTypeId};
 use futures::future::{LocalBoxFuture, poll_fn};
 use http::{HeaderMap, Method, Uri, request::Parts};
 
 use super::{
-    Ends, Problem,
+    Ends, Http, Problem,
     route::{Named, Route, Want},
 };
 use crate::{
+    Error,
     fetch::{Response, drop_hop_by_hop, is_web_socket},
+    object::Directory,
     panics::{Panic, caught},
 };
 
@@ -25,8 +28,8 @@ pub type Passing = LocalBoxFuture<'static, Result<GatewayRequest, Box<Response>>
 ///
 /// Of its header there is what the client may say: fields that begin with `vatwerk-` are dropped, whoever sends
 /// them, and what proxies say is dropped unless `trusted_proxies` has their address.
-#[derive(Debug)]
 pub struct GatewayRequest {
+    directory: Directory,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -78,6 +81,17 @@ impl GatewayRequest {
         });
     }
 
+    /// A stub of the object of that name, of 1 to 1,024 bytes, of the class whose interface is `C`: one that knows
+    /// sessions, or counts for a quota. What it answers is durable.
+    ///
+    /// # Errors
+    ///
+    /// `not-found` if the vat does not serve the class, `invalid-argument` for the name.
+    pub fn stub<C: FromClientHook + HasTypeId>(&self, name: &str) -> Result<C, Error> {
+        let class = self.directory.class_by_interface(C::TYPE_ID)?;
+        self.directory.stub_of_name(&class, name)
+    }
+
     /// The method of the class that the request calls, if it is a call: any name that the client has sent.
     pub fn called(&self) -> Option<&str> {
         self.called.as_deref()
@@ -89,20 +103,22 @@ impl GatewayRequest {
     }
 }
 
-/// Has the hook look at a request, for at most `limit`. Returns where it goes.
+/// Has the hook look at a request, for a limited time. Returns where it goes.
 pub(super) async fn pass(
+    http: &Http,
     hook: &Hook,
-    limit: Duration,
     head: &mut Parts,
     ends: Ends,
     route: Option<Route>,
 ) -> Result<Result<Route, Response>, Problem> {
+    let limit = http.settings.limits.gateway;
     let (object, want) = route.map(|it| (it.object, it.want)).unzip();
     let called = match &want {
         Some(Want::Call(method)) => Some(method.clone()),
         _ => None,
     };
     let request = GatewayRequest {
+        directory: http.directory.clone(),
         method: head.method.clone(),
         uri: head.uri.clone(),
         headers: std::mem::take(&mut head.headers),
