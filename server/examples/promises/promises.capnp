@@ -1,6 +1,8 @@
 @0xa9d8018c918cd609;
 # The classes of the example `promises`: small ones, in whose methods one sees what a vat promises.
 
+using Http = import "/vatwerk/http.capnp";
+
 interface Herald @0x9fc36ec8c0ea6f6d {
   # A number, and the ways by which others learn it. "Counts" means: adds one to the number.
 
@@ -10,7 +12,7 @@ interface Herald @0x9fc36ec8c0ea6f6d {
   read @1 () -> (number :UInt64);
   # Returns the number.
 
-  tell @2 (listener :Listener) -> (number :UInt64);
+  tell @2 (listener :Listener) -> (number :UInt64) $Http.open(true);
   # Counts, and tells the listener. Returns when it has heard.
 
   keep @3 (listener :Listener);
@@ -71,7 +73,7 @@ interface Listener @0xe648fe6a9eaba0b9 {
   # A number. `desk` is null unless a clerk tells it; `parcel` is empty unless a herald shouts.
 }
 
-interface Patient @0xabc3f4fc94b7790d {
+interface Patient @0xabc3f4fc94b7790d $Http.open(true) {
   # A number that one may wait for.
 
   count @0 () -> (number :UInt64);
@@ -81,7 +83,7 @@ interface Patient @0xabc3f4fc94b7790d {
   # Returns the number when it is at least that.
 }
 
-interface Thorough @0xd5b44e9e0cc1683d {
+interface Thorough @0xd5b44e9e0cc1683d $Http.open(true) {
   # A number that one may wait for, whose waits go on when their callers are gone.
 
   count @0 () -> (number :UInt64);

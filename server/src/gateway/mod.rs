@@ -1,5 +1,6 @@
 //! Sockets, the sessions that come through them, and what an operator asks.
 
+mod host;
 pub mod http;
 mod listener;
 pub mod network;
@@ -20,7 +21,8 @@ use listener::Stream;
 use network::{Counters, Handle};
 use room::Place;
 
-pub use listener::{BindError, Listener};
+pub use host::Hosts;
+pub use listener::{BindError, Listener, Permission};
 pub use room::{Room, Shared};
 pub use scrape::{Operators, Scrape};
 pub use unix::Access;
