@@ -3,6 +3,7 @@
 mod broken;
 mod calls;
 mod client;
+mod crowd;
 mod limits;
 mod noise;
 mod page;

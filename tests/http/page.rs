@@ -17,6 +17,12 @@ pub const PIECE: usize = 64 << 10;
 /// Incremented by this, it waits for ever.
 pub const FOR_EVER: i64 = 77;
 
+/// The messages that `shout` says to all, in one turn.
+pub const SHOUTS: usize = 6;
+
+/// The bytes of each of them.
+pub const SHOUT_BYTES: usize = 64 << 10;
+
 pub struct Page {
     ctx: Context,
     controls: Rc<Controls>,
@@ -126,6 +132,15 @@ impl Class for Page {
         socket: WebSocket,
         message: SocketMessage,
     ) -> capnp::Result<()> {
+        if message == SocketMessage::from("shout") {
+            let shout = "x".repeat(SHOUT_BYTES);
+            for _ in 0..SHOUTS {
+                for socket in self.ctx.web_sockets(None) {
+                    socket.send(&*shout)?;
+                }
+            }
+            return Ok(());
+        }
         socket.send(message)?;
         Ok(())
     }
