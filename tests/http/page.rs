@@ -42,6 +42,14 @@ impl Class for Page {
 
     async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
         match request.uri().path() {
+            // Its own SQL fails.
+            "/sql" => {
+                self.ctx
+                    .storage()
+                    .sql()
+                    .exec("SELECT secret FROM hidden", ())?;
+                Ok(Response::default())
+            }
             // What it was asked, and the body as it comes.
             "/echo" => {
                 let mut seen = format!("{} {}\n", request.method(), request.uri());

@@ -251,7 +251,9 @@ impl Socket {
         match error {
             Error::Overloaded { .. } => self.give_up(TRY_AGAIN, "overloaded"),
             Error::ShuttingDown => self.end(GOING_AWAY, "the vat is shutting down"),
-            Error::ObjectReset(_) => self.end(RESTARTED, "the object was reset"),
+            Error::ObjectReset(_) | Error::InstanceFailed(_) => {
+                self.end(RESTARTED, "the object was reset")
+            }
             _ => self.end(HANDLER_FAILED, "internal error"),
         }
     }
