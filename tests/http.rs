@@ -3,6 +3,7 @@
 mod broken;
 mod calls;
 mod client;
+mod crowd;
 mod gateway;
 mod hosts;
 mod limits;

@@ -232,6 +232,18 @@ pub struct Limits {
     pub calls_per_object: u64,
     /// How many calls may be queued or running in the whole vat. Default 65,536.
     pub calls_per_vat: u64,
+    /// The most bytes of messages that may wait for the peer of one WebSocket, from `WebSocket::send` until
+    /// its connection has taken them; a message more may wait. Further sends to it fail with `overloaded`.
+    /// Default 67,108,864.
+    pub socket_bytes: usize,
+    /// The most bytes of messages that may wait for the peers of one object's WebSockets; a message more may
+    /// wait. Further sends of the object fail with `overloaded`. Default 536,870,912.
+    pub socket_bytes_per_object: usize,
+    /// The most bytes of messages that may wait for the peers of all WebSockets of the vat; a message more may
+    /// wait. Further sends fail with `overloaded`. While more than half of either limit waits, a peer for
+    /// which more than 262,144 bytes wait and that takes nothing for some seconds is closed. Default
+    /// 1,073,741,824.
+    pub socket_bytes_per_vat: usize,
     /// How many connections may be open. Default 4,096; further ones are refused, and so are those over three
     /// eighths of the process's limit of open files, with those over HTTP.
     pub connections: usize,
@@ -369,6 +381,9 @@ impl Default for Limits {
             alarms_at_once: 128,
             calls_per_object: 4096,
             calls_per_vat: 65_536,
+            socket_bytes: 64 << 20,
+            socket_bytes_per_object: 512 << 20,
+            socket_bytes_per_vat: 1 << 30,
             connections: 4096,
             calls_per_connection: 4096,
             pins_per_connection: connection.max_pins,
@@ -505,6 +520,9 @@ impl Limits {
             alarms_at_once: self.alarms_at_once,
             calls_per_object: self.calls_per_object,
             calls_per_vat: self.calls_per_vat,
+            socket_bytes: self.socket_bytes,
+            socket_bytes_per_object: self.socket_bytes_per_object,
+            socket_bytes_per_vat: self.socket_bytes_per_vat,
             storage: storage::Settings {
                 statement_time_limit: Duration::from_millis(self.statement_ms),
                 sql_memory_bytes: self.sql_memory_bytes,

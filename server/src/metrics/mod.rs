@@ -96,11 +96,19 @@ pub enum Overload {
     HttpRequests,
     /// Calls and answers over HTTP held too many bytes.
     HttpBytes,
+    /// Too many bytes waited for the peers of WebSockets: messages of objects were refused.
+    SocketBytes,
 }
 
 impl Overload {
     /// In the order of the variants.
-    const WORDS: [&'static str; 4] = ["calls", "objects", "http_requests", "http_bytes"];
+    const WORDS: [&'static str; 5] = [
+        "calls",
+        "objects",
+        "http_requests",
+        "http_bytes",
+        "socket_bytes",
+    ];
 }
 
 /// The labels of a counter of one code of errors of a class.
@@ -154,8 +162,8 @@ impl Metrics {
         let overloaded = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
         registry.register(
             "overloaded",
-            "Calls refused because a queue or the memory of the vat was full; those refused at their \
-             connections count apart",
+            "Calls refused because a queue or the memory of the vat was full, and messages of objects on \
+             WebSockets; calls refused at their connections count apart",
             overloaded.clone(),
         );
         let overloaded =

@@ -24,6 +24,10 @@ pub enum Reading {
     AlarmsOn,
     /// How many WebSockets are open.
     WebSockets,
+    /// How many bytes of messages wait for the peers of WebSockets.
+    WebSocketBytes,
+    /// How many WebSockets have been closed since the start, because their peers read too slowly.
+    WebSocketsSlow,
     /// How many connections are open.
     Connections,
     /// How many connections have been taken since the start.
@@ -72,6 +76,7 @@ impl Reading {
             | Reading::ConnectionBytesReceived
             | Reading::ConnectionBytesSent
             | Reading::Commits
+            | Reading::WebSocketsSlow
             | Reading::LogRecordsLost => {
                 let counter = Counter::<u64, AtomicU64>::default();
                 registry.register(name, help, counter.clone());
@@ -102,6 +107,14 @@ impl Reading {
                 "Whether alarms are run: 0 for a server that was started with --alarms off",
             ),
             Reading::WebSockets => ("web_sockets", "WebSockets that are open"),
+            Reading::WebSocketBytes => (
+                "web_socket_bytes",
+                "Bytes of messages that wait for the peers of WebSockets",
+            ),
+            Reading::WebSocketsSlow => (
+                "web_sockets_slow",
+                "WebSockets that were closed, because their peers read too slowly",
+            ),
             Reading::Connections => ("connections", "Connections that are open"),
             Reading::ConnectionsTaken => ("connections", "Connections that were taken"),
             Reading::ConnectionsRefused => (

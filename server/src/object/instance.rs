@@ -24,6 +24,7 @@ use crate::{
     Error, Result,
     call::Chain,
     catalog::Activity,
+    fault,
     journal::Lsn,
     metrics::Reset,
     panics::{self, Panic},
@@ -281,6 +282,15 @@ impl Instance {
         if !self.life.is_over() {
             self.gate.pass(self.storage.is_dirty(), output);
         }
+    }
+
+    /// An error of the object's code as it leaves the object. What of it stays inside is logged.
+    pub fn leaving(&self, error: capnp::Error) -> capnp::Error {
+        let (error, inside) = fault::outward(fault::coded(error));
+        if let Some(inside) = inside {
+            self.host.tell_inside(&self.slot, &inside);
+        }
+        fault::leaving(error)
     }
 
     /// Lets go of something of another party's, which may notice: by way of the gate, also at the end of the

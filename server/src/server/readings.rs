@@ -15,6 +15,11 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.limit("limits.memory_bytes", limits.memory_bytes);
     metrics.limit("limits.calls_per_object", limits.calls_per_object);
     metrics.limit("limits.calls_per_vat", limits.calls_per_vat);
+    metrics.limit("limits.socket_bytes", limits.socket_bytes as u64);
+    let socket_bytes = limits.socket_bytes_per_object as u64;
+    metrics.limit("limits.socket_bytes_per_object", socket_bytes);
+    let socket_bytes = limits.socket_bytes_per_vat as u64;
+    metrics.limit("limits.socket_bytes_per_vat", socket_bytes);
     metrics.limit("limits.alarms_at_once", limits.alarms_at_once as u64);
     // From the start, so that the first event of a kind is seen as a change.
     let classes: Vec<_> = host.classes.iter().cloned().collect();
@@ -53,6 +58,8 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.show(Reading::ObjectsAwake, of(host, awake));
     let sockets = |host: &Host| host.web_sockets() as u64;
     metrics.show(Reading::WebSockets, of(host, sockets));
+    metrics.show(Reading::WebSocketBytes, of(host, Host::web_socket_bytes));
+    metrics.show(Reading::WebSocketsSlow, of(host, Host::web_sockets_slow));
     metrics.show(Reading::Connections, of(gateway, connections));
     let taken = Gateway::connections_taken;
     metrics.show(Reading::ConnectionsTaken, of(gateway, taken));

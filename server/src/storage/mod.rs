@@ -709,7 +709,7 @@ impl Inner {
 /// The error of a commit that did not happen.
 fn commit_error(what: &str, error: &rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation) => Error::ObjectReset(format!(
+        Some(ErrorCode::ConstraintViolation) => Error::InstanceFailed(format!(
             "{what} and rolled back to its last good state because constraints were violated: {}",
             fault::text(error)
         )),

@@ -433,9 +433,7 @@ pub(super) fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         Code::Unauthenticated => (Http::UNAUTHORIZED, None),
         Code::PermissionDenied => (Http::FORBIDDEN, None),
         Code::Closed => (Http::CONFLICT, None),
-        Code::LimitExceeded | Code::SqlRefused | Code::SqlFailed => {
-            (Http::UNPROCESSABLE_ENTITY, None)
-        }
+        Code::LimitExceeded => (Http::UNPROCESSABLE_ENTITY, None),
         Code::Unimplemented => (Http::NOT_IMPLEMENTED, None),
         Code::Overloaded => (Http::SERVICE_UNAVAILABLE, None),
         Code::ShuttingDown => (Http::SERVICE_UNAVAILABLE, Some("the vat is shutting down")),
@@ -461,7 +459,10 @@ pub(super) fn status(code: Code) -> (StatusCode, Option<&'static str>) {
                 "whether what the object wrote is on the disk, nobody knows: read it before you try again",
             ),
         ),
-        Code::ApplicationFailed => (Http::INTERNAL_SERVER_ERROR, Some("the object failed")),
+        // Nobody writes SQL over HTTP but the class.
+        Code::ApplicationFailed | Code::SqlRefused | Code::SqlFailed => {
+            (Http::INTERNAL_SERVER_ERROR, Some("the object failed"))
+        }
         Code::ActivationFailed => (
             Http::INTERNAL_SERVER_ERROR,
             Some("the object failed to wake up"),
