@@ -24,12 +24,6 @@ use capnpc::codegen::CodeGenerationCommand;
 
 use crate::SCHEMA_FILES;
 
-/// What a compiler that came without its standard files needs.
-const STANDARD_FILES: &[(&str, &str)] = &[
-    ("capnp/c++.capnp", include_str!("capnp/c++.capnp")),
-    ("capnp/stream.capnp", include_str!("capnp/stream.capnp")),
-];
-
 /// Compiles one schema file, whose path is relative to the crate's root, and everything of its own
 /// that the crate needs to include it with [`schema!`](crate::schema).
 ///
@@ -42,7 +36,7 @@ pub fn compile(file: impl AsRef<Path>) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("called from a build script"));
     println!("cargo::rerun-if-changed={}", file.display());
     let imports = out.join("vatwerk-import");
-    for (path, text) in SCHEMA_FILES.iter().chain(STANDARD_FILES) {
+    for (path, text) in SCHEMA_FILES {
         let path = imports.join(path);
         fs::create_dir_all(path.parent().expect("a file has a folder"))
             .and_then(|()| fs::write(&path, text))

@@ -10,6 +10,7 @@
 //! - [`ObjectId`]: the 32 bytes that name an object.
 //! - [`compat`]: whether an interface may take the place of an earlier one.
 //! - `json` (feature): calls to any method of any class by reflection, as JSON.
+//! - `text` (feature `json`): a compiled schema as the `.capnp` files that it stands for.
 //! - `build` (feature): the helper for the build script of a crate with a schema of its own.
 
 mod address;
@@ -22,6 +23,8 @@ pub mod build;
 pub mod compat;
 #[cfg(feature = "json")]
 pub mod json;
+#[cfg(feature = "json")]
+pub mod text;
 
 pub use address::{Address, InvalidAddress};
 pub use code::Code;
@@ -31,7 +34,6 @@ pub use id::{InvalidId, ObjectId};
 capnp::generated_code!(pub mod cell_capnp, "vatwerk/cell_capnp.rs");
 capnp::generated_code!(pub mod chatroom_capnp, "vatwerk/chatroom_capnp.rs");
 capnp::generated_code!(pub mod counter_capnp, "vatwerk/counter_capnp.rs");
-capnp::generated_code!(pub mod go_capnp, "vatwerk/go_capnp.rs");
 capnp::generated_code!(pub mod http_capnp, "vatwerk/http_capnp.rs");
 capnp::generated_code!(pub mod limit_capnp, "vatwerk/limit_capnp.rs");
 capnp::generated_code!(pub mod object_capnp, "vatwerk/object_capnp.rs");
@@ -48,9 +50,13 @@ pub mod kj {
 /// The schema of this crate as `capnp compile -o-` prints it: what `Vat.describe` starts from.
 pub const CODE_GENERATOR_REQUEST: &[u8] = include_bytes!("vatwerk.cgr");
 
-/// The schema files of this crate, as (path to import them by, text): what `vatwerk schema export`
-/// writes and what the build helper puts on the import path.
+/// The schema files of this crate and all that they import, as (path to import them by, text): what
+/// `vatwerk schema export` writes and what the build helper puts on the import path.
 pub const SCHEMA_FILES: &[(&str, &str)] = &[
+    ("capnp/c++.capnp", include_str!("capnp/c++.capnp")),
+    ("capnp/stream.capnp", include_str!("capnp/stream.capnp")),
+    ("go.capnp", include_str!("go.capnp")),
+    ("java.capnp", include_str!("java.capnp")),
     ("vatwerk/cell.capnp", include_str!("vatwerk/cell.capnp")),
     (
         "vatwerk/chatroom.capnp",
@@ -60,7 +66,6 @@ pub const SCHEMA_FILES: &[(&str, &str)] = &[
         "vatwerk/counter.capnp",
         include_str!("vatwerk/counter.capnp"),
     ),
-    ("vatwerk/go.capnp", include_str!("vatwerk/go.capnp")),
     ("vatwerk/http.capnp", include_str!("vatwerk/http.capnp")),
     ("vatwerk/limit.capnp", include_str!("vatwerk/limit.capnp")),
     ("vatwerk/object.capnp", include_str!("vatwerk/object.capnp")),

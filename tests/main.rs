@@ -41,6 +41,7 @@ mod sockets;
 mod stop;
 mod stubs;
 mod support;
+mod text;
 mod tidy;
 mod transactions;
 mod turns;

@@ -13,6 +13,8 @@ use capnp::{
 };
 use vatwerk::{CODE_GENERATOR_REQUEST, Code, Delivery, SCHEMA_FILES};
 
+use crate::text::{compile, export};
+
 type Request = capnp::message::TypedReader<serialize::OwnedSegments, code_generator_request::Owned>;
 
 fn request() -> Request {
@@ -30,7 +32,8 @@ fn check_request(prefix: &Path, files: &[PathBuf], checked_in: &Path) {
     let mut compiler = capnpc_embedded::CompileCommand::new();
     compiler
         .src_prefix(prefix)
-        .import_path(root().join("schema"));
+        .import_path(root().join("schema"))
+        .no_standard_import();
     for file in files {
         compiler.file(file);
     }
@@ -75,12 +78,9 @@ fn checked_in_request_is_current() {
     files.sort();
     check_request(&schema, &files, &schema.join("vatwerk.cgr"));
 
-    let names = files
-        .iter()
-        .map(|it| it.file_name().unwrap().to_str().unwrap());
-    let embedded = SCHEMA_FILES
-        .iter()
-        .map(|(path, _)| path.strip_prefix("vatwerk/").unwrap());
+    let names = files.iter().map(|it| it.strip_prefix(&schema).unwrap());
+    let embedded = SCHEMA_FILES.iter().map(|(path, _)| Path::new(path));
+    let embedded = embedded.filter(|it| it.starts_with("vatwerk"));
     assert!(
         names.eq(embedded),
         "SCHEMA_FILES does not have every file of the schema"
@@ -402,48 +402,155 @@ fn nothing_is_generic_or_of_no_type() {
     complaints.expect_none();
 }
 
+/// The annotations that a file needs in some language, by the file and the name that their ids follow
+/// from, and those ids: generators look for these.
+const ASKED_FOR: &[(&str, u64)] = &[
+    ("capnp/c++.capnp:namespace", 0xb9c6_f99e_bf80_5f2c),
+    ("go.capnp:package", 0xbea9_7f10_2379_2be0),
+    ("go.capnp:import", 0xe130_b601_260e_44b5),
+    ("java.capnp:package", 0x9ee4_c8f8_03b3_b596),
+    ("java.capnp:outerClassname", 0x9b06_6bb4_881f_7cd3),
+];
+
+/// The text that an annotation of that id has as its value, if a file has such.
+fn annotated(file: node::Reader<'_>, id: u64) -> Option<String> {
+    let all = file.get_annotations().unwrap();
+    let found = all.iter().find(|it| it.get_id() == id)?;
+    match found.get_value().unwrap().which().unwrap() {
+        value::Text(it) => Some(text(it)),
+        _ => None,
+    }
+}
+
 #[test]
-fn imports_are_few_and_go_finds_its_package() {
-    let message = request();
-    let request = message.get().unwrap();
-    let nodes = own_nodes(request);
-    let go = |name: &str| {
-        let display_name = format!("vatwerk/go.capnp:{name}");
-        let node = nodes
-            .iter()
-            .find(|it| text(it.get_display_name()) == display_name);
-        node.unwrap_or_else(|| panic!("{display_name} is missing"))
-            .get_id()
-    };
-    let wanted = [go("package"), go("import")];
-    // The ids in the go.capnp that Go tools ship: they look for these.
-    assert_eq!(wanted, [0xbea9_7f10_2379_2be0, 0xe130_b601_260e_44b5]);
+fn the_export_alone_compiles_and_says_what_every_generator_asks_for() {
+    let folder = tempfile::tempdir().unwrap();
+    export(folder.path());
+    let paths: Vec<_> = SCHEMA_FILES.iter().map(|(path, _)| *path).collect();
+    let message =
+        serialize::read_message(&compile(folder.path(), &paths)[..], ReaderOptions::new());
+    let message = message.unwrap();
+    let request: code_generator_request::Reader = message.get_root().unwrap();
+    let nodes: Vec<_> = request.get_nodes().unwrap().iter().collect();
+    let named = |name: &str| nodes.iter().find(|it| text(it.get_display_name()) == name);
+    for (name, id) in ASKED_FOR {
+        assert_eq!(named(name).unwrap().get_id(), *id, "{name}");
+    }
 
     let mut complaints = Complaints::default();
-    for file in request.get_requested_files().unwrap() {
+    let mut outer_classes = BTreeSet::new();
+    let files = request.get_requested_files().unwrap();
+    assert_eq!(files.len() as usize, SCHEMA_FILES.len());
+    for file in files {
         let place = text(file.get_filename());
         for import in file.get_imports().unwrap() {
             let import = text(import.get_name());
-            let sibling = !import.contains('/');
-            if !sibling && import != "/capnp/c++.capnp" && import != "/capnp/stream.capnp" {
+            let there = match import.strip_prefix('/') {
+                Some(path) => paths.contains(&path),
+                None => paths.contains(&format!("vatwerk/{import}").as_str()),
+            };
+            if !there {
                 complaints.0.push(format!("{place} imports {import}"));
             }
         }
-        let node = nodes
-            .iter()
-            .find(|it| it.get_id() == file.get_id())
-            .unwrap();
-        let annotations = node.get_annotations().unwrap();
-        for id in wanted {
-            let has = annotations.iter().any(|it| it.get_id() == id);
-            if !has && place != "vatwerk/go.capnp" {
+        let node = named(&place).unwrap();
+        for (name, id) in ASKED_FOR {
+            if annotated(*node, *id).is_none_or(|it| it.is_empty()) {
+                complaints.0.push(format!("{place} has no ${name}"));
+            }
+        }
+        let outer = annotated(*node, ASKED_FOR[4].1).unwrap_or_default();
+        for nested in node.get_nested_nodes().unwrap() {
+            if text(nested.get_name()) == outer {
                 complaints
                     .0
-                    .push(format!("{place} lacks $Go.package or $Go.import"));
+                    .push(format!("{place}: {outer} breaks Java: it is a type"));
             }
+        }
+        // All have one package.
+        if !outer_classes.insert(outer.clone()) {
+            complaints.0.push(format!("{place}: {outer} is taken"));
         }
     }
     complaints.expect_none();
+}
+
+#[test]
+fn ids_of_standard_annotations_are_those_that_follow_from_their_names() {
+    // Without the ids that our copies declare, the compiler computes those of the files they stand for.
+    let folder = tempfile::tempdir().unwrap();
+    let mut paths = Vec::new();
+    for (path, text) in SCHEMA_FILES {
+        if path.starts_with("vatwerk/") || *path == "java.capnp" {
+            continue;
+        }
+        let bare = |line: &str| match line.split_once(" @0x") {
+            Some((name, rest)) if !name.is_empty() && name.starts_with("annotation ") => {
+                format!("{name} {}\n", rest.split_once(' ').unwrap().1)
+            }
+            _ => format!("{line}\n"),
+        };
+        let text: String = text.lines().map(bare).collect();
+        let text = text.replace("using Java = import \"/java.capnp\";\n", "");
+        let text: String = text
+            .lines()
+            .filter(|it| !it.starts_with("$Java"))
+            .map(|it| format!("{it}\n"))
+            .collect();
+        let file = folder.path().join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+        paths.push(*path);
+    }
+    let bytes = compile(folder.path(), &paths);
+    let message = serialize::read_message(&bytes[..], ReaderOptions::new()).unwrap();
+    let request: code_generator_request::Reader = message.get_root().unwrap();
+    let mut computed = 0;
+    for node in request.get_nodes().unwrap() {
+        if let Ok(node::Annotation(_)) = node.which() {
+            let (place, id) = (text(node.get_display_name()), node.get_id());
+            let (path, name) = place.split_once(':').unwrap();
+            let ours = SCHEMA_FILES.iter().find(|(it, _)| *it == path).unwrap().1;
+            let declared = format!("annotation {name} @0x{id:016x} ");
+            assert!(ours.contains(&declared), "{place} is @0x{id:016x}");
+            computed += 1;
+        }
+    }
+    assert_eq!(computed, 10);
+}
+
+#[test]
+fn schemas_of_users_compile_beside_the_export() {
+    let folder = tempfile::tempdir().unwrap();
+    export(folder.path());
+    let languages = [
+        (
+            "go",
+            "using Go = import \"/go.capnp\"; $Go.package(\"a\"); $Go.import(\"a\");",
+        ),
+        (
+            "java",
+            "using Java = import \"/java.capnp\"; $Java.package(\"a\"); $Java.outerClassname(\"A\");",
+        ),
+        (
+            "cpp",
+            "using Cxx = import \"/capnp/c++.capnp\"; $Cxx.namespace(\"a\"); $Cxx.allowCancellation;",
+        ),
+    ];
+    for (name, annotations) in languages {
+        let schema = format!(
+            "@0xe8a3c3f1d2b40301; {annotations} using Object = import \"/vatwerk/object.capnp\";\n\
+             interface Mine {{ go @0 (it :Object.Stub) -> stream; }}"
+        );
+        fs::write(folder.path().join(format!("mine_{name}.capnp")), &schema).unwrap();
+        compile(folder.path(), &[&format!("mine_{name}.capnp")]);
+        // From a folder of its own, by paths that lead to the export.
+        let schema = schema.replace("\"/", "\"../");
+        fs::create_dir_all(folder.path().join("own")).unwrap();
+        let path = format!("own/mine_{name}.capnp");
+        fs::write(folder.path().join(&path), schema).unwrap();
+        compile(folder.path(), &[&path]);
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ mod merge;
 mod method;
 mod node;
 mod parse;
-mod raw;
+pub(crate) mod raw;
 mod read;
 mod scalar;
 mod schemas;

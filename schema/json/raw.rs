@@ -18,7 +18,7 @@ use capnp::{
 use super::error::Problem;
 
 /// Gets the pointer itself out of an `any_pointer::Reader`.
-pub(super) struct ReadPointer<'a>(pub PointerReader<'a>);
+pub(crate) struct ReadPointer<'a>(pub PointerReader<'a>);
 
 impl<'a> FromPointerReader<'a> for ReadPointer<'a> {
     fn get_from_pointer(reader: &PointerReader<'a>, _: Option<&'a [Word]>) -> Result<Self> {
@@ -27,7 +27,7 @@ impl<'a> FromPointerReader<'a> for ReadPointer<'a> {
 }
 
 /// Gets the pointer itself out of an `any_pointer::Builder`.
-pub(super) struct WritePointer<'a>(pub PointerBuilder<'a>);
+pub(crate) struct WritePointer<'a>(pub PointerBuilder<'a>);
 
 impl<'a> FromPointerBuilder<'a> for WritePointer<'a> {
     fn init_pointer(builder: PointerBuilder<'a>, _: u32) -> Self {
@@ -41,9 +41,9 @@ impl<'a> FromPointerBuilder<'a> for WritePointer<'a> {
 
 /// A struct of any type, for the sake of `struct_list`, which is the only way to an element of a
 /// list of structs.
-pub(super) struct AnyStruct;
-pub(super) struct AnyStructReader<'a>(pub StructReader<'a>);
-pub(super) struct AnyStructBuilder<'a>(StructBuilder<'a>);
+pub(crate) struct AnyStruct;
+pub(crate) struct AnyStructReader<'a>(pub StructReader<'a>);
+pub(crate) struct AnyStructBuilder<'a>(StructBuilder<'a>);
 
 impl Introspect for AnyStruct {
     fn introspect() -> Type {
@@ -94,7 +94,7 @@ impl HasStructSize for AnyStructBuilder<'_> {
 
 /// How many bits a scalar takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Width {
+pub(crate) enum Width {
     W0,
     W1,
     W8,
@@ -115,7 +115,7 @@ impl Width {
         }
     }
 
-    pub(super) fn element_size(self) -> ElementSize {
+    pub(crate) fn element_size(self) -> ElementSize {
         match self {
             Self::W0 => ElementSize::Void,
             Self::W1 => ElementSize::Bit,
@@ -127,19 +127,19 @@ impl Width {
     }
 
     /// The words that a list of that many takes.
-    pub(super) fn words(self, count: usize) -> u64 {
+    pub(crate) fn words(self, count: usize) -> u64 {
         (count as u64).saturating_mul(self.bits()).div_ceil(64)
     }
 }
 
 /// A struct that is being written.
-pub(super) struct Slots<'a> {
+pub(crate) struct Slots<'a> {
     builder: StructBuilder<'a>,
     size: StructSize,
 }
 
 impl<'a> Slots<'a> {
-    pub(super) fn init(pointer: PointerBuilder<'a>, size: StructSize) -> Self {
+    pub(crate) fn init(pointer: PointerBuilder<'a>, size: StructSize) -> Self {
         Self {
             builder: pointer.init_struct(size),
             size,
@@ -147,14 +147,14 @@ impl<'a> Slots<'a> {
     }
 
     /// The same struct again, for a group of it.
-    pub(super) fn reborrow(&mut self) -> Slots<'_> {
+    pub(crate) fn reborrow(&mut self) -> Slots<'_> {
         Slots {
             builder: self.builder.reborrow(),
             size: self.size,
         }
     }
 
-    pub(super) fn set(
+    pub(crate) fn set(
         &mut self,
         width: Width,
         offset: u32,
@@ -176,7 +176,7 @@ impl<'a> Slots<'a> {
         Ok(())
     }
 
-    pub(super) fn pointer(
+    pub(crate) fn pointer(
         &mut self,
         offset: u32,
     ) -> std::result::Result<PointerBuilder<'_>, Problem> {
@@ -192,13 +192,13 @@ fn outside() -> Problem {
 }
 
 /// A list of structs that is being written.
-pub(super) struct SlotsList<'a> {
+pub(crate) struct SlotsList<'a> {
     list: struct_list::Builder<'a, AnyStruct>,
     size: StructSize,
 }
 
 impl<'a> SlotsList<'a> {
-    pub(super) fn init(
+    pub(crate) fn init(
         mut pointer: PointerBuilder<'a>,
         count: u32,
         size: StructSize,
@@ -213,7 +213,7 @@ impl<'a> SlotsList<'a> {
     /// # Panics
     ///
     /// If there are not that many elements.
-    pub(super) fn get(&mut self, index: u32) -> Slots<'_> {
+    pub(crate) fn get(&mut self, index: u32) -> Slots<'_> {
         Slots {
             builder: self.list.reborrow().get(index).0,
             size: self.size,
@@ -224,7 +224,7 @@ impl<'a> SlotsList<'a> {
 /// # Panics
 ///
 /// If there are not that many elements. The list must be of that width.
-pub(super) fn set_element(list: &ListBuilder<'_>, width: Width, index: u32, bits: u64) {
+pub(crate) fn set_element(list: &ListBuilder<'_>, width: Width, index: u32, bits: u64) {
     match width {
         Width::W0 => {}
         Width::W1 => PrimitiveElement::set(list, index, bits & 1 != 0),
@@ -238,7 +238,7 @@ pub(super) fn set_element(list: &ListBuilder<'_>, width: Width, index: u32, bits
 /// # Panics
 ///
 /// If there are not that many elements. The list must be of that width.
-pub(super) fn element(list: &ListReader<'_>, width: Width, index: u32) -> u64 {
+pub(crate) fn element(list: &ListReader<'_>, width: Width, index: u32) -> u64 {
     match width {
         Width::W0 => 0,
         Width::W1 => u64::from(<bool as PrimitiveElement>::get(list, index)),
@@ -251,7 +251,7 @@ pub(super) fn element(list: &ListReader<'_>, width: Width, index: u32) -> u64 {
 
 /// The bits of a field as they are on the wire; zero for a struct of an older schema that ends
 /// before it. Readers check offsets themselves.
-pub(super) fn field(reader: &StructReader<'_>, width: Width, offset: u32) -> u64 {
+pub(crate) fn field(reader: &StructReader<'_>, width: Width, offset: u32) -> u64 {
     let offset = offset as usize;
     match width {
         Width::W0 => 0,

@@ -2,10 +2,13 @@
 # A built-in class that needs no code.
 
 using Cxx = import "/capnp/c++.capnp";
-using Go = import "go.capnp";
+using Go = import "/go.capnp";
+using Java = import "/java.capnp";
 $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
+$Java.package("vatwerk");
+$Java.outerClassname("CellFile");
 
 using import "storage.capnp".Storage;
 

@@ -9,10 +9,13 @@
 # stub to it and put kj's HTTP server in front.
 
 using Cxx = import "/capnp/c++.capnp";
-using Go = import "go.capnp";
+using Go = import "/go.capnp";
+using Java = import "/java.capnp";
 $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
+$Java.package("vatwerk");
+$Java.outerClassname("HttpFile");
 
 annotation open @0xcb4a35f3d3fe5db1 (interface, method) :Bool;
 # Whether methods may be called as JSON, at `/{Class}/{name}/call/{method}` of a vat's HTTP listener, which asks

@@ -26,10 +26,13 @@
 # word: whether the call ran is not known.
 
 using Cxx = import "/capnp/c++.capnp";
-using Go = import "go.capnp";
+using Go = import "/go.capnp";
+using Java = import "/java.capnp";
 $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
+$Java.package("vatwerk");
+$Java.outerClassname("LimitFile");
 
 const invalidArgument :Text = "invalid-argument";
 # `failed`. An argument is malformed: an id, a range, a binding count, a value out of its range.

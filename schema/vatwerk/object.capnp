@@ -10,10 +10,13 @@
 # or the type that implements it is called later.
 
 using Cxx = import "/capnp/c++.capnp";
-using Go = import "go.capnp";
+using Go = import "/go.capnp";
+using Java = import "/java.capnp";
 $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
+$Java.package("vatwerk");
+$Java.outerClassname("ObjectFile");
 
 using Http = import "http.capnp";
 

@@ -9,10 +9,13 @@
 # when that commit, and every earlier one of the object, is on disk.
 
 using Cxx = import "/capnp/c++.capnp";
-using Go = import "go.capnp";
+using Go = import "/go.capnp";
+using Java = import "/java.capnp";
 $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
+$Java.package("vatwerk");
+$Java.outerClassname("StorageFile");
 
 interface Operations @0x8d4a021858678f67 {
   # What can be done both directly and inside a transaction.

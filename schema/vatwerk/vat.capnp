@@ -8,10 +8,13 @@
 #         .getByName("user-123").object [cast to Counter] .increment(amount = 5)
 
 using Cxx = import "/capnp/c++.capnp";
-using Go = import "go.capnp";
+using Go = import "/go.capnp";
+using Java = import "/java.capnp";
 $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
+$Java.package("vatwerk");
+$Java.outerClassname("VatFile");
 
 using import "object.capnp".Namespace;
 

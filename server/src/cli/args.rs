@@ -374,12 +374,13 @@ pub struct SchemaArgs {
 /// What to do with the schema.
 #[derive(Debug, Subcommand)]
 pub enum SchemaVerb {
-    /// Write the .capnp files of the wire contract into a folder. The annotation that opens methods to calls over
+    /// Write the .capnp files of the wire contract, and all that they import, into a folder. The annotation that opens methods to calls over
     /// HTTP is in vatwerk/http.capnp
     Export {
         /// The folder, which is made if need be
         dir: PathBuf,
-        /// Ask this vat too, for the compiled schema of everything it serves: DIR/vat.cgr
+        /// Ask this vat too, for everything it serves: compiled, as a CodeGeneratorRequest for the standard input
+        /// of any capnpc-LANG, DIR/vat.cgr; and the schemas of its own classes as text, in DIR/classes
         #[arg(long, value_name = "ADDR")]
         connect: Option<String>,
         /// Give up on that vat if it is not done within this many seconds, such as 2.5: exit code 1, or

@@ -2,6 +2,7 @@
 
 use std::{fs, io, path::Path};
 
+use vatwerk::Code;
 use vatwerk_client::LocalClient;
 
 use super::output::Failure;
@@ -17,13 +18,19 @@ pub fn export(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the compiled schema of everything that a vat serves beside them, as `capnp compile -o-`
-/// prints it.
+/// Writes everything that a vat serves beside them: compiled, as `capnp compile -o-` prints it, and the
+/// schemas of its own classes as text.
 pub async fn export_vat(client: &LocalClient, dir: &Path) -> Result<(), Failure> {
     let vat = client.vat().await?;
     let answer = vat.describe_request().send().promise.await?;
     let compiled = answer.get()?.get_code_generator_request()?;
-    write(&dir.join(COMPILED), compiled)
+    write(&dir.join(COMPILED), compiled)?;
+    let files = vatwerk::text::files(compiled)
+        .map_err(|error| Failure::Here(Code::Internal, error.to_string()))?;
+    for file in files {
+        write(&dir.join(file.path), file.text.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
