@@ -225,7 +225,7 @@ impl<'a> Printer<'a> {
         // The annotations of a declaration stand outside of it.
         let annotations = self.annotations(node.get_annotations()?, outer)?;
         match node.which()? {
-            node::File(()) => return Err(SchemaError::Inconsistent("a nested file".to_owned())),
+            node::File(()) => Err(SchemaError::Inconsistent("a nested file".to_owned())),
             node::Struct(_) => {
                 self.open(&format!("struct {name}{parameters}{annotations}"), doc)?;
                 self.members(node, &scope)?;
