@@ -456,6 +456,8 @@ impl Database {
             changed: 0,
         });
         state.end = Some(lsn);
+        #[cfg(any(test, feature = "testing"))]
+        queue.fail_if_wanted();
         Ok(lsn)
     }
 
@@ -472,6 +474,14 @@ impl Database {
             return None;
         }
         std::mem::take(&mut state.dirty).then_some(state.applied)
+    }
+
+    /// How long the file is, in bytes.
+    pub(super) fn file_bytes(&self, databases: &Databases) -> io::Result<u64> {
+        let mut state = self.state();
+        let file = state.handle(databases, &self.path, Open::Existing)?;
+        file.bytes()
+        // It is let go of under the lock, so that nobody opens it anew before it is closed.
     }
 
     /// Syncs the file and its name.

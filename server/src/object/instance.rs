@@ -11,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use super::{
+    deletion,
     event::Ticket,
     flow::Flow,
     gate::{Output, OutputGate},
@@ -40,7 +41,7 @@ const GIVE_BACK_PAGES: u32 = 256;
 const GIVE_BACK_LIMIT: Duration = Duration::from_millis(2);
 
 /// Whether a database has so many free pages that it gives some back: a half of it, and 4 MiB, while the
-/// object may use them again; an eighth of it, and 256 KiB, when it falls asleep.
+/// object may use them again; an eighth of it, and 256 KiB, when it falls asleep. It stops at the latter.
 fn is_roomy(room: Room, leaves: bool) -> bool {
     let (least, of) = if leaves { (64, 8) } else { (1024, 2) };
     room.gives_back && room.free >= least && room.free >= room.pages / of
@@ -66,6 +67,8 @@ pub(crate) struct Instance {
     unborn: Cell<bool>,
     /// Whether the database has so many free pages that some are given back when nothing else is to be done.
     is_roomy: Cell<bool>,
+    /// Whether the object is deleted when the turn at hand is over.
+    deletes_itself: Cell<bool>,
     /// The event whose turn this is.
     current: RefCell<Option<Rc<Flow>>>,
     /// Events whose next turn waits until the journal has got on, in order.
@@ -97,6 +100,7 @@ impl Instance {
             note_again: Cell::new(Instant::now()),
             unborn: Cell::default(),
             is_roomy: Cell::default(),
+            deletes_itself: Cell::default(),
             current: RefCell::default(),
             held_back: RefCell::default(),
         });
@@ -177,8 +181,8 @@ impl Instance {
             return Ok(false);
         }
         let before = self.storage.room()?;
-        self.is_roomy.set(is_roomy(before, false));
-        if !is_roomy(before, leaves) {
+        if !is_roomy(before, true) {
+            self.is_roomy.set(false);
             return Ok(false);
         }
         let (slot, thread) = (&self.slot, &self.host.thread);
@@ -289,6 +293,9 @@ impl Instance {
 
     /// Commits what the turn wrote.
     pub fn end_turn(&self) -> Result<()> {
+        if self.deletes_itself.take() {
+            return self.end_object();
+        }
         match self.storage.commit_turn() {
             Ok(Some(lsn)) => self.committed(lsn),
             Ok(None) => {
@@ -308,7 +315,37 @@ impl Instance {
     pub fn undo_turn(&self) {
         self.storage.rollback_turn();
         self.next_alarm.take();
+        self.deletes_itself.set(false);
         self.gate.undone();
+    }
+
+    /// Has the object deleted when the turn at hand is over, in place of a commit. `invalid-argument` outside
+    /// any turn, and while the object comes into being.
+    pub fn delete_self(&self) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let refused = if self.current().is_none() {
+            "an object deletes itself in its turns: not in a task that it has spawned"
+        } else if self.is_unborn() {
+            "an object that comes into being cannot delete itself: let `create` fail"
+        } else {
+            self.deletes_itself.set(true);
+            return Ok(());
+        };
+        Err(Error::InvalidArgument(refused.into()))
+    }
+
+    /// Ends the object with the turn at hand. What the turn has said leaves when that is durable.
+    fn end_object(&self) -> Result<()> {
+        let ended = deletion::end(&self.host, &self.slot, &self.storage);
+        let end = ended.inspect_err(|_| self.gate.undone())?;
+        self.next_alarm.take();
+        self.is_noted.set(true);
+        self.gate.committed(end);
+        self.life.end(Why::DeletedItself);
+        self.slot.stir();
+        self.gate.release()
     }
 
     fn panicked(&self, panic: &Panic) -> Error {
@@ -320,7 +357,7 @@ impl Instance {
 
     /// Says something to the world, as soon as the gate lets it.
     pub fn say(&self, output: impl Output) {
-        if !self.life.is_over() {
+        if !self.life.is_over() || self.life.has_deleted_itself() {
             self.gate.pass(self.storage.is_dirty(), output);
         }
     }

@@ -189,6 +189,12 @@ pub(super) async fn finish(instance: &Instance, why: &Why) {
             slot.refuse_socket_events(&why.error());
         }
         Why::Deleted => slot.metrics.reset(Reset::Deleted),
+        Why::DeletedItself => {
+            slot.metrics.reset(Reset::Deleted);
+            _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
+            host.sockets.reset(slot.id);
+            slot.refuse_socket_events(&why.error());
+        }
         _ => {}
     }
 }

@@ -226,6 +226,11 @@ impl Storage {
             .map_or(Lsn::default(), |connection| connection.backing.newest())
     }
 
+    /// How often the journal had failed when the turn at hand began.
+    pub(crate) fn failures(&self) -> Failures {
+        self.0.failures.get()
+    }
+
     /// Begins a turn: from now until [`Storage::commit_turn`] or [`Storage::rollback_turn`] writes
     /// are one commit.
     pub(crate) fn enter_turn(&self) {
@@ -353,13 +358,7 @@ impl Storage {
         })
     }
 
-    /// The size of the database after its newest commit, like [`Storage::database_size`], and without
-    /// asking SQLite.
-    pub(crate) fn committed_bytes(&self) -> Result<u64> {
-        self.room().map(Room::bytes)
-    }
-
-    /// The room that the database takes after its newest commit.
+    /// The room that the database takes after its newest commit, without asking SQLite.
     pub(crate) fn room(&self) -> Result<Room> {
         let room = self.0.live()?.backing.room();
         room.map_err(|error| Error::StorageFailed(format!("reading a database: {error}")))
