@@ -347,7 +347,7 @@ fn delete_all_writes_a_few_pages_however_much_there_was() -> TestResult {
         storage.delete_all()?;
         storage.kv().put("after", &1)?;
         storage.commit_turn()?;
-        Ok::<_, Error>(storage.room()?)
+        storage.room()
     };
     let (few, many) = (written(3)?, written(3000)?);
     assert_eq!(few, many);
