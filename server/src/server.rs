@@ -397,6 +397,7 @@ impl Server {
             call::serve(vat),
             Room::new("`limits.connections`", of_limits, shared.clone()),
             self.config.limits.connection(),
+            metrics.clone(),
         );
         let http = Http::new(
             Directory::new(host.clone()),
