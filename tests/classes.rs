@@ -111,7 +111,14 @@ fn the_error_of_create_and_activate_keeps_its_words_its_code_and_its_kind() {
         let wire = vat.wire().await;
         let failed = |text: &str| capnp::Error::failed(text.into());
         let cases = [
-            (failed("no tea"), "activation-failed: no tea"),
+            (
+                failed("no tea"),
+                "activation-failed: the object does not wake; the vat's log says why",
+            ),
+            (
+                failed("sql-failed: no such table: tea"),
+                "activation-failed: the object does not wake; the vat's log says why",
+            ),
             (failed("not-found: no tea"), "not-found: no tea"),
             (
                 capnp::Error::overloaded("no tea".into()),

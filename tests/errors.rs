@@ -5,7 +5,9 @@ use vatwerk::{Code, counter_capnp::counter};
 
 use crate::{
     probe_capnp::probe,
-    support::{Do, Hook, TestVat, cap_of, code, run, run_paused, send, settle, tell},
+    support::{
+        Do, Hook, TestVat, cap_of, cell::cell, code, log::Log, run, run_paused, send, settle, tell,
+    },
 };
 
 #[test]
@@ -41,7 +43,7 @@ fn a_code_of_the_class_arrives_as_it_is_even_through_another_object() {
             assert_eq!(text, "out-of-tea: none left");
         }
         let through = [Do::Object("b", vec![Do::Sql("SELEKT")])];
-        assert_eq!(code(tell(&probe, &through).await), Code::SqlFailed);
+        assert_eq!(code(tell(&probe, &through).await), Code::ApplicationFailed);
     });
 }
 
@@ -384,11 +386,41 @@ fn an_error_of_a_class_reaches_a_user_of_the_client_library_with_its_code() {
         let probe: probe::Client = client.namespace().get("p");
         let error = tell(&probe, &[Do::Sql("PRAGMA journal_mode")]).await;
         let error = vatwerk_client::Error::from(error.unwrap_err());
-        assert_eq!(error.code(), Some(Code::SqlRefused));
+        assert_eq!(error.code(), Some(Code::ApplicationFailed));
         assert!(!error.is_retryable());
         let error = tell(&probe, &[Do::Panic]).await.unwrap_err();
         let error = vatwerk_client::Error::from(error);
         assert_eq!(error.code(), Some(Code::ObjectReset));
         assert!(error.is_retryable());
+    });
+}
+
+#[test]
+fn what_fails_inside_an_object_is_told_outside_in_words_that_reveal_nothing() {
+    run(async {
+        let vat = TestVat::start().await;
+        let log = Log::keep();
+        let wire = vat.wire().await;
+        let probe = wire.probe("p");
+        let told = "application-failed: the object failed; the vat's log says why";
+        for _ in 0..3 {
+            for script in [
+                vec![Do::Sql("SELECT secret FROM hidden")],
+                vec![Do::Object("b", vec![Do::Sql("SELECT secret FROM hidden")])],
+            ] {
+                let error = tell(&probe, &script).await.unwrap_err();
+                let text = error.extra.trim_start_matches("remote exception: ");
+                assert_eq!(text, told);
+            }
+        }
+        // Once for each object that runs it.
+        assert_eq!(log.count("no such table: hidden"), 2);
+        assert_eq!(log.count("a call failed inside its object"), 2);
+        // Whoever wrote the SQL sees what is wrong with it.
+        let cell = cell(&wire, "c");
+        let error = cell.exec("SELECT * FROM mine", &[]).await.err().unwrap();
+        assert!(error.extra.contains("no such table: mine"), "{error}");
+        assert_eq!(code::<()>(Err(error)), Code::SqlFailed);
+        assert_eq!(log.count("no such table: mine"), 0);
     });
 }

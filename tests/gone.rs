@@ -16,6 +16,7 @@ use crate::{
     support::{
         Probe, TestVat, Wire, code,
         disk::{is_in, journal_sync, listed, night, read, vat_on_disk, write},
+        log::Log,
         run_paused,
     },
 };
@@ -53,6 +54,7 @@ async fn refused(vat: &mut TestVat) -> String {
 #[test]
 fn an_object_whose_file_is_gone_or_empty_is_refused_until_the_file_is_back_or_it_is_deleted() {
     run_paused(async {
+        let log = Log::keep();
         for is_removed in [true, false] {
             let (mut vat, _) = vat_on_disk().await;
             night().await;
@@ -75,7 +77,8 @@ fn an_object_whose_file_is_gone_or_empty_is_refused_until_the_file_is_back_or_it
                 let told = read(&wire.probe(name)).await;
                 let words = told.as_ref().unwrap_err().extra.clone();
                 assert_eq!(code(told), Code::StorageDamaged);
-                assert!(words.contains("objects delete"), "{words}");
+                assert!(!words.contains("objects delete"), "{words}");
+                assert!(log.count("objects delete") > 0);
                 assert!(words.ends_with("[not-delivered]"), "{words}");
                 assert_eq!(
                     code(write(&wire.probe(name), "new").await),

@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use capnp::capability::Promise;
+use capnp::capability::{FromClientHook, Promise};
 use tokio::time::timeout;
-use vatwerk::Code;
+use vatwerk::{Code, http_capnp::exchange, object_capnp::stub};
 use vatwerk_server::{
     Config, Context, Error, SocketClose, SocketMessage, WebSocket,
     fetch::{ClientSocket, Frame, send_frame},
@@ -18,7 +18,9 @@ use vatwerk_server::{
 
 use crate::support::{
     code,
-    puppet::{Client, Own, Program, Puppet, act, connect, fetch, get, put, wants_socket},
+    puppet::{
+        Client, DEED, Own, Program, Puppet, act, connect, fetch, get, keep, put, wants_socket,
+    },
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -369,31 +371,261 @@ fn both_sides_may_close_and_each_hears_of_it() {
     });
 }
 
+/// What is heard until the socket ends: the bytes, and the end.
+async fn bytes_and_end(socket: &mut ClientSocket) -> (usize, String) {
+    let mut bytes = 0;
+    loop {
+        let said = hear(socket).await;
+        match said.strip_suffix(" bytes") {
+            Some(said) => bytes += said.parse::<usize>().unwrap(),
+            None => return (bytes, said),
+        }
+    }
+}
+
 #[test]
-fn a_peer_that_does_not_read_is_closed() {
+fn only_the_peer_that_does_not_read_is_closed() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut slow = connect(&p, &[]).await.unwrap();
+        let mut quick = connect(&p, &[]).await.unwrap();
+        let flood = act(&p, async |own| {
+            let all = own.ctx.web_sockets(None);
+            (0..1000).try_for_each(|_| all.iter().try_for_each(|it| it.send(vec![0; 64 << 10])))?;
+            Ok(())
+        });
+        flood.await.unwrap();
+        for _ in 0..1000 {
+            assert_eq!(hear(&mut quick).await, "65536 bytes");
+        }
+        assert!(ends().is_empty());
+        tokio::time::sleep(60 * SECOND).await;
+        assert_eq!(ends(), ["1008 it reads too slowly false, 1 left"]);
+        let (bytes, end) = bytes_and_end(&mut slow).await;
+        assert_eq!(end, "1008 it reads too slowly");
+        assert!(bytes <= 512 << 10, "{bytes} bytes were not dropped");
+        tokio::time::sleep(SECOND).await;
+        assert!(
+            vat.metrics()
+                .contains("\nvatwerk_web_sockets_slow_total 1\n")
+        );
+        assert!(vat.metrics().contains("\nvatwerk_web_socket_bytes 0\n"));
+        drop(say(&quick, "flood 1000"));
+        for _ in 0..1000 {
+            assert_eq!(hear(&mut quick).await, "65536 bytes");
+        }
+    });
+}
+
+#[test]
+fn a_peer_with_little_to_read_has_half_a_minute_for_it() {
     run(async {
         let (_vat, p) = room().await;
         let mut slow = connect(&p, &[]).await.unwrap();
-        let mut quick = connect(&p, &[]).await.unwrap();
-        drop(say(&slow, "flood 1000"));
-        let mut bytes = 0;
-        let end = loop {
-            let said = hear(&mut slow).await;
-            match said.strip_suffix(" bytes") {
-                Some(said) => bytes += said.parse::<usize>().unwrap(),
-                None => break said,
-            }
-        };
-        assert_eq!(end, "1008 it reads too slowly");
-        assert!((15 << 20..18 << 20).contains(&bytes), "{bytes}");
-        assert_eq!(ends(), ["1008 it reads too slowly false, 1 left"]);
-        // Who reads is sent as much as there is.
-        for _ in 0..10 {
-            drop(say(&quick, "flood 100"));
-            for _ in 0..100 {
-                assert_eq!(hear(&mut quick).await, "65536 bytes");
+        drop(say(&slow, "flood 3"));
+        tokio::time::sleep(29 * SECOND).await;
+        for _ in 0..3 {
+            assert_eq!(hear(&mut slow).await, "65536 bytes");
+        }
+        drop(say(&slow, "flood 3"));
+        tokio::time::sleep(60 * SECOND).await;
+        assert_eq!(ends(), ["1008 it reads too slowly false, 0 left"]);
+    });
+}
+
+#[test]
+fn what_waits_at_the_gate_is_not_held_against_the_peer() {
+    run(async {
+        let (vat, p) = room().await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        vat.hold_commits();
+        let said = act(&p, async |own| {
+            own.put("k", "v")?;
+            let socket = &own.ctx.web_sockets(None)[0];
+            (0..500).try_for_each(|_| socket.send(vec![0; 64 << 10]))?;
+            Ok(())
+        });
+        let mut said = Box::pin(said);
+        assert!(timeout(20 * SECOND, &mut said).await.is_err());
+        vat.release_commits();
+        said.await.unwrap();
+        for _ in 0..500 {
+            assert_eq!(hear(&mut socket).await, "65536 bytes");
+        }
+        assert!(ends().is_empty());
+    });
+}
+
+/// A room whose sockets, objects and vat may have so many bytes waiting for peers.
+async fn narrow_room(per_socket: usize, per_object: usize, per_vat: usize) -> (TestVat, Client) {
+    ENDS.take();
+    let vat = TestVat::start(move |server| {
+        let mut config = Config::default();
+        config.limits.socket_bytes = per_socket;
+        config.limits.socket_bytes_per_object = per_object;
+        config.limits.socket_bytes_per_vat = per_vat;
+        server.class::<Puppet<Room>>().config(config)
+    })
+    .await;
+    let p = vat.object("p");
+    (vat, p)
+}
+
+/// Sends until that is refused: how often it was not, and the error.
+async fn fill(p: &Client) -> (usize, Error) {
+    let filled = act(p, async |own| {
+        let socket = &own.ctx.web_sockets(None)[0];
+        let mut sent = 0;
+        loop {
+            match socket.send(vec![0; 64 << 10]) {
+                Ok(()) => sent += 1,
+                Err(error) => return Ok((sent, error)),
             }
         }
+    });
+    filled.await.unwrap()
+}
+
+#[test]
+fn a_sender_over_the_limit_is_refused_and_nothing_that_was_accepted_is_lost() {
+    run(async {
+        let key_of = [
+            ([1 << 20, 1 << 30, 1 << 30], "limits.socket_bytes;"),
+            (
+                [1 << 30, 1 << 20, 1 << 30],
+                "limits.socket_bytes_per_object;",
+            ),
+            ([1 << 30, 1 << 30, 1 << 20], "limits.socket_bytes_per_vat;"),
+        ];
+        for ([per_socket, per_object, per_vat], key) in key_of {
+            let (vat, p) = narrow_room(per_socket, per_object, per_vat).await;
+            let mut socket = connect(&p, &[]).await.unwrap();
+            for _ in 0..2 {
+                let (sent, error) = fill(&p).await;
+                assert_eq!(error.code(), Code::Overloaded);
+                assert!(error.to_string().contains(key), "{error}");
+                assert!(error.to_string().contains("1048576"), "{error}");
+                assert_eq!(sent, 16);
+                for _ in 0..sent {
+                    assert_eq!(hear(&mut socket).await, "65536 bytes");
+                }
+                tokio::time::sleep(SECOND).await;
+            }
+            let refused = "\nvatwerk_overloaded_total{reason=\"socket_bytes\"} 2\n";
+            assert!(vat.metrics().contains(refused));
+            assert!(ends().is_empty());
+            // The end has room always.
+            let (sent, _) = fill(&p).await;
+            let closed = act(&p, async |own| {
+                Ok(own.ctx.web_sockets(None)[0].close(4000, "")?)
+            });
+            closed.await.unwrap();
+            let (bytes, end) = bytes_and_end(&mut socket).await;
+            assert_eq!((bytes, &*end), (sent << 16, "4000 "));
+        }
+    });
+}
+
+#[test]
+fn a_sender_that_waits_for_room_is_never_refused() {
+    run(async {
+        let (_vat, p) = narrow_room(1 << 20, 1 << 20, 1 << 20).await;
+        let mut socket = connect(&p, &[]).await.unwrap();
+        let sent = tokio::task::spawn_local(act(&p, async |own| {
+            let socket = &own.ctx.web_sockets(None)[0];
+            let mut most = 0;
+            for _ in 0..1000 {
+                socket.ready().await?;
+                socket.send(vec![0; 64 << 10])?;
+                most = most.max(socket.buffered());
+            }
+            Ok(most)
+        }));
+        for _ in 0..1000 {
+            assert_eq!(hear(&mut socket).await, "65536 bytes");
+        }
+        let most = sent.await.unwrap().unwrap();
+        assert!((256 << 10..336 << 10).contains(&most), "{most}");
+        // Of a peer that is gone, or goes, nobody waits for anything.
+        let waits = act(&p, async |own| {
+            let socket = &own.ctx.web_sockets(None)[0];
+            (0..10).try_for_each(|_| socket.send(vec![0; 64 << 10]))?;
+            socket.ready().await?;
+            Ok(())
+        });
+        let mut waits = Box::pin(waits);
+        assert!(timeout(5 * SECOND, &mut waits).await.is_err());
+        drop(socket);
+        waits.await.unwrap();
+    });
+}
+
+#[test]
+fn room_that_others_of_the_vat_take_is_waited_for() {
+    run(async {
+        let (vat, p) = narrow_room(1 << 20, 1 << 20, 1 << 20).await;
+        let q: Client = vat.object("q");
+        let mut of_p = connect(&p, &[]).await.unwrap();
+        let mut of_q = connect(&q, &[]).await.unwrap();
+        let (sent, _) = fill(&p).await;
+        let says = act(&q, async |own| {
+            let socket = &own.ctx.web_sockets(None)[0];
+            assert_eq!(socket.send("no").unwrap_err().code(), Code::Overloaded);
+            socket.ready().await?;
+            Ok(socket.send("yes")?)
+        });
+        let mut says = Box::pin(says);
+        assert!(timeout(SECOND, &mut says).await.is_err());
+        for _ in 0..sent {
+            assert_eq!(hear(&mut of_p).await, "65536 bytes");
+        }
+        says.await.unwrap();
+        assert_eq!(hear(&mut of_q).await, "yes");
+    });
+}
+
+#[test]
+fn a_socket_that_nobody_takes_up_is_given_up() {
+    /// Asks for a socket, and never says that it has it.
+    struct Undecided;
+    impl exchange::Server for Undecided {
+        async fn upgrade(
+            self: Rc<Self>,
+            _: exchange::UpgradeParams,
+            _: exchange::UpgradeResults,
+        ) -> capnp::Result<()> {
+            std::future::pending().await
+        }
+    }
+    run(async {
+        let (_vat, p) = room().await;
+        let answer = keep(async |own: Rc<Own>, request| {
+            let (socket, response) = own.ctx.accept_web_socket(&request, &[])?;
+            socket.send("welcome")?;
+            Ok(response)
+        });
+        let stub: stub::Client = p.clone().cast_to();
+        let mut ask = stub.fetch_request();
+        let mut request = ask.get().init_request();
+        request.set_method("GET");
+        request.set_url("/");
+        let fields = [
+            ("upgrade", "websocket".to_owned()),
+            (DEED, answer.to_string()),
+        ];
+        let mut headers = request.init_headers(2);
+        for (at, (name, value)) in (0..).zip(&fields) {
+            let mut header = headers.reborrow().get(at);
+            header.set_name(name);
+            header.set_value(value);
+        }
+        ask.get().set_exchange(capnp_rpc::new_client(Undecided));
+        let asked = tokio::task::spawn_local(ask.send().promise);
+        tokio::time::sleep(20 * SECOND).await;
+        assert!(ends().is_empty());
+        tokio::time::sleep(20 * SECOND).await;
+        assert_eq!(ends(), ["1008 it was not taken up in time false, 0 left"]);
+        drop(asked);
     });
 }
 
@@ -579,7 +811,8 @@ fn answers_that_wait_for_what_the_object_has_said_are_counted() {
         for _ in 0..10_000 {
             drop(say(&socket, "ping"));
         }
-        assert_eq!(hear(&mut socket).await, "1008 it reads too slowly");
+        let end = "1008 it does not read the answers to what it says";
+        assert_eq!(hear(&mut socket).await, end);
         vat.release_commits();
     });
 }

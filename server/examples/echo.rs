@@ -66,7 +66,10 @@ impl Class for Echo {
         match socket.tags().next().unwrap_or_default() {
             "/broadcast" => {
                 for other in self.ctx.web_sockets(Some("/broadcast")) {
-                    other.send(message.clone())?;
+                    // Whoever does not read is to hold up nobody.
+                    if other.send(message.clone()).is_err() {
+                        other.close(1013, "there is no room for what is said")?;
+                    }
                 }
             }
             // How many messages it has sent, by its attachment.

@@ -1,6 +1,11 @@
 //! Accounts of what waits in one place: each part of it counts until it is dropped.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+};
 
 /// The sum of what waits in one place, in bytes. Clones are the same account.
 #[derive(Clone, Debug, Default)]
@@ -10,14 +15,16 @@ pub struct Account(Rc<Inner>);
 struct Inner {
     sum: Cell<usize>,
     total: Option<Account>,
+    /// The tasks that wait for the sum to fall, each with the sum that it waits for.
+    waiting: RefCell<Vec<(usize, Waker)>>,
 }
 
 impl Account {
     /// A new account. What counts on it counts on `total` too.
     pub fn within(total: &Account) -> Account {
         Account(Rc::new(Inner {
-            sum: Cell::default(),
             total: Some(total.clone()),
+            ..Inner::default()
         }))
     }
 
@@ -35,11 +42,43 @@ impl Account {
         }
     }
 
+    /// Waits until the sum is at most `most` bytes.
+    pub async fn falls_to(&self, most: usize) {
+        poll_fn(|cx| {
+            if self.sum() <= most {
+                return Poll::Ready(());
+            }
+            let mut waiting = self.0.waiting.borrow_mut();
+            let is_known =
+                |(sum, waker): &(usize, Waker)| *sum == most && waker.will_wake(cx.waker());
+            if !waiting.iter().any(is_known) {
+                waiting.push((most, cx.waker().clone()));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     fn change(&self, before: usize, after: usize) {
         self.0.sum.set(self.0.sum.get() + after - before);
+        if after < before {
+            self.wake();
+        }
         if let Some(total) = &self.0.total {
             total.change(before, after);
         }
+    }
+
+    /// Wakes the tasks whose sum is reached.
+    fn wake(&self) {
+        let mut waiting = self.0.waiting.borrow_mut();
+        if waiting.is_empty() {
+            return;
+        }
+        let sum = self.sum();
+        let reached: Vec<_> = waiting.extract_if(.., |(most, _)| sum <= *most).collect();
+        drop(waiting);
+        reached.into_iter().for_each(|(_, waker)| waker.wake());
     }
 }
 
@@ -71,6 +110,8 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::Account;
 
     #[test]
@@ -84,5 +125,21 @@ mod tests {
         assert_eq!(total.sum(), 7);
         drop(second);
         assert_eq!((other.sum(), total.sum()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_less_goes_on_when_there_is_less() {
+        let total = Account::default();
+        let one = Account::within(&total);
+        let (first, second) = (one.count(5), one.count(7));
+        let mut none = Box::pin(total.falls_to(0));
+        let mut some = Box::pin(total.falls_to(7));
+        assert!((&mut none).now_or_never().is_none());
+        assert!((&mut some).now_or_never().is_none());
+        drop(first);
+        some.await;
+        assert!((&mut none).now_or_never().is_none());
+        drop(second);
+        none.await;
     }
 }

@@ -92,6 +92,10 @@ pub enum Error {
     /// The instance is gone; the text says why.
     #[error("{0}")]
     ObjectReset(String),
+    /// The instance is gone, and the text, which is for the log, says what failed inside. Callers get
+    /// `object-reset` without it.
+    #[error("{0}")]
+    InstanceFailed(String),
     /// The vat is draining.
     #[error("the vat is shutting down")]
     ShuttingDown,
@@ -161,7 +165,7 @@ impl Error {
             Error::ActivationFailed(_) => Code::ActivationFailed,
             Error::Raised { code, .. } => *code,
             Error::Unimplemented(_) => Code::Unimplemented,
-            Error::ObjectReset(_) => Code::ObjectReset,
+            Error::ObjectReset(_) | Error::InstanceFailed(_) => Code::ObjectReset,
             Error::ShuttingDown => Code::ShuttingDown,
             Error::Overloaded { .. } => Code::Overloaded,
             Error::StorageFailed(_) => Code::StorageFailed,

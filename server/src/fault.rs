@@ -1,4 +1,5 @@
-//! The one place where an [`Error`] becomes an exception on the wire.
+//! The one place where an [`Error`] becomes an exception on the wire, and where it is decided what of it
+//! leaves an object ([`outward`]).
 
 use vatwerk::{Code, Delivery};
 
@@ -24,12 +25,76 @@ pub fn disconnected(how: &str) -> capnp::Error {
 
 /// The exception of a call that has not begun.
 pub fn not_delivered(error: Error) -> capnp::Error {
-    mark(error.into(), Delivery::NotDelivered)
+    mark(outside(error), Delivery::NotDelivered)
 }
 
 /// The exception of a call whose outcome is not known: its instance ended while it was under way.
 pub fn outcome_unknown(error: Error) -> capnp::Error {
-    mark(error.into(), Delivery::Unknown)
+    mark(outside(error), Delivery::Unknown)
+}
+
+/// The words for the failure of an instance.
+const RESET: &str = "the object was reset; the vat's log says why";
+
+/// The words for a failure of a class's code that it has none of its own for.
+const FAILED: &str = "the object failed; the vat's log says why";
+
+fn outside(error: Error) -> capnp::Error {
+    match error {
+        Error::InstanceFailed(_) => exception(Code::ObjectReset, &RESET),
+        error => outward(error.into()).0,
+    }
+}
+
+/// The code and the words that callers of an object get instead of an error with `code`, whose own text tells
+/// of the object's inside: its tables, its files, its constructor. A deadlock names the objects that wait for each
+/// other: their callers can see to it that they do not.
+fn instead(code: Code) -> Option<(Code, &'static str)> {
+    let text = match code {
+        // Whoever calls wrote no SQL, and cannot mend it.
+        Code::SqlRefused | Code::SqlFailed => return Some((Code::ApplicationFailed, FAILED)),
+        Code::ActivationFailed => "the object does not wake; the vat's log says why",
+        Code::StorageFailed => {
+            "the disk failed or is full: what this wrote, if anything, was undone"
+        }
+        Code::StorageDamaged => {
+            "the object's database is damaged or gone, or of a later version of the vat"
+        }
+        Code::OutcomeUnknown => {
+            "whether what the object wrote is on the disk, nobody knows: read it before you try again"
+        }
+        _ => return None,
+    };
+    Some((code, text))
+}
+
+/// Whether `text`, an error with its code, is what callers get instead of what failed: whoever replaced that has
+/// seen to it that the log has it.
+pub fn is_told(text: &str) -> bool {
+    let (code, said) = Code::split(text);
+    said == RESET
+        || said == FAILED
+        || code
+            .and_then(instead)
+            .is_some_and(|(_, instead)| said == instead)
+}
+
+/// An error of an object's code as callers get it, and what of it stays inside, for the log: the error as it
+/// was, with its code. The error keeps its text unless that tells of the object's inside.
+pub fn outward(error: capnp::Error) -> (capnp::Error, Option<String>) {
+    let (text, delivery) = Delivery::split(&error.extra);
+    let Some((code, said)) = Code::split(text).0.and_then(instead) else {
+        return (error, None);
+    };
+    if is_told(text) {
+        return (error, None);
+    }
+    let inside = text.trim_start_matches("remote exception: ").to_owned();
+    let mut error = exception(code, &said);
+    if let Some(delivery) = delivery {
+        error = mark(error, delivery);
+    }
+    (error, Some(inside))
 }
 
 /// Marks an exception with whether its call ran, instead of any earlier mark.
@@ -133,6 +198,37 @@ mod tests {
         }
         let unreadable = capnp::Error::from_kind(ErrorKind::MessageContainsOutOfBoundsPointer);
         assert!(leaving(unreadable).extra.starts_with("invalid-argument: "));
+    }
+
+    #[test]
+    fn what_tells_of_the_inside_of_an_object_is_told_in_other_words_and_kept_for_the_log() {
+        for code in Code::ALL {
+            let error = capnp::Error::failed(format!("remote exception: {code}: secret"));
+            let (told, inside) = outward(error);
+            assert_eq!(told.extra.contains("secret"), inside.is_none(), "{code}");
+            match instead(code) {
+                Some((instead, text)) => {
+                    assert_eq!(told.extra, format!("{instead}: {text}"));
+                    assert_eq!(told.kind, instead.kind());
+                    assert_eq!(inside.unwrap(), format!("{code}: secret"));
+                    assert!(is_told(&told.extra));
+                    // It is not told again by the next object that passes it on.
+                    assert_eq!(outward(told).1, None);
+                }
+                None => assert!(!is_told(&told.extra)),
+            }
+        }
+        let reset = Error::InstanceFailed("secret".into());
+        let told = outcome_unknown(reset).extra;
+        assert!(
+            told.starts_with("object-reset: ") && !told.contains("secret"),
+            "{told}"
+        );
+        let lost = Error::StorageDamaged("secret".into());
+        assert!(!not_delivered(lost).extra.contains("secret"));
+        // In an object's own code it says what it is.
+        let own = capnp::Error::from(Error::SqlFailed("no such table: t".into()));
+        assert_eq!(own.extra, "sql-failed: no such table: t");
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub const PIECE: usize = 64 << 10;
 /// Incremented by this, it waits for ever.
 pub const FOR_EVER: i64 = 77;
 
+/// The messages that `shout` says to all, in one turn.
+pub const SHOUTS: usize = 6;
+
+/// The bytes of each of them.
+pub const SHOUT_BYTES: usize = 64 << 10;
+
 pub struct Page {
     ctx: Context,
     controls: Rc<Controls>,
@@ -36,6 +42,14 @@ impl Class for Page {
 
     async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
         match request.uri().path() {
+            // Its own SQL fails.
+            "/sql" => {
+                self.ctx
+                    .storage()
+                    .sql()
+                    .exec("SELECT secret FROM hidden", ())?;
+                Ok(Response::default())
+            }
             // What it was asked, and the body as it comes.
             "/echo" => {
                 let mut seen = format!("{} {}\n", request.method(), request.uri());
@@ -58,6 +72,14 @@ impl Class for Page {
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 let none = "0".parse().unwrap();
                 response.headers_mut().insert("content-length", none);
+                Ok(response)
+            }
+            // For pages of any origin.
+            "/shared" => {
+                let mut response = Response::new(Body::from("shared"));
+                let anybody = "cross-origin".parse().unwrap();
+                let headers = response.headers_mut();
+                headers.insert("cross-origin-resource-policy", anybody);
                 Ok(response)
             }
             "/whole" => Ok(Response::new(Body::from("whole"))),
@@ -126,6 +148,15 @@ impl Class for Page {
         socket: WebSocket,
         message: SocketMessage,
     ) -> capnp::Result<()> {
+        if message == SocketMessage::from("shout") {
+            let shout = "x".repeat(SHOUT_BYTES);
+            for _ in 0..SHOUTS {
+                for socket in self.ctx.web_sockets(None) {
+                    socket.send(&*shout)?;
+                }
+            }
+            return Ok(());
+        }
         socket.send(message)?;
         Ok(())
     }

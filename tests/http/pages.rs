@@ -12,7 +12,7 @@ use super::{
     client::{Client, connect, raw, rest, web_socket},
     vat,
 };
-use crate::support::{run, run_paused, settle};
+use crate::support::{log::Log, run, run_paused, settle};
 
 #[test]
 fn an_object_sees_the_request_and_its_answer_arrives() {
@@ -363,5 +363,26 @@ fn what_comes_with_the_handshake_is_part_of_the_conversation() {
             let more = stream.read_buf(&mut heard).await.unwrap();
             assert_ne!(more, 0, "{heard:?}");
         }
+    });
+}
+
+#[test]
+fn the_sql_of_a_class_is_nothing_that_a_client_hears_of() {
+    run_paused(async {
+        let vat = vat().await;
+        let log = Log::keep();
+        for mut client in Client::each(&vat).await {
+            let answer = client.get("/Page/n/sql").await;
+            assert_eq!(answer.status, 500);
+            assert!(
+                answer.text.contains("application-failed"),
+                "{}",
+                answer.text
+            );
+            assert!(answer.text.contains("the object failed"), "{}", answer.text);
+            assert!(!answer.text.contains("hidden"), "{}", answer.text);
+        }
+        assert_eq!(log.count("no such table: hidden"), 1);
+        assert_eq!(log.count("failed"), 1);
     });
 }

@@ -27,6 +27,9 @@ const SHOWN: u32 = 100;
 /// How many pages may be open in a room: each of them is told of every line.
 const MAX_PAGES: usize = 1000;
 
+/// The code with which a visitor is sent away who has to come back: "try again later".
+const TRY_AGAIN: u16 = 1013;
+
 /// How long after a line the room is tidied up.
 const TRIM_AFTER_MS: i64 = 10 * 60 * 1000;
 
@@ -207,8 +210,11 @@ impl ChatRoom {
     fn tell_all(&self, told: &Told<'_>) {
         let text = told.text();
         for socket in self.0.web_sockets(None) {
-            // Who is leaving need not hear it.
-            let _ = socket.send(text.clone());
+            // A visitor for whom there is no room is to come back, and asks for what it has missed. One that
+            // is leaving need not hear it.
+            if socket.send(text.clone()).is_err() {
+                let _ = socket.close(TRY_AGAIN, "there is no room for what is said here");
+            }
         }
     }
 }

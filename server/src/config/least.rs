@@ -53,7 +53,7 @@ impl Config {
 type Least = (&'static str, u64, u64);
 
 impl Limits {
-    fn least(&self) -> [Least; 20] {
+    fn least(&self) -> [Least; 23] {
         [
             ("activation_ms", self.activation_ms, 1),
             ("statement_ms", self.statement_ms, 1),
@@ -67,6 +67,13 @@ impl Limits {
             ("alarms_at_once", self.alarms_at_once as u64, 1),
             ("calls_per_object", self.calls_per_object, 1),
             ("calls_per_vat", self.calls_per_vat, 1),
+            ("socket_bytes", self.socket_bytes as u64, 1),
+            (
+                "socket_bytes_per_object",
+                self.socket_bytes_per_object as u64,
+                1,
+            ),
+            ("socket_bytes_per_vat", self.socket_bytes_per_vat as u64, 1),
             ("connections", self.connections as u64, 1),
             ("calls_per_connection", self.calls_per_connection as u64, 1),
             ("pins_per_connection", self.pins_per_connection as u64, 1),
@@ -84,7 +91,7 @@ impl Limits {
 }
 
 impl Http {
-    fn least(&self) -> [Least; 8] {
+    fn least(&self) -> [Least; 9] {
         [
             ("connections", self.connections as u64, 1),
             ("requests", self.requests as u64, 1),
@@ -95,6 +102,7 @@ impl Http {
             ),
             ("head_bytes", self.head_bytes as u64, HEAD_BYTES),
             ("head_fields", self.head_fields as u64, 1),
+            ("gateway_ms", self.gateway_ms, 1),
             ("idle_ms", self.idle_ms, 1),
             ("stall_ms", self.stall_ms, 1),
             ("message_bytes", u64::from(self.message_bytes), 1),

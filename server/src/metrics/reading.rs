@@ -24,21 +24,26 @@ pub enum Reading {
     AlarmsOn,
     /// How many WebSockets are open.
     WebSockets,
+    /// How many bytes of messages wait for the peers of WebSockets.
+    WebSocketBytes,
+    /// How many WebSockets have been closed since the start, because their peers read too slowly.
+    WebSocketsSlow,
     /// How many connections are open.
     Connections,
     /// How many connections have been taken since the start.
     ConnectionsTaken,
     /// How many connections have been refused since the start, because as many were open as may be.
     ConnectionsRefused,
-    /// How many connections have ended because their peers did not read or did not go on with a message,
-    /// or because the vat had no room for them, since the start.
-    ConnectionsStalled,
     /// How many calls of peers have been refused at their connections since the start.
     ConnectionCallsRefused,
     /// How many calls of objects to peers have not been sent since the start.
     ConnectionCallsNotSent,
     /// How many bytes of messages the connections hold.
     ConnectionBytes,
+    /// How many bytes of messages the connections have read since the start.
+    ConnectionBytesReceived,
+    /// How many bytes of messages the connections have queued for writing since the start.
+    ConnectionBytesSent,
     /// How many HTTP connections are open, without WebSockets.
     HttpConnections,
     /// How many HTTP connections have been refused since the start, because as many were open as may be.
@@ -66,10 +71,12 @@ impl Reading {
             Reading::ConnectionsTaken
             | Reading::ConnectionsRefused
             | Reading::HttpConnectionsRefused
-            | Reading::ConnectionsStalled
             | Reading::ConnectionCallsRefused
             | Reading::ConnectionCallsNotSent
+            | Reading::ConnectionBytesReceived
+            | Reading::ConnectionBytesSent
             | Reading::Commits
+            | Reading::WebSocketsSlow
             | Reading::LogRecordsLost => {
                 let counter = Counter::<u64, AtomicU64>::default();
                 registry.register(name, help, counter.clone());
@@ -100,6 +107,14 @@ impl Reading {
                 "Whether alarms are run: 0 for a server that was started with --alarms off",
             ),
             Reading::WebSockets => ("web_sockets", "WebSockets that are open"),
+            Reading::WebSocketBytes => (
+                "web_socket_bytes",
+                "Bytes of messages that wait for the peers of WebSockets",
+            ),
+            Reading::WebSocketsSlow => (
+                "web_sockets_slow",
+                "WebSockets that were closed, because their peers read too slowly",
+            ),
             Reading::Connections => ("connections", "Connections that are open"),
             Reading::ConnectionsTaken => ("connections", "Connections that were taken"),
             Reading::ConnectionsRefused => (
@@ -109,11 +124,6 @@ impl Reading {
             Reading::HttpConnectionsRefused => (
                 "http_connections_refused",
                 "HTTP connections that were refused, because as many were open as may be",
-            ),
-            Reading::ConnectionsStalled => (
-                "connections_stalled",
-                "Connections that were ended because their peers did not read or did not go on with a \
-                 message, or because the vat had no room for them",
             ),
             Reading::ConnectionCallsRefused => (
                 "connection_calls_refused",
@@ -127,6 +137,14 @@ impl Reading {
             Reading::ConnectionBytes => (
                 "connection_bytes",
                 "Bytes of messages that connections hold: in flight, not written, or not here whole",
+            ),
+            Reading::ConnectionBytesReceived => (
+                "connection_received_bytes",
+                "Bytes of messages that connections have read",
+            ),
+            Reading::ConnectionBytesSent => (
+                "connection_sent_bytes",
+                "Bytes of messages that were queued for writing on connections",
             ),
             Reading::HttpConnections => (
                 "http_connections",

@@ -241,7 +241,7 @@ impl Context {
             Ok(Err(error)) => error.extra,
             Err(_) => format!("it took longer than {} s", limit.as_secs_f32()),
         };
-        let error = Error::ObjectReset(format!("in block_concurrency_while: {failure}"));
+        let error = Error::InstanceFailed(format!("in block_concurrency_while: {failure}"));
         // Before the others may go on.
         instance.break_off(error.clone(), Reset::Blocked);
         drop(section);

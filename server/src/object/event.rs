@@ -124,8 +124,8 @@ impl Ticket {
     /// The error of a call that was under way when its instance ended: how far it got is not known.
     pub fn reason(&self) -> Error {
         match self.ended() {
-            Some(Error::ObjectReset(why)) => Error::ObjectReset(why),
-            Some(error) => Error::ObjectReset(format!("the instance ended: {error}")),
+            Some(error) if error.code() == vatwerk::Code::ObjectReset => error,
+            Some(error) => Error::InstanceFailed(format!("the instance ended: {error}")),
             None => Error::ObjectReset("the instance ended while the call was in flight".into()),
         }
     }

@@ -149,7 +149,7 @@ pub(super) async fn run(
             socket,
             asked: returning.hand_on(),
         })),
-        Ok(Err(error)) => instance.say(Outcome(returning, Err(fault::leaving(error)))),
+        Ok(Err(error)) => instance.say(Outcome(returning, Err(instance.leaving(error)))),
         // The instance is at its end.
         Err(error) => instance.gate.pass(
             false,

@@ -25,6 +25,7 @@ use crate::{
     Error, Result,
     call::Chain,
     catalog::Activity,
+    fault,
     health::Runs,
     journal::Lsn,
     metrics::Reset,
@@ -360,6 +361,15 @@ impl Instance {
         if !self.life.is_over() || self.life.has_deleted_itself() {
             self.gate.pass(self.storage.is_dirty(), output);
         }
+    }
+
+    /// An error of the object's code as it leaves the object. What of it stays inside is logged.
+    pub fn leaving(&self, error: capnp::Error) -> capnp::Error {
+        let (error, inside) = fault::outward(fault::coded(error));
+        if let Some(inside) = inside {
+            self.host.tell_inside(&self.slot, &inside);
+        }
+        fault::leaving(error)
     }
 
     /// Lets go of something of another party's, which may notice: by way of the gate, also at the end of the

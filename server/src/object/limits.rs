@@ -35,6 +35,12 @@ pub struct Limits {
     pub calls_per_object: u64,
     /// How many calls may be queued or running in the whole vat.
     pub calls_per_vat: u64,
+    /// How many bytes of messages may wait for the peer of one WebSocket.
+    pub socket_bytes: usize,
+    /// How many bytes of messages may wait for the peers of one object's WebSockets.
+    pub socket_bytes_per_object: usize,
+    /// How many bytes of messages may wait for the peers of all WebSockets of the vat.
+    pub socket_bytes_per_vat: usize,
     /// How each object's database is opened.
     pub storage: storage::Settings,
 }
@@ -54,6 +60,9 @@ impl Default for Limits {
             memory_bytes: 768 << 20,
             calls_per_object: 4096,
             calls_per_vat: 65_536,
+            socket_bytes: 64 << 20,
+            socket_bytes_per_object: 512 << 20,
+            socket_bytes_per_vat: 1 << 30,
             storage: storage::Settings::default(),
         }
     }

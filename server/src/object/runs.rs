@@ -378,6 +378,7 @@ pub(super) fn is_own_doing(error: &Error) -> bool {
     matches!(
         error,
         Error::ObjectReset(_)
+            | Error::InstanceFailed(_)
             | Error::LimitExceeded { .. }
             | Error::SqlLimit { .. }
             | Error::StatementTimeout { .. }

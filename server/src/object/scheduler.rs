@@ -298,7 +298,7 @@ impl Trouble<'_> {
         self.host.metrics.alarm_not_delivered();
         self.tries += 1;
         // An instance that ends while the look waits for it says nothing of the next.
-        let free = u32::from(matches!(error, Error::ObjectReset(_)));
+        let free = u32::from(error.code() == vatwerk::Code::ObjectReset);
         let earlier = (self.tries - 1).checked_sub(free)?;
         let text = error.to_string();
         if self.logged.as_ref() != Some(&text) {

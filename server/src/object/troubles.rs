@@ -175,6 +175,14 @@ impl Host {
         }
     }
 
+    /// Logs what failed inside an object, of which its caller is told less.
+    pub(super) fn tell_inside(&self, slot: &Slot, reason: &str) {
+        let (class, id) = (slot.class.name, slot.id);
+        if let Some(more) = self.troubles.fails(id, reason) {
+            tracing::warn!(class, %id, reason, more, "a call failed inside its object");
+        }
+    }
+
     /// Whether the log is to be told of a failure of that object, or, with `None`, of the vat: `Some` if the
     /// same was not told within the last minute, with how often it has happened since.
     pub(super) fn is_news(&self, object: Option<ObjectId>, reason: &str) -> Option<u64> {

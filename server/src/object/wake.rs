@@ -150,12 +150,13 @@ fn learn_name(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
-/// What callers are told: an error with a code of the vat's list as it is, so that its kind survives,
-/// and others as `activation-failed`.
+/// The error of an activation: an error with a code of the vat's list as it is, so that its kind survives, and
+/// others, those of the class's SQL among them, as `activation-failed`.
 fn activation_failed(error: capnp::Error) -> Error {
     let text = fault::coded(error).extra;
     match Code::split(&text) {
         (Some(Code::ApplicationFailed), text) => Error::ActivationFailed(text.to_owned()),
+        (Some(Code::SqlRefused | Code::SqlFailed), _) => Error::ActivationFailed(text.clone()),
         (Some(code), text) => Error::Raised {
             code,
             text: text.to_owned(),

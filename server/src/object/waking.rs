@@ -32,7 +32,7 @@ impl Waking {
             return Ok(());
         };
         if chains.contains(&Some(own)) {
-            return Err(Error::Deadlock(format!(
+            return Err(deadlock(format!(
                 "{} would wait for itself: its `create` or `activate` waits for this call",
                 slot.label()
             )));
@@ -50,7 +50,7 @@ impl Waking {
                     continue;
                 }
                 if chains.contains(&Some(*chain)) {
-                    return Err(Error::Deadlock(format!(
+                    return Err(deadlock(format!(
                         "{} and {} would wait for each other: `create` or `activate` of each waits for the \
                          other",
                         slot.label(),
@@ -62,6 +62,12 @@ impl Waking {
         }
         Ok(())
     }
+}
+
+/// The error of a call that would wait for ever. The log is told which objects these are.
+fn deadlock(text: String) -> Error {
+    tracing::warn!(text, "a call was refused: it would wait for ever");
+    Error::Deadlock(text)
 }
 
 /// An object that is in `create` or `activate`.

@@ -11,11 +11,15 @@ use std::{
 use capnp::{
     capability::{Params, Results},
     private::capability::ParamsHook,
+    traits::HasTypeId,
 };
 use futures::{StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
-use vatwerk::Delivery;
+use vatwerk::{
+    Delivery,
+    storage_capnp::{cursor, sql, transaction},
+};
 
 use super::{
     class::Dispatch,
@@ -222,6 +226,7 @@ fn handle<'a>(
         ..
     } = event;
     ticket.deliver(&instance.life);
+    instance.slot.metrics.queue_waited(since.elapsed());
     let flow = Flow::new(section, chain, &what);
     if sabotaged!(instance.host, BeginOutOfOrder) {
         flow.has_begun.set(true);
@@ -296,6 +301,13 @@ async fn answer(
         interface_id,
         method_id,
     } = method;
+    // Only whoever wrote SQL is told what is wrong with it.
+    let wrote_sql = [
+        sql::Client::TYPE_ID,
+        cursor::Client::TYPE_ID,
+        transaction::Client::TYPE_ID,
+    ]
+    .contains(&interface_id);
     let mut method = pin!(Some(async {
         match target {
             EventTarget::Object => {
@@ -338,12 +350,21 @@ async fn answer(
     // What a method that was given up holds on to may panic.
     shielded(&instance.slot, || method.set(None));
     match outcome {
-        Ok(outcome) => instance.say(Outcome(returning, outcome.map_err(fault::leaving))),
+        Ok(outcome) => {
+            let outcome = outcome.map_err(|error| match wrote_sql {
+                true => fault::leaving(error),
+                false => instance.leaving(error),
+            });
+            instance.say(Outcome(returning, outcome));
+        }
         // The instance is at its end, and the caller whose call ended it is told why, in its turn.
-        Err(error) => instance.gate.pass(
-            false,
-            Outcome(returning, Err(fault::outcome_unknown(error))),
-        ),
+        Err(error) => {
+            let error = match wrote_sql {
+                true => fault::mark(error.into(), Delivery::Unknown),
+                false => fault::outcome_unknown(error),
+            };
+            instance.gate.pass(false, Outcome(returning, Err(error)));
+        }
     }
 }
 

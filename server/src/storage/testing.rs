@@ -101,7 +101,7 @@ pub(super) fn code<T>(result: Result<T>) -> &'static str {
         Err(Error::SqlRefused(_)) => "sql-refused",
         Err(Error::SqlFailed(_)) => "sql-failed",
         Err(Error::Closed(_)) => "closed",
-        Err(Error::ObjectReset(_)) => "object-reset",
+        Err(Error::ObjectReset(_) | Error::InstanceFailed(_)) => "object-reset",
         Err(Error::StorageFailed(_)) => "storage-failed",
         Err(Error::StorageDamaged(_)) => "storage-damaged",
         Err(_) => "other",

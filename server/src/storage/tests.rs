@@ -281,7 +281,7 @@ fn a_constraint_violated_at_the_commit_resets_the_object() -> TestResult {
         error.to_string().contains("constraints were violated"),
         "{error}"
     );
-    assert!(matches!(error, Error::ObjectReset(_)));
+    assert!(matches!(error, Error::InstanceFailed(_)));
     assert_eq!(code(storage.kv().get_bytes("lost")), "object-reset");
     storage.close()?;
 

@@ -52,8 +52,10 @@ impl Http {
     pub(super) fn tell(&self, about: Option<&About>, failure: &Failure) {
         let class = about.map_or("", |about| about.class.name);
         self.directory.metrics().http_failed(class, failure.code);
-        // The object has logged why it was reset, and the vat that it stops.
-        if let Code::ObjectReset | Code::ShuttingDown = failure.code {
+        // The object has logged why it was reset, and the vat that it stops; and whoever hides what failed logs
+        // it.
+        let is_reset = matches!(failure.code, Code::ObjectReset | Code::ShuttingDown);
+        if is_reset || fault::is_told(&failure.reason) {
             return;
         }
         let id = about.and_then(|about| about.class.ids.of_name(&about.name).ok());

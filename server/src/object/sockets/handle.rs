@@ -50,11 +50,20 @@ impl WebSocket {
 
     /// Sends a message. It leaves when what the object has written so far is on disk, in order with
     /// what else it says there. What is said to a peer that is gone is dropped: its end may be on its
-    /// way to the object. A peer that does not read is closed with 1008 when more than 16 MiB wait for it,
-    /// or more than 256 KiB while more than 256 MiB wait in the whole vat.
+    /// way to the object.
     ///
-    /// `closed` after [`WebSocket::close`]; `limit-exceeded` if it is too long; `object-reset` if the
-    /// instance that has it is at its end.
+    /// A message is accepted or refused; the vat keeps an accepted one until the peer's connection has taken
+    /// it. A peer that takes nothing of what it is offered is closed with 1008 after 30 s and 1 s more for each
+    /// 16 KiB of it; after 10 s and 1 s for each 256 KiB while more than 16 MiB wait at its connection, or 256 KiB
+    /// while the limits of the object or the vat are half reached.
+    ///
+    /// # Errors
+    ///
+    /// `overloaded` if more waits for this peer, or for all of the object or the vat, than
+    /// `limits.socket_bytes`, `limits.socket_bytes_per_object` or `limits.socket_bytes_per_vat` allow. A sender
+    /// that says much waits for [`WebSocket::ready`] before each message; one that tells many peers the same
+    /// closes a peer for which there is no room. `closed` after [`WebSocket::close`]; `limit-exceeded` if it
+    /// is too long; `object-reset` if the instance that has it is at its end.
     pub fn send(&self, message: impl Into<SocketMessage>) -> Result<()> {
         let frame = match message.into() {
             SocketMessage::Text(text) => Frame::Text(text),
@@ -91,10 +100,40 @@ impl WebSocket {
         if let Some(error) = self.instance.broken() {
             return Err(error);
         }
-        if let Some(spoken) = self.socket.begin_say(frame) {
+        if let Some(spoken) = self.socket.begin_say(frame)? {
             self.instance.say(spoken);
         }
         Ok(())
+    }
+
+    /// Waits until a message has room: at most 262,144 bytes wait for the peer, and the object and the vat are
+    /// within their limits, so that the next [`WebSocket::send`] in the same turn is accepted. Returns at once
+    /// if the peer is gone. What the turn has written is committed first, as with any wait. A peer that takes
+    /// nothing can hold this up until it is closed.
+    ///
+    /// ```
+    /// # use vatwerk_server::{Result, WebSocket};
+    /// async fn tell(socket: &WebSocket, pages: Vec<String>) -> Result<()> {
+    ///     for page in pages {
+    ///         socket.ready().await?;
+    ///         socket.send(page)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `object-reset` if the instance that has it is at its end.
+    pub async fn ready(&self) -> Result<()> {
+        self.socket.ready().await;
+        self.instance.broken().map_or(Ok(()), Err)
+    }
+
+    /// The bytes of messages that wait for the peer, from [`WebSocket::send`] until its connection has taken
+    /// them, with 512 more for each message.
+    pub fn buffered(&self) -> usize {
+        self.socket.buffered()
     }
 
     /// Whether what is sent may still arrive.

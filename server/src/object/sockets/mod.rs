@@ -7,6 +7,7 @@
 //! ```
 
 mod backlog;
+mod down;
 mod event;
 mod handle;
 mod socket;
@@ -25,8 +26,11 @@ use super::{
     event::What,
     gate::{Output, Way},
     host::Host,
+    limits::Limits,
 };
-use crate::{Error, Result, account::Account};
+use crate::{Error, Result};
+
+use backlog::{Backlog, Total};
 
 pub(super) use event::{SocketEvent, run};
 pub use handle::{SocketClose, SocketMessage, WebSocket};
@@ -38,10 +42,13 @@ const RESTARTED: u16 = 1012;
 const GOING_AWAY: u16 = 1001;
 
 /// The WebSockets of a vat.
-#[derive(Default)]
 pub(super) struct Sockets {
-    /// Bytes that were said and have not been taken yet, of all of them.
-    unsent: Account,
+    /// What waits for the peers of all of them.
+    unsent: Total,
+    bytes_per_object: usize,
+    bytes_per_socket: usize,
+    /// How many peers were closed since they read too slowly.
+    slow: Cell<u64>,
     objects: RefCell<HashMap<ObjectId, Rc<ObjectSockets>>>,
 }
 
@@ -60,8 +67,10 @@ pub(super) struct ObjectSockets {
     /// The one that the object has set last.
     set_response: RefCell<Option<Rc<AutoResponse>>>,
     event_timeout: Cell<Option<Duration>>,
-    /// Of the vat.
-    unsent: Account,
+    /// What waits for the peers of the object, and of the vat.
+    unsent: Total,
+    unsent_in_vat: Total,
+    bytes_per_socket: usize,
 }
 
 /// A text that is answered without the object.
@@ -86,6 +95,16 @@ impl Host {
         self.sockets.count()
     }
 
+    /// How many bytes wait for the peers of WebSockets.
+    pub fn web_socket_bytes(&self) -> u64 {
+        self.sockets.unsent.bytes() as u64
+    }
+
+    /// How many WebSockets were closed since their peers read too slowly.
+    pub fn web_sockets_slow(&self) -> u64 {
+        self.sockets.slow.get()
+    }
+
     /// Closes all WebSockets: the vat is going away.
     pub fn close_web_sockets(&self) {
         self.sockets.close();
@@ -93,6 +112,21 @@ impl Host {
 }
 
 impl Sockets {
+    pub fn new(limits: &Limits) -> Sockets {
+        Sockets {
+            unsent: Total::new(limits.socket_bytes_per_vat),
+            bytes_per_object: limits.socket_bytes_per_object,
+            bytes_per_socket: limits.socket_bytes,
+            slow: Cell::default(),
+            objects: RefCell::default(),
+        }
+    }
+
+    /// A peer is closed since it reads too slowly.
+    fn count_slow(&self) {
+        self.slow.set(self.slow.get() + 1);
+    }
+
     /// How many are open.
     pub fn count(&self) -> usize {
         let objects = self.objects.borrow();
@@ -118,7 +152,9 @@ impl Sockets {
                 auto_response: RefCell::default(),
                 set_response: RefCell::default(),
                 event_timeout: Cell::default(),
-                unsent: self.unsent.clone(),
+                unsent: self.unsent.part(self.bytes_per_object),
+                unsent_in_vat: self.unsent.clone(),
+                bytes_per_socket: self.bytes_per_socket,
             })
         };
         objects.entry(id).or_insert_with(new).clone()
@@ -189,7 +225,8 @@ impl ObjectSockets {
                 tag
             })
             .collect();
-        let socket = Socket::new(self, number, tags, self.unsent.clone());
+        let backlog = Backlog::new(self.bytes_per_socket, &self.unsent, &self.unsent_in_vat);
+        let socket = Socket::new(self, number, tags, backlog);
         self.open.borrow_mut().insert(number, socket.clone());
         Ok(socket)
     }

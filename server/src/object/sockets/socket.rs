@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
+    time::Duration,
 };
 
 use capnp::{
@@ -11,11 +12,13 @@ use capnp::{
     traits::HasTypeId,
 };
 use http::HeaderMap;
+use tokio::time::timeout;
 use vatwerk::http_capnp::{exchange, socket};
 
 use super::{
     GOING_AWAY, ObjectSockets, RESTARTED,
     backlog::{Backlog, Untaken},
+    down::{Carried, Down},
     event::{HANDLER_FAILED, Heard, SocketEvent},
 };
 use crate::{
@@ -23,7 +26,8 @@ use crate::{
     account::{Account, Counted},
     call::{Call, Hook, Reply, Target},
     fault,
-    fetch::{Frame, send_frame, write_headers},
+    fetch::{Frame, write_headers},
+    metrics::Overload,
     object::gate::{Output, Way},
 };
 
@@ -35,6 +39,12 @@ const INBOX_BYTES: usize = 1 << 20;
 
 /// The code with which a socket is closed whose peer does not keep to the limits: "policy violation".
 const POLICY: u16 = 1008;
+
+/// Why a socket is closed whose peer does not read, for its peer and its object.
+const TOO_SLOW: &str = "it reads too slowly";
+
+/// How long whoever asked for a socket may leave it where it is.
+const TAKE_UP: Duration = Duration::from_secs(30);
 
 /// The code with which a socket is closed when there is no room: "try again later".
 const TRY_AGAIN: u16 = 1013;
@@ -50,9 +60,8 @@ pub(in crate::object) struct Socket {
     /// When it was last answered without the object, in milliseconds since 1970.
     pub auto_responded_ms: Cell<Option<i64>>,
     sockets: Rc<ObjectSockets>,
-    phase: RefCell<Phase>,
-    /// What is on its way to the peer, what is at the gate included.
-    backlog: Backlog,
+    has_ended: Cell<bool>,
+    down: Down,
     /// How many frames have been said, and how many of them have left the gate.
     said: Cell<u64>,
     left: Cell<u64>,
@@ -64,20 +73,10 @@ pub(in crate::object) struct Socket {
     is_busy: Cell<bool>,
     /// Whether the object has said its last.
     has_closed: Cell<bool>,
-    /// Whether the peer reads too slowly to be told anything else: it is given up when that may be noticed.
-    is_too_slow: Cell<bool>,
     /// Whether the object has failed at something it heard.
     has_failed: Cell<bool>,
     /// The call that asked for the socket: it lasts as long.
     asked: Cell<Option<Reply>>,
-}
-
-enum Phase {
-    /// The peer has not been told yet. What has left the gate waits.
-    Offered(Vec<Untaken>),
-    /// Where what is said goes to.
-    Open(socket::Client),
-    Ended,
 }
 
 impl Socket {
@@ -85,7 +84,7 @@ impl Socket {
         sockets: &Rc<ObjectSockets>,
         number: u64,
         tags: Box<[Rc<str>]>,
-        vat: Account,
+        backlog: Backlog,
     ) -> Rc<Socket> {
         Rc::new(Socket {
             number,
@@ -93,8 +92,8 @@ impl Socket {
             attachment: RefCell::default(),
             auto_responded_ms: Cell::default(),
             sockets: sockets.clone(),
-            phase: RefCell::new(Phase::Offered(Vec::new())),
-            backlog: Backlog::new(vat),
+            has_ended: Cell::default(),
+            down: Down::new(backlog),
             said: Cell::default(),
             left: Cell::default(),
             answers: RefCell::default(),
@@ -102,7 +101,6 @@ impl Socket {
             inbox_bytes: Account::default(),
             is_busy: Cell::default(),
             has_closed: Cell::default(),
-            is_too_slow: Cell::default(),
             has_failed: Cell::default(),
             asked: Cell::default(),
         })
@@ -119,46 +117,54 @@ impl Socket {
     }
 
     fn has_ended(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Ended)
+        self.has_ended.get()
+    }
+
+    /// The bytes that wait for the peer.
+    pub fn buffered(&self) -> usize {
+        self.down.backlog.bytes()
+    }
+
+    /// Waits until the peer has room for another message, or is gone.
+    pub async fn ready(&self) {
+        self.down.backlog.room().await;
     }
 
     pub(super) fn sockets(&self) -> &ObjectSockets {
         &self.sockets
     }
 
-    /// The peer has taken the offer: `down` takes what is said from now on.
-    fn open(self: &Rc<Self>, down: socket::Client) {
-        let mut phase = self.phase.borrow_mut();
-        if let Phase::Offered(waiting) = &mut *phase {
-            let waiting = std::mem::take(waiting);
-            *phase = Phase::Open(down);
-            drop(phase);
-            for said in waiting {
-                self.transmit(said);
-            }
+    /// The peer has taken the offer: `peer` takes what is said from now on.
+    fn open(self: &Rc<Self>, peer: socket::Client) {
+        if !self.has_ended() {
+            self.down.open(peer);
+            self.carry();
         }
     }
 
     /// The object says something, which is to pass its gate. `None` if it is not to be told to the peer.
-    pub fn begin_say(self: &Rc<Self>, frame: Frame) -> Option<Spoken> {
-        if !self.is_open() || self.is_too_slow.get() {
-            return None;
+    ///
+    /// # Errors
+    ///
+    /// `overloaded` if as much waits for the peers of the object, or of the vat, as may.
+    pub fn begin_say(self: &Rc<Self>, frame: Frame) -> Result<Option<Spoken>, Error> {
+        if !self.is_open() {
+            return Ok(None);
         }
-        let said = if self.backlog.is_full() {
-            self.is_too_slow.set(true);
-            None
+        if frame.is_last() {
+            self.has_closed.set(true);
         } else {
-            if frame.is_last() {
-                self.has_closed.set(true);
-            }
-            self.said.set(self.said.get() + 1);
-            Some(self.backlog.add(frame))
-        };
-        Some(Spoken {
+            self.down.backlog.check().inspect_err(|_| {
+                if let Some(host) = self.sockets.host.upgrade() {
+                    host.metrics.overloaded(Overload::SocketBytes);
+                }
+            })?;
+        }
+        self.said.set(self.said.get() + 1);
+        Ok(Some(Spoken {
             socket: self.clone(),
-            said,
-            is_released: false,
-        })
+            said: Some(self.down.backlog.add(frame)),
+        }))
     }
 
     /// What the object said has passed its gate.
@@ -170,17 +176,14 @@ impl Socket {
 
     /// The vat itself answers: at once, but not before what the object has said.
     fn answer_with(self: &Rc<Self>, frame: Frame) {
-        if self.backlog.is_full() {
-            // The peer cannot have read frames that are at the gate; what it has asked for itself counts.
-            let is_at_gate = self.said.get() > self.left.get();
-            if !is_at_gate || !self.answers.borrow().is_empty() {
-                self.give_up(POLICY, "it reads too slowly");
-            }
+        if self.down.backlog.is_full_of_answers() {
+            self.give_up(POLICY, "it does not read the answers to what it says");
             return;
         }
+        let answer = self.down.backlog.add_answer(frame);
         self.answers
             .borrow_mut()
-            .push_back((self.said.get(), self.backlog.add(frame)));
+            .push_back((self.said.get(), answer));
         self.answer();
     }
 
@@ -200,26 +203,46 @@ impl Socket {
     }
 
     /// Tells the peer.
-    fn transmit(&self, said: Untaken) {
-        let down = match &mut *self.phase.borrow_mut() {
-            Phase::Ended => return,
-            Phase::Offered(waiting) => return waiting.push(said),
-            Phase::Open(down) => down.clone(),
-        };
-        // What it holds is in the message now.
-        let Untaken { frame, counted } = said;
-        let taken = send_frame(&down, &frame);
+    fn transmit(self: &Rc<Self>, said: Untaken) {
+        if !self.has_ended() {
+            self.down.push(said);
+            self.carry();
+        }
+    }
+
+    /// Has what is said carried to the peer.
+    fn carry(self: &Rc<Self>) {
+        if !self.down.begin_carrying() {
+            return;
+        }
+        let socket = self.clone();
         tokio::task::spawn_local(async move {
-            // If the peer is gone, it tells otherwise.
-            let _ = taken.await;
-            drop(counted);
+            if socket.down.carry().await == Carried::TooSlow {
+                socket.cut_short();
+            }
         });
+    }
+
+    /// The peer reads too slowly: it is told so, and nothing else of what waits for it.
+    fn cut_short(self: &Rc<Self>) {
+        let is_told = self.down.cut_short(Frame::Close {
+            code: POLICY,
+            reason: TOO_SLOW.into(),
+        });
+        if is_told && let Some(host) = self.sockets.host.upgrade() {
+            host.sockets.count_slow();
+        }
+        self.carry();
+        if !self.has_ended() {
+            self.conclude();
+            self.hear(Heard::Gone(POLICY, TOO_SLOW), None);
+        }
     }
 
     /// The vat ends it: the peer is told, and the object hears no more.
     pub fn end(self: &Rc<Self>, code: u16, reason: &str) {
         let reason = reason.to_owned();
-        self.transmit(self.backlog.add(Frame::Close { code, reason }));
+        self.transmit(self.down.backlog.add(Frame::Close { code, reason }));
         self.conclude();
     }
 
@@ -228,7 +251,9 @@ impl Socket {
         match error {
             Error::Overloaded { .. } => self.give_up(TRY_AGAIN, "overloaded"),
             Error::ShuttingDown => self.end(GOING_AWAY, "the vat is shutting down"),
-            Error::ObjectReset(_) => self.end(RESTARTED, "the object was reset"),
+            Error::ObjectReset(_) | Error::InstanceFailed(_) => {
+                self.end(RESTARTED, "the object was reset")
+            }
             _ => self.end(HANDLER_FAILED, "internal error"),
         }
     }
@@ -244,7 +269,7 @@ impl Socket {
 
     /// Forgets the socket, which is over.
     pub(super) fn conclude(&self) {
-        let phase = self.phase.replace(Phase::Ended);
+        self.has_ended.set(true);
         drop(self.answers.take());
         let inbox = self.inbox.take();
         self.sockets.remove(self);
@@ -254,7 +279,7 @@ impl Socket {
         if let Some(asked) = self.asked.take() {
             asked.finish(Ok(None));
         }
-        drop(phase);
+        self.down.finish();
     }
 
     /// The peer says something, or is gone.
@@ -437,10 +462,11 @@ impl Output for Box<Acceptance> {
         let RemotePromise { promise, .. } = request.send();
         tokio::task::spawn_local(async move {
             let down = async { promise.await?.get()?.get_down() };
-            match down.await {
-                Ok(down) => socket.open(down),
+            match timeout(TAKE_UP, down).await {
+                Ok(Ok(down)) => socket.open(down),
                 // The asker has let go of its end.
-                Err(error) => tracing::debug!(%error, "a WebSocket that nobody took"),
+                Ok(Err(error)) => tracing::debug!(%error, "a WebSocket that nobody took"),
+                Err(_) => socket.give_up(POLICY, "it was not taken up in time"),
             }
         });
     }
@@ -457,9 +483,8 @@ impl Output for Box<Acceptance> {
 /// Something that the object says to a peer, on its way through the gate.
 pub(in crate::object) struct Spoken {
     socket: Rc<Socket>,
-    /// `None`: the peer reads too slowly, and is given up.
+    /// `None` when it has left.
     said: Option<Untaken>,
-    is_released: bool,
 }
 
 impl Output for Spoken {
@@ -467,10 +492,8 @@ impl Output for Spoken {
 
     /// Tells the peer.
     fn release(mut self) {
-        self.is_released = true;
-        match self.said.take() {
-            Some(said) => self.socket.leave(said),
-            None => self.socket.give_up(POLICY, "it reads too slowly"),
+        if let Some(said) = self.said.take() {
+            self.socket.leave(said);
         }
     }
 
@@ -480,18 +503,13 @@ impl Output for Spoken {
 impl Drop for Spoken {
     /// A turn that was undone has said nothing: what the vat answers by itself does not wait for it.
     fn drop(&mut self) {
-        if self.is_released {
+        let Some(said) = self.said.take() else {
             return;
+        };
+        if said.frame.is_last() {
+            self.socket.has_closed.set(false);
         }
-        match self.said.take() {
-            Some(said) => {
-                if said.frame.is_last() {
-                    self.socket.has_closed.set(false);
-                }
-                self.socket.left.set(self.socket.left.get() + 1);
-                self.socket.answer();
-            }
-            None => self.socket.is_too_slow.set(false),
-        }
+        self.socket.left.set(self.socket.left.get() + 1);
+        self.socket.answer();
     }
 }
