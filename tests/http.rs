@@ -9,6 +9,7 @@ mod noise;
 mod page;
 mod pages;
 mod stop;
+mod trickle;
 mod who;
 
 use vatwerk_server::Config;

@@ -3,6 +3,7 @@
 pub mod http;
 mod listener;
 pub mod network;
+mod pace;
 mod room;
 mod scrape;
 mod unix;
@@ -21,6 +22,7 @@ use network::Handle;
 use room::Place;
 
 pub use listener::{BindError, Listener};
+pub use pace::Pace;
 pub use room::{Room, Shared};
 pub use scrape::{Operators, Scrape};
 pub use unix::Access;
