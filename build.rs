@@ -11,7 +11,7 @@ fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     generate(&root.join("schema/vatwerk.cgr"), &[]);
     generate(&root.join("schema/kj/http.cgr"), &["kj"]);
-    for of_tests in ["probe", "puppet"] {
+    for of_tests in ["door", "probe", "puppet"] {
         let request = root
             .join("tests/support")
             .join(of_tests)

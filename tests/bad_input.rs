@@ -146,7 +146,40 @@ fn a_vat_does_not_listen_where_others_could_reach_it_unless_told_to() {
         vat.stop().await;
         vat.change_settings(open_to_all);
         let refused = vat.start_serving(|server| server).await.unwrap_err();
-        assert!(refused.to_string().contains("--insecure"), "{refused}");
+        assert!(
+            refused.to_string().contains("--listen-insecure"),
+            "{refused}"
+        );
+        // What other listeners may is not said of this one.
+        vat.change_settings(|config| {
+            config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
+            config.http.insecure = true;
+            config.metrics_insecure = true;
+        });
+        let refused = vat.start_serving(|server| server).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("--listen-insecure"),
+            "{refused}"
+        );
+        vat.change_settings(|config| {
+            config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
+            config.listen_insecure = true;
+            config.http.listen = Some(vec!["0.0.0.0:0".parse().unwrap()]);
+        });
+        let refused = vat.start_serving(|server| server).await.unwrap_err();
+        assert!(refused.to_string().contains("--http-insecure"), "{refused}");
+        vat.change_settings(|config| {
+            config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
+            config.listen_insecure = true;
+            config.http.listen = Some(vec!["0.0.0.0:0".parse().unwrap()]);
+            config.http.insecure = true;
+            config.metrics = Some("0.0.0.0:0".parse().unwrap());
+        });
+        let refused = vat.start_serving(|server| server).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("--metrics-insecure"),
+            "{refused}"
+        );
     });
 }
 

@@ -4,20 +4,23 @@ mod broken;
 mod calls;
 mod client;
 mod crowd;
+mod gateway;
+mod hosts;
 mod limits;
 mod noise;
+mod open;
 mod page;
 mod pages;
 mod stop;
 mod trickle;
 mod who;
 
-use vatwerk_server::Config;
+use vatwerk_server::{Config, classes::ChatRoom};
 
 use crate::support::TestVat;
 use page::Page;
 
-/// A vat that serves `Page`, at any port of this machine.
+/// A vat that serves `Page` and `ChatRoom`, at any port of this machine.
 async fn vat() -> TestVat {
     vat_with(|config| config.http.listen = listen()).await
 }
@@ -30,7 +33,7 @@ async fn vat_with(settings: fn(&mut Config)) -> TestVat {
 }
 
 async fn start(vat: &mut TestVat) {
-    let serving = |server: vatwerk_server::Server| server.class::<Page>();
+    let serving = |server: vatwerk_server::Server| server.class::<Page>().class::<ChatRoom>();
     vat.start_serving(serving).await.expect("the vat starts");
 }
 

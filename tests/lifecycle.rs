@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use capnp::capability::FromClientHook;
 use tokio::task::spawn_local;
 use vatwerk::Code;
 use vatwerk_server::{
@@ -222,6 +223,29 @@ fn sync_returns_when_what_was_written_is_on_disk() {
         });
         assert_eq!(code(failed.await), Code::StorageFailed);
         assert_eq!(get(&p, "k").await.unwrap().unwrap(), "new");
+    });
+}
+
+#[test]
+fn what_operators_and_holders_of_stubs_are_told_waits_thirty_seconds_for_the_disk_and_not_longer() {
+    run(async {
+        let (vat, p) = vat().await;
+        put(&p, "k", "v").await.unwrap();
+        vat.hold_commits();
+        let new: Client = vat.object("new");
+        let made = spawn_local(async move { put(&new, "k", "v").await });
+        vat.settle().await;
+        let mut list = vat.session().alarms_request();
+        list.get().set_limit(10);
+        let listed = list.send().promise;
+        let stub: vatwerk::object_capnp::stub::Client = p.cast_to();
+        let saved = stub.persist_request().send().promise;
+        let began_ms = vat.now_ms();
+        assert_eq!(code(listed.await.map(drop)), Code::OutcomeUnknown);
+        assert_eq!(code(saved.await.map(drop)), Code::OutcomeUnknown);
+        assert_eq!(vat.now_ms(), began_ms + 30_000);
+        vat.release_commits();
+        let _ = made.await.unwrap();
     });
 }
 

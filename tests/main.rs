@@ -49,3 +49,9 @@ mod ways_out;
 
 capnp::generated_code!(mod probe_capnp);
 capnp::generated_code!(mod puppet_capnp);
+
+/// Only its server is used: clients of the class are those of HTTP.
+#[allow(dead_code, clippy::all)]
+mod door_capnp {
+    include!(concat!(env!("OUT_DIR"), "/door_capnp.rs"));
+}

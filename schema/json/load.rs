@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use capnp::{
     Word, any_pointer, message,
     message::ReaderOptions,
-    schema_capnp::{code_generator_request, field, node, type_, value},
-    serialize,
+    schema_capnp::{annotation, code_generator_request, field, node, type_, value},
+    serialize, struct_list,
 };
 
 use super::{
     MAX_MEMBERS, MAX_NODES, SchemaError,
     node::{Default, Field, FieldKind, InterfaceNode, Kind, MethodNode, Node, Struct, Type},
 };
+use crate::http_capnp;
 
 type Result<T> = std::result::Result<T, SchemaError>;
 
@@ -99,7 +100,10 @@ impl Loader {
                     .map(|enumerant| Ok(enumerant.get_name()?.to_str()?.to_owned()));
                 Kind::Enum(names.collect::<Result<_>>()?)
             }
-            Ok(node::Interface(it)) => Kind::Interface(self.interface(it, &mut docs.members)?),
+            Ok(node::Interface(it)) => {
+                let is_open = open(node.get_annotations()?)?.unwrap_or(false);
+                Kind::Interface(self.interface(it, is_open, &mut docs.members)?)
+            }
             Ok(node::Const(it)) => {
                 let ty = ty(it.get_type()?)?;
                 let value = default(&ty, it.get_value()?)?;
@@ -157,6 +161,7 @@ impl Loader {
     fn interface(
         &mut self,
         it: node::interface::Reader<'_>,
+        is_open: bool,
         docs: &mut [String],
     ) -> Result<InterfaceNode> {
         let methods = it.get_methods()?;
@@ -175,12 +180,29 @@ impl Loader {
                 params: method.get_param_struct_type(),
                 results: method.get_result_struct_type(),
                 doc: docs.get_mut(i).map(std::mem::take).unwrap_or_default(),
+                is_open: open(method.get_annotations()?)?.unwrap_or(is_open),
             })
         });
         Ok(InterfaceNode {
             methods: methods.collect::<Result<_>>()?,
             superclasses: superclasses.iter().map(|it| it.get_id()).collect(),
         })
+    }
+}
+
+/// The value of the annotation `$Http.open`, if it is there.
+fn open(annotations: struct_list::Reader<'_, annotation::Owned>) -> Result<Option<bool>> {
+    let mut found = annotations
+        .iter()
+        .filter(|it| it.get_id() == http_capnp::open::ID);
+    let Some(open) = found.next() else {
+        return Ok(None);
+    };
+    match open.get_value()?.which()? {
+        value::Bool(open) => Ok(Some(open)),
+        _ => Err(SchemaError::Inconsistent(
+            "the annotation `open` of `http.capnp` is no Bool".to_owned(),
+        )),
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Method {
     pub results: u64,
     /// Its doc comment.
     pub doc: String,
+    /// Whether it may be called over HTTP: the annotation `open` of `http.capnp`, on the method or else on the
+    /// interface that declares it.
+    pub is_open: bool,
 }
 
 impl Method {
@@ -111,6 +114,7 @@ impl<'s> Interface<'s> {
             params: method.params,
             results: method.results,
             doc: method.doc.clone(),
+            is_open: method.is_open,
         }
     }
 }

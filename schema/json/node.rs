@@ -74,6 +74,8 @@ pub(super) struct MethodNode {
     pub params: u64,
     pub results: u64,
     pub doc: String,
+    /// Whether `$Http.open` says that it may be called over HTTP.
+    pub is_open: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

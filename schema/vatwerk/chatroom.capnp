@@ -7,7 +7,9 @@ $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
 
-interface ChatRoom @0x91002ba4c30e14a2 {
+using Http = import "http.capnp";
+
+interface ChatRoom @0x91002ba4c30e14a2 $Http.open(true) {
   # A chat room. Browsers find its page at `/ChatRoom/{name}/` of the vat's HTTP listener; what is said
   # here reaches them, and what they say is found here. Nobody has to prove who they are.
   #

@@ -7,7 +7,9 @@ $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
 
-interface Counter @0xb8f725b103f79538 {
+using Http = import "http.capnp";
+
+interface Counter @0xb8f725b103f79538 $Http.open(true) {
   # A number that survives everything.
 
   increment @0 (amount :Int64 = 1) -> (count :Int64);

@@ -14,6 +14,17 @@ $Cxx.namespace("vatwerk");
 $Go.package("vatwerk");
 $Go.import("vatwerk");
 
+annotation open @0xcb4a35f3d3fe5db1 (interface, method) :Bool;
+# Whether methods may be called as JSON, at `/{Class}/{name}/call/{method}` of a vat's HTTP listener, which asks
+# nobody who they are. On an interface: all methods that it declares itself. On a method: this one, whatever its
+# interface says. Without it: no. It holds in every class that has the method.
+#
+#     using Http = import "/vatwerk/http.capnp";
+#     interface Chat @0x... $Http.open(true) {
+#       post @0 (line :Text);
+#       clear @1 () $Http.open(false);
+#     }
+
 struct HttpHeader @0xda18aaee8ac59a37 {
   # One header field. There may be several of one name, and their order is kept.
 

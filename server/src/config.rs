@@ -9,8 +9,8 @@ use vatwerk::{Address, limit_capnp::MAX_SQL_BYTES};
 
 use crate::{
     gateway::{
-        Access,
-        http::{self, Network, Origins, SocketLimits},
+        Access, Hosts, Permission,
+        http::{self, Network, ObjectHosts, Origins, SocketLimits},
         network,
     },
     health, journal, object, storage,
@@ -54,18 +54,25 @@ pub struct Config {
     /// `tcp:127.0.0.1:7447` and `unix:DATA/vat.sock`.
     #[serde(deserialize_with = "addresses")]
     pub listen: Option<Vec<Address>>,
+    /// Listen at TCP addresses of `listen` that other machines can reach. Whoever reaches them can do
+    /// everything. Default false.
+    pub listen_insecure: bool,
     /// Where operators find the vat's numbers, over HTTP at `/metrics` in the text format of
     /// Prometheus, and at `/livez`, `/readyz` and `/healthz` whether it works, and if not, why: `HOST:PORT`
     /// (port 0 for any), or `unix:PATH`. Default: nowhere.
     #[serde(deserialize_with = "address")]
     pub metrics: Option<Address>,
+    /// Answer operators at a TCP address that other machines can reach. Whoever reaches it sees the numbers.
+    /// Default false.
+    pub metrics_insecure: bool,
+    /// The names, without ports, by which operators call the vat, beside addresses of IP and `localhost`: a
+    /// request for any other `Host` is refused, since a page of others may have made it. `*` is every name.
+    /// Default none.
+    pub metrics_hosts: Vec<String>,
     /// Objects over HTTP.
     pub http: Http,
     /// The files of all unix sockets.
     pub unix: Unix,
-    /// Listen at TCP addresses that other machines can reach. Whoever reaches them can do
-    /// everything. Default false.
-    pub insecure: bool,
     /// How long, in milliseconds, calls in flight may go on when the vat is told to stop; and how long
     /// the command `serve` waits for a turn that holds the vat's thread then, before it ends the process.
     /// What comes after, but for the writing back of the journal, takes at most 2 s more. Default 5,000.
@@ -105,10 +112,18 @@ pub struct Http {
     /// Whether to listen at the usual port of this machine if `listen` is not said.
     #[serde(skip)]
     pub listens_by_default: bool,
-    /// The names, without ports, by which this vat goes at a loopback address: those of proxies in front
-    /// that keep `Host`. This machine's own (`localhost`, `127.0.0.1`, `[::1]`) always count; a request
-    /// for any other is refused, since a page of others may have made it. Default none.
+    /// Listen at TCP addresses that other machines can reach, without TLS and without asking anybody who they
+    /// are. Default false.
+    pub insecure: bool,
+    /// The names, without ports, by which this vat goes at TCP addresses, such as that of a proxy in front that
+    /// keeps `Host`. Addresses of IP and `localhost` always count; a request for any other `Host` is refused,
+    /// since a page of others may have made it. `*` is every name. Default none.
     pub hosts: Vec<String>,
+    /// The domain below which each object has a host, and so an origin, of its own: with `objects.example` the
+    /// object `lobby` of `ChatRoom` is at `lobby.chatroom.objects.example`. For names of 1 to 63 small letters,
+    /// digits and, inside, hyphens; others are reached by paths alone. `localhost` is one that browsers know.
+    /// Default none.
+    pub object_host: Option<String>,
     /// The pages of others that may call objects, open WebSockets to them, send them forms and see the
     /// answers: `https://app.example`, or `*` for all. Default none.
     pub cors_origins: Vec<String>,
@@ -143,6 +158,9 @@ pub struct Http {
     /// it. With more, requests are answered 503. Never less than `call_bytes` or `answer_bytes`. Default
     /// 67,108,864.
     pub held_bytes: usize,
+    /// How long the program's own [`Server::gateway`](crate::Server::gateway) may take for a request; then it is
+    /// answered 504. Default 10,000.
+    pub gateway_ms: u64,
     /// How long a connection may be without a request, until the head of the next is whole. Proxies keep
     /// connections for 60 s, as a rule; with less than that a request may meet the end of one. Default
     /// 75,000.
@@ -276,10 +294,12 @@ impl Default for Config {
         Config {
             data: PathBuf::from("data"),
             listen: None,
+            listen_insecure: false,
             metrics: None,
+            metrics_insecure: false,
+            metrics_hosts: Vec::new(),
             http: Http::default(),
             unix: Unix::default(),
-            insecure: false,
             drain_ms: 5_000,
             alarms: true,
             limits: Limits::default(),
@@ -329,7 +349,9 @@ impl Default for Http {
         Http {
             listen: None,
             listens_by_default: false,
+            insecure: false,
             hosts: Vec::new(),
+            object_host: None,
             cors_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             hidden: Vec::new(),
@@ -342,6 +364,7 @@ impl Default for Http {
             call_bytes: limits.json_bytes,
             answer_bytes: limits.answer_bytes,
             held_bytes: limits.held_bytes,
+            gateway_ms: ms(limits.gateway),
             idle_ms: ms(limits.idle),
             stall_ms: ms(limits.stall),
             least_bytes_per_s: limits.least_bytes_per_s,
@@ -404,6 +427,24 @@ impl Config {
         })
     }
 
+    /// Whether it may listen for Cap'n Proto where other machines reach it.
+    pub fn permission(&self) -> Permission {
+        Permission {
+            is_given: self.listen_insecure,
+            option: "--listen-insecure",
+            key: "listen_insecure = true",
+        }
+    }
+
+    /// Whether operators may be answered where other machines reach the vat.
+    pub fn metrics_permission(&self) -> Permission {
+        Permission {
+            is_given: self.metrics_insecure,
+            option: "--metrics-insecure",
+            key: "metrics_insecure = true",
+        }
+    }
+
     /// How long calls in flight may go on when the vat is told to stop.
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms).min(LONGEST_DRAIN)
@@ -439,6 +480,15 @@ impl Http {
         }
     }
 
+    /// Whether it may listen for HTTP where other machines reach it.
+    pub fn permission(&self) -> Permission {
+        Permission {
+            is_given: self.insecure,
+            option: "--http-insecure",
+            key: "insecure = true in the section [http]",
+        }
+    }
+
     /// How long a client may not go on with a body.
     pub fn stall(&self) -> Duration {
         Duration::from_millis(self.stall_ms)
@@ -448,7 +498,8 @@ impl Http {
     pub fn settings(&self) -> http::Settings {
         let longest = vatwerk::limit_capnp::MAX_SOCKET_MESSAGE_BYTES;
         http::Settings {
-            hosts: self.hosts.clone(),
+            hosts: Hosts::new(&self.hosts),
+            objects: self.object_host.as_deref().map(ObjectHosts::new),
             origins: Origins::new(&self.cors_origins),
             proxies: self.trusted_proxies.clone(),
             hidden: self.hidden.iter().cloned().collect(),
@@ -461,6 +512,7 @@ impl Http {
                 json_bytes: self.call_bytes,
                 answer_bytes: self.answer_bytes,
                 held_bytes: self.held_bytes.max(self.call_bytes).max(self.answer_bytes),
+                gateway: Duration::from_millis(self.gateway_ms),
                 idle: Duration::from_millis(self.idle_ms),
                 stall: self.stall(),
                 least_bytes_per_s: self.least_bytes_per_s,

@@ -36,6 +36,7 @@ pub use alarm::{Alarm, AlarmInfo, Missed, Repeat};
 pub use config::Config;
 pub use error::{Error, Result, StatementLimit};
 pub use fetch::{Body, Request, Response};
+pub use gateway::http::GatewayRequest;
 /// The crate that [`Request`] and [`Response`] are of.
 pub use http;
 pub use object::{Alarms, Class, Context, Namespace, SocketClose, SocketMessage, WebSocket};

@@ -25,8 +25,12 @@ use crate::{
     catalog::{Catalog, LedgerError},
     config::{NoGroup, TooSmall},
     env::{Clock, Disk, RealDisk},
+    fetch::Response,
     folder::{Folder, FolderError, Layout},
-    gateway::{BindError, Gateway, Listener, Room, Scrape, Shared, http::Http},
+    gateway::{
+        BindError, Gateway, Hosts, Listener, Room, Scrape, Shared,
+        http::{GatewayRequest, Hook, Http, Passing},
+    },
     health::{self, DiskWatch, Health, Names, Thread, Watchdog, Watched},
     journal::{self, Commits, Journal, JournalError},
     metrics::{Metrics, Reading},
@@ -43,6 +47,9 @@ pub use space::NoSpace;
 
 /// Makes a value that classes find by its type, for one thread of objects.
 type MakeValue = Box<dyn Fn() -> Rc<dyn Any> + Send + Sync>;
+
+/// Makes the hook that sees each request over HTTP first, on the vat's thread.
+type MakeHook = Box<dyn FnOnce() -> Hook + Send + Sync>;
 
 /// A vat to be: its classes, what they are given, and its settings.
 ///
@@ -63,6 +70,7 @@ pub struct Server {
     bindings: HashMap<TypeId, MakeValue>,
     config: Config,
     retire: Vec<String>,
+    gateway: Option<MakeHook>,
     log_records_lost: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
     clock: Clock,
     #[cfg(any(test, feature = "testing"))]
@@ -71,6 +79,8 @@ pub struct Server {
     disk: Option<Arc<dyn Disk>>,
     #[cfg(any(test, feature = "testing"))]
     sabotage: Option<crate::object::testing::Sabotage>,
+    #[cfg(any(test, feature = "testing"))]
+    failing_service: Option<String>,
 }
 
 /// Why a vat does not start.
@@ -114,6 +124,11 @@ pub enum ServeError {
         "{0}; `--http` and `listen` in the section `[http]` say where HTTP is served, if anywhere"
     )]
     BindHttp(BindError),
+    /// Two classes would have the same hosts.
+    #[error(
+        "with `object_host` in the section `[http]`, classes `{0}` and `{1}` would have the same hosts"
+    )]
+    SameHosts(&'static str, &'static str),
     /// A class is to be kept off HTTP that there is not.
     #[error("`hidden` in the section `[http]` names `{0}`, and there is no such class")]
     Hidden(String),
@@ -159,6 +174,56 @@ impl Server {
         self
     }
 
+    /// Has `gateway` look at each request over HTTP before an object is reached, be it for a page, a call or a
+    /// WebSocket: for login, names and quotas. It may let the request pass, with other fields in its header or to
+    /// another object, or answer by itself.
+    ///
+    /// ```no_run
+    /// use vatwerk_server::{
+    ///     Body, GatewayRequest, Response, Server, classes::ChatRoom, http::header::AUTHORIZATION,
+    /// };
+    ///
+    /// # fn user_of(token: &str) -> Option<&'static str> { None }
+    /// async fn login(mut request: GatewayRequest) -> Result<GatewayRequest, Box<Response>> {
+    ///     let token = request.headers().get(AUTHORIZATION);
+    ///     let token = token.and_then(|token| token.to_str().ok()?.strip_prefix("Bearer "));
+    ///     let Some(user) = token.and_then(user_of) else {
+    ///         let mut refusal = Response::new(Body::from("who are you?"));
+    ///         *refusal.status_mut() = vatwerk_server::http::StatusCode::UNAUTHORIZED;
+    ///         return Err(refusal.into());
+    ///     };
+    ///     // Objects may trust what begins with `vatwerk-`: nobody outside can say it.
+    ///     let user_field = user.parse().expect("users have names of letters");
+    ///     request.headers_mut().insert("vatwerk-user", user_field);
+    ///     // Everybody has a room of their own.
+    ///     if request.object() == Some(("ChatRoom", "mine")) {
+    ///         request.set_object("ChatRoom", format!("{user}'s"));
+    ///     }
+    ///     Ok(request)
+    /// }
+    ///
+    /// let server = Server::builder().class::<ChatRoom>().gateway(login);
+    /// ```
+    ///
+    /// It sees requests for paths of no object too, and may give them to one. What the settings refuse (`hosts`,
+    /// `cors_origins`) and preflights it does not see. Over Cap'n Proto nobody passes it: a client with the stub of
+    /// an object may send the object any header.
+    ///
+    /// It runs on the vat's thread, which must not be held: what computes for long or blocks belongs in
+    /// `tokio::task::spawn_blocking`. A request that takes it longer than `http.gateway_ms`, 10 s unless told
+    /// otherwise, is answered 504, and one for which it panics 500; both are logged. A request whose client leaves
+    /// is dropped where `gateway` waits.
+    pub fn gateway<F, P>(mut self, gateway: F) -> Server
+    where
+        F: Fn(GatewayRequest) -> P + Send + Sync + 'static,
+        P: Future<Output = std::result::Result<GatewayRequest, Box<Response>>> + 'static,
+    {
+        self.gateway = Some(Box::new(move || {
+            Rc::new(move |request| Box::pin(gateway(request)) as Passing)
+        }));
+        self
+    }
+
     /// Shows how many records the program's log has lost, in the metric `vatwerk_log_records_lost_total`:
     /// `lost` is asked for that, on any thread. Programs with a log of their own use it.
     pub fn log_records_lost(mut self, lost: impl Fn() -> u64 + Send + Sync + 'static) -> Server {
@@ -191,6 +256,13 @@ impl Server {
     #[cfg(any(test, feature = "testing"))]
     pub fn sabotage(mut self, sabotage: crate::object::testing::Sabotage) -> Server {
         self.sabotage = Some(sabotage);
+        self
+    }
+
+    /// For tests: a vat whose service of that name panics when it begins, once.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn fail_service(mut self, service: &str) -> Server {
+        self.failing_service = Some(service.to_owned());
         self
     }
 
@@ -253,6 +325,14 @@ impl Server {
         if let Some(missing) = hidden.iter().find(|it| self.classes.by_name(it).is_err()) {
             return Err(ServeError::Hidden(missing.clone()));
         }
+        if self.config.http.object_host.is_some() {
+            let mut seen = HashMap::new();
+            for class in self.classes.iter() {
+                if let Some(other) = seen.insert(class.name.to_ascii_lowercase(), class.name) {
+                    return Err(ServeError::SameHosts(other, class.name));
+                }
+            }
+        }
         // Before anything uses SQLite: memory is set aside then.
         storage::configure_process();
         let descriptors = Descriptors::raise();
@@ -300,6 +380,10 @@ impl Server {
         if let Some(sabotage) = self.sabotage {
             host.sabotage(sabotage);
         }
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(service) = &self.failing_service {
+            host.thread.services().fail(service);
+        }
         let vat = Vat::new(Directory::new(host.clone()), description, started_at);
         let (of_limits, of_http) = (self.config.limits.connections, self.config.http.connections);
         let (http_addresses, are_usual) = self.config.http.addresses();
@@ -313,24 +397,32 @@ impl Server {
             call::serve(vat),
             Room::new("`limits.connections`", of_limits, shared.clone()),
             self.config.limits.connection(),
+            metrics.clone(),
         );
         let http = Http::new(
             Directory::new(host.clone()),
             schemas,
             Room::new("`connections` in the section `[http]`", of_http, shared),
             self.config.http.settings(),
+            self.gateway.map(|make| make()),
         );
-        let mut binding = Binding::new(self.config.insecure, access);
+        let mut binding = Binding::new(access);
         let asked = self.config.addresses();
         let listeners = binding
             .listen(
                 &asked,
                 self.config.listen.is_none(),
+                self.config.permission(),
                 self.config.limits.stall(),
             )
             .await?;
         let http_listeners = binding
-            .listen(&http_addresses, are_usual, self.config.http.stall())
+            .listen(
+                &http_addresses,
+                are_usual,
+                self.config.http.permission(),
+                self.config.http.stall(),
+            )
             .await
             .map_err(ServeError::BindHttp)?;
         binding.check(listeners.len() + http_listeners.len())?;
@@ -346,14 +438,19 @@ impl Server {
         }
         let thread = &host.thread;
         let mut services = Vec::new();
-        let scrape = Scrape::new(health.clone(), metrics.exposition());
+        let scrape = Scrape::new(
+            health.clone(),
+            metrics.exposition(),
+            Hosts::new(&self.config.metrics_hosts),
+        );
         let operators = match &self.config.metrics {
             Some(address) => {
                 let services = thread.services().clone();
+                let permission = self.config.metrics_permission();
                 Some(
                     scrape
                         .clone()
-                        .start(address, self.config.insecure, access, services)?,
+                        .start(address, permission, access, services)?,
                 )
             }
             None => None,

@@ -123,6 +123,7 @@ class Curl(unittest.TestCase):
         self.assertEqual(call("reset", "{}").json(), {})
         self.assertEqual(call("get", "{}", "--http2-prior-knowledge").json(), {"count": 0})
         self.check_error(call("nothing", "{}"), 404, "unimplemented")
+        self.check_error(call("persist", "{}"), 404, "unimplemented")
         self.check_error(call("increment", '{"amount": "many"}'), 400, "invalid-argument")
         self.check_error(call("increment", '{"amounts": 1}'), 400, "invalid-argument")
         self.check_error(call("increment", "{"), 400, "invalid-argument")
@@ -156,6 +157,8 @@ class Curl(unittest.TestCase):
         self.check_error(self.run_curl(*call, *page), 403, "permission-denied")
         self.check_error(self.run_curl(*call, "-H", "Host: app.example"), 421, "permission-denied")
         self.assertNotIn("access-control-allow-origin", self.run_curl("/Echo/a/", *page).headers)
+        image = ["-H", "Sec-Fetch-Site: same-site", "-H", "Sec-Fetch-Dest: image"]
+        self.check_error(self.run_curl("/Echo/a/", *image), 403, "permission-denied")
         server = self.serve('[http]\ncors_origins = ["https://app.example"]\n')
         answer = self.run_curl(*call, *page, server=server)
         self.assertEqual(answer.json(), {"count": 1})

@@ -95,7 +95,9 @@ impl Client {
             }
             Client::Two(send) => {
                 let path = head.uri.path_and_query().unwrap().as_str();
-                head.uri = format!("http://localhost{path}").parse().unwrap();
+                let host = head.headers.remove("host");
+                let host = host.as_ref().map_or("localhost", |it| it.to_str().unwrap());
+                head.uri = format!("http://{host}{path}").parse().unwrap();
                 send.ready().await?;
                 send.send_request(Request::from_parts(head, body)).await
             }

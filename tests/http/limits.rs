@@ -301,20 +301,25 @@ fn answers_that_nobody_reads_have_only_so_much_room_together() {
     run_paused(async {
         let vat = with_little_room().await;
         let mut client = Client::one(&vat).await;
-        // In base64 it has 240,000 bytes.
-        let value = "A".repeat(240_000);
-        let params = format!(r#"{{"key":"k","value":"{value}"}}"#);
-        let put = Request::post("/Cell/n/call/put").body(()).unwrap();
-        let put = client.stream(put, stream::iter([Bytes::from(params)]));
-        assert_eq!(put.await.unwrap().status(), 200);
+        // The room's history has 240,000 bytes and some.
+        let text = "A".repeat(2000);
+        let params = format!(r#"{{"author":"a","text":"{text}"}}"#);
+        for _ in 0..118 {
+            let say = Request::post("/ChatRoom/n/call/say").body(()).unwrap();
+            let say = client.stream(say, stream::iter([Bytes::from(params.clone())]));
+            let said = say.await.unwrap();
+            assert_eq!(said.status(), 200);
+            said.into_body().collect().await.unwrap();
+        }
+        let all = r#"{"last":118}"#;
 
         let (mut send, _driver) = frames(&vat).await;
         let mut kept = Vec::new();
         let mut refused = Vec::new();
         for _ in 0..20 {
-            let get = Request::post("http://localhost/Cell/n/call/get");
+            let get = Request::post("http://localhost/ChatRoom/n/call/history");
             let (answer, mut params) = send.send_request(get.body(()).unwrap(), false).unwrap();
-            params.send_data(r#"{"key":"k"}"#.into(), true).unwrap();
+            params.send_data(all.into(), true).unwrap();
             let answer = answer.await.unwrap();
             if answer.status() == 200 {
                 kept.push(answer);
@@ -340,10 +345,7 @@ fn answers_that_nobody_reads_have_only_so_much_room_together() {
         settle().await;
         assert_eq!(held(&vat).await, 0);
         assert_eq!(
-            client
-                .post("/Cell/n/call/get", r#"{"key":"k"}"#)
-                .await
-                .status,
+            client.post("/ChatRoom/n/call/history", all).await.status,
             200
         );
     });

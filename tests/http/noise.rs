@@ -58,6 +58,8 @@ impl Random {
                 "host: localhost\r\n",
                 "host: localhost\r\n",
                 "host: evil.example\r\n",
+                "host: n.page.objects.example\r\n",
+                "sec-fetch-site: cross-site\r\n",
                 "host: \u{e9}\r\n",
                 "origin: null\r\n",
                 "origin: http://localhost\r\n",
@@ -158,6 +160,7 @@ fn hear(seeds: Vec<u64>) {
     run_paused(async move {
         let vat = vat_with(|config| {
             config.http.listen = listen();
+            config.http.object_host = Some("objects.example".into());
             config.http.idle_ms = 50;
             config.http.stall_ms = 50;
             config.http.ping_ms = 50;

@@ -74,6 +74,14 @@ impl Class for Page {
                 response.headers_mut().insert("content-length", none);
                 Ok(response)
             }
+            // For pages of any origin.
+            "/shared" => {
+                let mut response = Response::new(Body::from("shared"));
+                let anybody = "cross-origin".parse().unwrap();
+                let headers = response.headers_mut();
+                headers.insert("cross-origin-resource-policy", anybody);
+                Ok(response)
+            }
             "/whole" => Ok(Response::new(Body::from("whole"))),
             // Pieces for ever; `written` is passed with each.
             "/flood" => {

@@ -58,6 +58,45 @@ fn pages_of_others_do_nothing_here_unless_the_settings_say_so() {
 }
 
 #[test]
+fn other_pages_may_link_here_and_embed_nothing() {
+    run(async {
+        let vat = vat_with(|config| {
+            config.http.listen = listen();
+            config.http.cors_origins = vec!["https://app.example".into()];
+        })
+        .await;
+        let ask = |site: &str, mode: &str, dest: &str| {
+            Request::get("/Page/n/whole")
+                .header("sec-fetch-site", site)
+                .header("sec-fetch-mode", mode)
+                .header("sec-fetch-dest", dest)
+        };
+        for mut client in Client::each(&vat).await {
+            for site in ["cross-site", "same-site"] {
+                let link = ask(site, "navigate", "document");
+                let answer = client.send(link.body("").unwrap()).await;
+                assert_eq!((answer.status, answer.text.as_str()), (200, "whole"));
+                for (mode, dest) in [("navigate", "iframe"), ("no-cors", "image")] {
+                    let embedded = ask(site, mode, dest).body("").unwrap();
+                    let (status, code, told) = client.send(embedded).await.error();
+                    assert_eq!((status, code.as_str()), (403, "permission-denied"));
+                    assert!(told.contains("cors_origins"), "{told}");
+                }
+                for (origin, status) in [("https://app.example", 200), ("https://b.example", 403)] {
+                    let fetch = ask(site, "cors", "empty").header("origin", origin);
+                    let answer = client.send(fetch.body("").unwrap()).await;
+                    assert_eq!(answer.status, status, "{origin}");
+                }
+            }
+            for site in ["same-origin", "none"] {
+                let own = ask(site, "no-cors", "image").body("").unwrap();
+                assert_eq!(client.send(own).await.status, 200);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_name_that_was_made_to_lead_here_is_refused() {
     run(async {
         let mut vat = vat().await;

@@ -284,7 +284,7 @@ impl TestVat {
         let address = self.operators().to_string();
         let address = address.strip_prefix("tcp:").expect("a TCP address");
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: vat\r\n\r\n";
+        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
         stream.write_all(request).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

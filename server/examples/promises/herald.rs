@@ -1,10 +1,15 @@
 //! A class with every way out of an object that others may notice.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use http::{Method, StatusCode, header};
 use vatwerk_server::{
     Class, Context,
+    alarm::AlarmInfo,
     fetch::{Body, Request, Response},
     object::{SocketMessage, WebSocket},
 };
@@ -17,18 +22,27 @@ use crate::{
 pub struct Herald {
     ctx: Context,
     kept: RefCell<Option<listener::Client>>,
+    unheard: Rc<Cell<u64>>,
 }
 
 impl Class for Herald {
     const NAME: &'static str = "Herald";
     const SCHEMA: &'static [u8] = crate::SCHEMA;
+    const ALARMS: bool = true;
     const FETCH: bool = true;
     const WEB_SOCKETS: bool = true;
     type Client = herald::Client;
 
     async fn activate(ctx: Context) -> capnp::Result<Self> {
-        let kept = RefCell::default();
-        Ok(Herald { ctx, kept })
+        Ok(Herald {
+            ctx,
+            kept: RefCell::default(),
+            unheard: Rc::default(),
+        })
+    }
+
+    async fn alarm(self: Rc<Self>, _: AlarmInfo) -> capnp::Result<()> {
+        count(&self.ctx).map(drop)
     }
 
     /// `GET` reads the number; `POST` counts, reads the body to its end, and answers with the number and
@@ -183,5 +197,46 @@ impl herald::Server for Herald {
         results.get().set_loan(params.get_loan()?);
         results.set_pipeline()?;
         tell(&params.get_listener()?, number).await
+    }
+    async fn shout(
+        self: Rc<Self>,
+        params: herald::ShoutParams,
+        _: herald::ShoutResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let kept = self.kept.borrow();
+        let listener = kept
+            .as_ref()
+            .ok_or_else(|| capnp::Error::failed("nobody listens".into()))?;
+        for _ in 0..params.get_times() {
+            let mut request = listener.hear_request();
+            request.get().init_parcel(params.get_bytes());
+            let (heard, unheard) = (request.send().promise, self.unheard.clone());
+            self.ctx.wait_until(async move {
+                if heard.await.is_err() {
+                    unheard.set(unheard.get() + 1);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn unheard(
+        self: Rc<Self>,
+        _: herald::UnheardParams,
+        mut results: herald::UnheardResults,
+    ) -> capnp::Result<()> {
+        results.get().set_number(self.unheard.get());
+        Ok(())
+    }
+
+    async fn ring(
+        self: Rc<Self>,
+        params: herald::RingParams,
+        _: herald::RingResults,
+    ) -> capnp::Result<()> {
+        let after = Duration::from_millis(params.get()?.get_after_ms());
+        Ok(self.ctx.alarms()?.set_in(after)?)
     }
 }

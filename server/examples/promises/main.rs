@@ -1,5 +1,5 @@
 //! Small classes in whose methods one sees what a vat promises: order, what leaves an object and when, one
-//! call at a time, callers that are gone. The tests of the binary use them from other processes.
+//! call at a time, callers that are gone, panics. The tests of the binary use them from other processes.
 //!
 //! ```text
 //! cargo run -p vatwerk-server --example promises -- serve
@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use vatwerk_server::{Context, Server, cli};
 
+mod brittle;
 mod clerk;
 mod herald;
 mod patient;
@@ -36,12 +37,32 @@ fn count(ctx: &Context) -> capnp::Result<u64> {
     Ok(number)
 }
 
+/// For tests: a vat with a fault of its own, where `VATWERK_FAULT` says: in an object that failed to be made, in
+/// the scheduler of alarms, in what it has an object do about them, or in a service, once.
+#[cfg(feature = "testing")]
+fn faulty(server: Server) -> Server {
+    use vatwerk_server::object::testing::Sabotage;
+
+    match std::env::var("VATWERK_FAULT").as_deref() {
+        Err(_) => server,
+        Ok("discard") => server.sabotage(Sabotage::PanicInDiscard),
+        Ok("scheduler") => server.sabotage(Sabotage::PanicInScheduler),
+        Ok("look") => server.sabotage(Sabotage::PanicInLook),
+        Ok(service) => server.fail_service(service),
+    }
+}
+
 fn main() -> ExitCode {
     let server = Server::builder()
         .class::<herald::Herald>()
+        .class::<brittle::Brittle>()
+        .binding(brittle::Armed::default())
         .class::<clerk::Clerk>()
         .class::<patient::Patient>()
         .class::<patient::Thorough>()
-        .class::<twin::Twin>();
+        .class::<twin::Twin>()
+        .class::<vatwerk_server::classes::Cell>();
+    #[cfg(feature = "testing")]
+    let server = faulty(server);
     cli::run(server)
 }

@@ -48,15 +48,26 @@ const OBJECTS: &str = "
 
 /// To count a million rows at a start takes more than a second, if they have to be read from the disk.
 const COUNTS: &str = "
-    CREATE TABLE counts (class INTEGER PRIMARY KEY, objects INTEGER NOT NULL);
-    INSERT INTO counts SELECT class, count(*) FROM objects GROUP BY class;
+    CREATE TABLE counts (class INTEGER PRIMARY KEY, objects INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    INSERT INTO counts SELECT class, count(*), ifnull(sum(bytes), 0) FROM objects GROUP BY class;
     CREATE TRIGGER object_added AFTER INSERT ON objects BEGIN
-        INSERT INTO counts VALUES (NEW.class, 1)
-            ON CONFLICT (class) DO UPDATE SET objects = objects + 1;
+        INSERT INTO counts VALUES (NEW.class, 1, ifnull(NEW.bytes, 0))
+            ON CONFLICT (class) DO UPDATE SET objects = objects + 1, bytes = bytes + excluded.bytes;
+    END;
+    CREATE TRIGGER object_sized AFTER UPDATE OF bytes ON objects WHEN NEW.bytes IS NOT OLD.bytes BEGIN
+        UPDATE counts SET bytes = bytes + ifnull(NEW.bytes, 0) - ifnull(OLD.bytes, 0)
+            WHERE class = OLD.class;
     END;
     CREATE TRIGGER object_removed AFTER DELETE ON objects BEGIN
-        UPDATE counts SET objects = objects - 1 WHERE class = OLD.class;
+        UPDATE counts SET objects = objects - 1, bytes = bytes - ifnull(OLD.bytes, 0)
+            WHERE class = OLD.class;
     END;";
+
+/// Before [`COUNTS`], in a catalog whose counts have no sizes.
+const UNCOUNT: &str = "
+    DROP TRIGGER object_added;
+    DROP TRIGGER object_removed;
+    DROP TABLE counts;";
 
 const LIST_NAMED: &str = "SELECT id, name, created_ms, written_ms, bytes FROM objects
     WHERE class = ?1 AND name IS NOT NULL AND name >= ?2 AND name < ?3
@@ -78,7 +89,11 @@ pub(super) fn prepare(db: &Connection) -> rusqlite::Result<()> {
              ALTER TABLE objects ADD COLUMN bytes INTEGER;",
         )?;
     }
-    if !db.table_exists(None, c"counts")? {
+    let is_counted = db.table_exists(None, c"counts")?;
+    if is_counted && !db.column_exists(None, c"counts", c"bytes")? {
+        db.execute_batch(UNCOUNT)?;
+        db.execute_batch(COUNTS)?;
+    } else if !is_counted {
         db.execute_batch(COUNTS)?;
     }
     Ok(())
@@ -166,10 +181,19 @@ impl Catalog {
 
     /// How many objects of the class have come into being.
     pub fn count(&self, class: u64) -> Result<u64> {
+        self.size(class).map(|(objects, _)| objects)
+    }
+
+    /// How many objects of the class there are, and how many bytes their databases have in all, as far as
+    /// that was noted.
+    pub fn size(&self, class: u64) -> Result<(u64, u64)> {
         self.read(|db| {
-            let mut query = db.prepare_cached("SELECT objects FROM counts WHERE class = ?1")?;
-            let count = query.query_row([class.cast_signed()], |row| unsigned(row, 0));
-            Ok(count.optional()?.unwrap_or(0))
+            let mut query =
+                db.prepare_cached("SELECT objects, bytes FROM counts WHERE class = ?1")?;
+            let size = query.query_row([class.cast_signed()], |row| {
+                Ok((unsigned(row, 0)?, unsigned(row, 1)?))
+            });
+            Ok(size.optional()?.unwrap_or_default())
         })
     }
 
@@ -356,6 +380,53 @@ mod tests {
         for query in [LIST_NAMED, LIST_UNNAMED, COUNT_NAMED] {
             assert_no_scan(&catalog, query);
         }
+    }
+
+    #[test]
+    fn the_size_of_a_class_is_that_of_its_objects_also_of_an_older_catalog() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = catalog(&folder);
+        let sized = |catalog: &Catalog, n, bytes| {
+            let activity = Some(super::super::Activity {
+                written_ms: 1,
+                bytes,
+            });
+            let note = super::super::Note {
+                object: object(n),
+                alarm: None,
+                activity,
+            };
+            catalog.note(&[note], catalog.failures()).unwrap();
+        };
+        for n in 0..4 {
+            first.record(7, id(n), None).unwrap();
+            sized(&first, n, 4096);
+        }
+        first.record(7, id(4), None).unwrap();
+        sized(&first, 0, 8192);
+        sized(&first, 1, 4096);
+        first.forget_written(object(2)).unwrap();
+        assert!(first.remove(object(3), first.failures()).unwrap());
+        assert_eq!(first.size(7).unwrap(), (4, 12_288));
+        assert_eq!(first.size(8).unwrap(), (0, 0));
+        // As an earlier version left it.
+        let old = "
+            CREATE TABLE counts (class INTEGER PRIMARY KEY, objects INTEGER NOT NULL);
+            INSERT INTO counts SELECT class, count(*) FROM objects GROUP BY class;
+            CREATE TRIGGER object_added AFTER INSERT ON objects BEGIN SELECT 1; END;
+            CREATE TRIGGER object_removed AFTER DELETE ON objects BEGIN SELECT 1; END;";
+        first
+            .write(|db| {
+                db.execute_batch("DROP TRIGGER object_sized")?;
+                db.execute_batch(UNCOUNT)?;
+                db.execute_batch(old)
+            })
+            .unwrap();
+        let again = reopen(first);
+        assert_eq!(again.size(7).unwrap(), (4, 12_288));
+        again.record(7, id(9), None).unwrap();
+        sized(&again, 9, 1);
+        assert_eq!(again.size(7).unwrap(), (5, 12_289));
     }
 
     #[test]

@@ -374,7 +374,8 @@ pub struct SchemaArgs {
 /// What to do with the schema.
 #[derive(Debug, Subcommand)]
 pub enum SchemaVerb {
-    /// Write the .capnp files of the wire contract into a folder
+    /// Write the .capnp files of the wire contract into a folder. The annotation that opens methods to calls over
+    /// HTTP is in vatwerk/http.capnp
     Export {
         /// The folder, which is made if need be
         dir: PathBuf,

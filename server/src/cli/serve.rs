@@ -32,7 +32,7 @@ pub(super) struct Serve {
     listen: Vec<Address>,
 
     /// Where objects are reached over HTTP, any number of times: HOST:PORT (port 0: any) or unix:PATH;
-    /// none for nowhere [default: 127.0.0.1:7448]
+    /// none for nowhere. Their methods are, where the schema says $Http.open(true) [default: 127.0.0.1:7448]
     #[arg(long, value_name = "ADDR", value_parser = http_address)]
     http: Vec<HttpAddress>,
 
@@ -46,8 +46,20 @@ pub(super) struct Serve {
     #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
     alarms: Option<Switch>,
 
-    /// Listen even where other machines can reach the vat: it asks nobody who they are
+    /// Listen at addresses of --listen even where other machines can reach them: whoever does can do everything
     #[arg(long)]
+    listen_insecure: bool,
+
+    /// Listen at addresses of --http even where other machines can reach them: the vat asks nobody who they are
+    #[arg(long)]
+    http_insecure: bool,
+
+    /// Answer at the address of --metrics even where other machines can reach it
+    #[arg(long)]
+    metrics_insecure: bool,
+
+    /// Earlier versions had one switch for all listeners.
+    #[arg(long, hide = true)]
     insecure: bool,
 
     /// Serve this class no more, though it has objects here: they are kept, and nobody reaches them
@@ -84,6 +96,13 @@ fn http_address(text: &str) -> Result<HttpAddress, InvalidAddress> {
 
 impl Serve {
     fn config(&self) -> Result<Config, String> {
+        if self.insecure {
+            return Err(
+                "--insecure is said of each listener: --listen-insecure, --http-insecure or \
+                        --metrics-insecure"
+                    .into(),
+            );
+        }
         let mut config = match &self.config {
             Some(path) => std::fs::read_to_string(path)
                 .map_err(|e| e.to_string())
@@ -111,7 +130,9 @@ impl Serve {
         if let Some(alarms) = self.alarms {
             config.alarms = alarms == Switch::On;
         }
-        config.insecure |= self.insecure;
+        config.listen_insecure |= self.listen_insecure;
+        config.http.insecure |= self.http_insecure;
+        config.metrics_insecure |= self.metrics_insecure;
         Ok(config)
     }
 

@@ -91,7 +91,7 @@ impl Limits {
 }
 
 impl Http {
-    fn least(&self) -> [Least; 8] {
+    fn least(&self) -> [Least; 9] {
         [
             ("connections", self.connections as u64, 1),
             ("requests", self.requests as u64, 1),
@@ -102,6 +102,7 @@ impl Http {
             ),
             ("head_bytes", self.head_bytes as u64, HEAD_BYTES),
             ("head_fields", self.head_fields as u64, 1),
+            ("gateway_ms", self.gateway_ms, 1),
             ("idle_ms", self.idle_ms, 1),
             ("stall_ms", self.stall_ms, 1),
             ("message_bytes", u64::from(self.message_bytes), 1),

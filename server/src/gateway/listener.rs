@@ -61,15 +61,32 @@ pub(super) enum Stream {
     Unix(UnixStream),
 }
 
+/// Whether a vat may listen where other machines reach it: said of each kind of listener.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Permission {
+    /// Whether it may.
+    pub is_given: bool,
+    /// How the command line says so.
+    pub option: &'static str,
+    /// How the settings say so.
+    pub key: &'static str,
+}
+
 /// Why a vat cannot listen at an address.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Anybody who reaches the port could do everything.
     #[error(
-        "{0} is reachable from other machines, and this vat asks nobody who they are; \
-         use a loopback address, or say --insecure"
+        "{at} is reachable from other machines, and this vat asks nobody who they are; use a loopback address, or \
+         say {} (in the settings: {})",
+        .permission.option, .permission.key
     )]
-    Exposed(SocketAddr),
+    Exposed {
+        /// Where.
+        at: SocketAddr,
+        /// What would permit it.
+        permission: Permission,
+    },
     /// Somebody listens there already.
     #[error("another process is listening at {}", .0.display())]
     Live(PathBuf),
@@ -103,12 +120,12 @@ pub enum BindError {
 }
 
 impl Listener {
-    /// Listens at `address`. A TCP address that other machines can reach is refused unless
-    /// `insecure`. The file of a unix socket is as `access` says; a stale one in its place is replaced, a
+    /// Listens at `address`. A TCP address that other machines can reach is refused without
+    /// `permission`. The file of a unix socket is as `access` says; a stale one in its place is replaced, a
     /// live one is not.
     pub async fn bind(
         address: &Address,
-        insecure: bool,
+        permission: Permission,
         access: Access,
     ) -> Result<Listener, BindError> {
         let io = |source| BindError::Io {
@@ -119,8 +136,11 @@ impl Listener {
             Address::Tcp { host, port } => {
                 let found = (host.as_str(), *port).to_socket_addrs().map_err(io)?.next();
                 let found = found.ok_or_else(|| BindError::NoAddress { host: host.clone() })?;
-                if !found.ip().is_loopback() && !insecure {
-                    return Err(BindError::Exposed(found));
+                if !found.ip().is_loopback() && !permission.is_given {
+                    return Err(BindError::Exposed {
+                        at: found,
+                        permission,
+                    });
                 }
                 let socket = TcpListener::bind(found).await.map_err(io)?;
                 let bound = socket.local_addr().map_err(io)?;
@@ -254,6 +274,12 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    const GIVEN: Permission = Permission {
+        is_given: true,
+        option: "--insecure",
+        key: "insecure = true",
+    };
     use crate::{
         health::{Health, Limits, Names, Services},
         metrics::Metrics,
@@ -262,7 +288,7 @@ mod tests {
     /// A connection that a listener with this stall limit has taken, and its peer's end.
     async fn taken(stall: Duration) -> (TcpStream, TcpStream) {
         let address = "tcp:127.0.0.1:0".parse().unwrap();
-        let listener = Listener::bind(&address, false, Access::default())
+        let listener = Listener::bind(&address, Permission::default(), Access::default())
             .await
             .unwrap();
         let listener = listener.with_stall(stall);
@@ -301,11 +327,11 @@ mod tests {
     async fn other_machines_are_not_let_in_by_accident() {
         let address: Address = "tcp:0.0.0.0:0".parse().unwrap();
         assert!(matches!(
-            Listener::bind(&address, false, Access::default()).await,
-            Err(BindError::Exposed(_))
+            Listener::bind(&address, Permission::default(), Access::default()).await,
+            Err(BindError::Exposed { .. })
         ));
         assert!(
-            Listener::bind(&address, true, Access::default())
+            Listener::bind(&address, GIVEN, Access::default())
                 .await
                 .is_ok()
         );
@@ -364,7 +390,7 @@ mod tests {
             let path = folder.path().join("vat.sock");
             let address = Address::Unix(path.clone());
             let listener = Rc::new(
-                Listener::bind(&address, false, Access::default())
+                Listener::bind(&address, Permission::default(), Access::default())
                     .await
                     .unwrap(),
             );

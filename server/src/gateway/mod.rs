@@ -1,5 +1,6 @@
 //! Sockets, the sessions that come through them, and what an operator asks.
 
+mod host;
 pub mod http;
 mod listener;
 pub mod network;
@@ -18,14 +19,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use vatwerk::vat_capnp::vat;
 
 use listener::Stream;
-use network::Handle;
+use network::{Counters, Handle};
 use room::Place;
 
-pub use listener::{BindError, Listener};
+pub use host::Hosts;
+pub use listener::{BindError, Listener, Permission};
 pub use pace::Pace;
 pub use room::{Room, Shared};
 pub use scrape::{Operators, Scrape};
 pub use unix::Access;
+
+use crate::metrics::Metrics;
 
 /// The connections of a vat.
 pub struct Gateway {
@@ -34,22 +38,47 @@ pub struct Gateway {
     room: Room,
     next: Cell<u64>,
     open: RefCell<HashMap<u64, Handle>>,
-    stalled: Cell<u64>,
-    /// The calls refused, and the calls not sent, of connections that have ended.
-    refused: Cell<(u64, u64)>,
+    /// What connections did that have ended.
+    past: Cell<Sums>,
+    metrics: Metrics,
+}
+
+/// What connections have done.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    bytes_in: u64,
+    bytes_out: u64,
+    calls_refused: u64,
+    calls_not_sent: u64,
+}
+
+impl Sums {
+    fn and(self, more: Counters) -> Sums {
+        Sums {
+            bytes_in: self.bytes_in + more.bytes_in,
+            bytes_out: self.bytes_out + more.bytes_out,
+            calls_refused: self.calls_refused + more.calls_refused,
+            calls_not_sent: self.calls_not_sent + more.asked_refused,
+        }
+    }
 }
 
 impl Gateway {
-    /// Connections to `vat`, as long as there is `room`.
-    pub fn new(vat: vat::Client, room: Room, limits: network::Limits) -> Rc<Gateway> {
+    /// Connections to `vat`, as long as there is `room`; their ends are counted in `metrics`.
+    pub fn new(
+        vat: vat::Client,
+        room: Room,
+        limits: network::Limits,
+        metrics: Metrics,
+    ) -> Rc<Gateway> {
         Rc::new(Gateway {
             vat,
             limits,
             room,
             next: Cell::default(),
             open: RefCell::default(),
-            stalled: Cell::default(),
-            refused: Cell::default(),
+            past: Cell::default(),
+            metrics,
         })
     }
 
@@ -83,16 +112,13 @@ impl Gateway {
         tokio::task::spawn_local(async move {
             let end = handle.ended().await;
             if end.is_overload() {
-                this.stalled.set(this.stalled.get() + 1);
                 tracing::warn!(connection = number, %end, "connection ended");
             } else {
                 tracing::debug!(connection = number, %end, "connection ended");
             }
             this.open.borrow_mut().remove(&number);
-            let (refused, not_sent) = this.refused.get();
-            let last = handle.counters();
-            this.refused
-                .set((refused + last.calls_refused, not_sent + last.asked_refused));
+            this.past.set(this.past.get().and(handle.counters()));
+            this.metrics.connection_ended(end.word());
             drop(room);
         });
     }
@@ -112,25 +138,31 @@ impl Gateway {
         self.room.refused()
     }
 
-    /// How many connections have ended because their peers did not read or did not go on with a message,
-    /// or because the vat had no room for what they sent or were to read.
-    pub fn connections_stalled(&self) -> u64 {
-        self.stalled.get()
-    }
-
     /// How many calls of peers the connections have answered `overloaded` or `shutting-down`, because a
     /// limit of theirs was reached or the vat stops.
     pub fn calls_refused(&self) -> u64 {
-        let open = self.open.borrow();
-        let open = open.values().map(|handle| handle.counters().calls_refused);
-        self.refused.get().0 + open.sum::<u64>()
+        self.sums().calls_refused
     }
 
     /// How many calls of objects to peers were not sent, because the peers do not keep up.
     pub fn calls_not_sent(&self) -> u64 {
+        self.sums().calls_not_sent
+    }
+
+    /// How many bytes of messages the connections have read, without their tables of segments.
+    pub fn bytes_received(&self) -> u64 {
+        self.sums().bytes_in
+    }
+
+    /// How many bytes of messages were queued for writing on the connections.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sums().bytes_out
+    }
+
+    fn sums(&self) -> Sums {
         let open = self.open.borrow();
-        let open = open.values().map(|handle| handle.counters().asked_refused);
-        self.refused.get().1 + open.sum::<u64>()
+        open.values()
+            .fold(self.past.get(), |sums, handle| sums.and(handle.counters()))
     }
 
     /// The bytes of messages that the connections hold: in flight, not written yet, or not here whole.

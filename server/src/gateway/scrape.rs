@@ -36,7 +36,8 @@ use tokio::{
 use vatwerk::Address;
 
 use super::{
-    Access, BindError,
+    Access, BindError, Hosts, Permission,
+    host::BadHost,
     listener::{Listener, Stream},
 };
 use crate::{
@@ -65,6 +66,7 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(1);
 pub struct Scrape {
     health: Health,
     exposition: Exposition,
+    hosts: Hosts,
     refresh: Arc<Refresh>,
 }
 
@@ -83,11 +85,12 @@ pub struct Operators {
 }
 
 impl Scrape {
-    /// The health of a vat, and its numbers.
-    pub fn new(health: Health, exposition: Exposition) -> Scrape {
+    /// The health of a vat, its numbers, and the names by which operators call it.
+    pub fn new(health: Health, exposition: Exposition, hosts: Hosts) -> Scrape {
         Scrape {
             health,
             exposition,
+            hosts,
             refresh: Arc::default(),
         }
     }
@@ -105,7 +108,7 @@ impl Scrape {
     pub fn start(
         self,
         address: &Address,
-        insecure: bool,
+        permission: Permission,
         access: Access,
         services: Services,
     ) -> Result<Operators, BindError> {
@@ -122,7 +125,7 @@ impl Scrape {
         let at = address.clone();
         let work = move || {
             let serve = async move {
-                let listener = match Listener::bind(&at, insecure, access).await {
+                let listener = match Listener::bind(&at, permission, access).await {
                     Ok(listener) => Rc::new(listener),
                     Err(error) => return drop(bound.send(Err(error))),
                 };
@@ -156,8 +159,8 @@ impl Scrape {
             let this = this.clone();
             tokio::task::spawn_local(async move {
                 match stream {
-                    Stream::Tcp(stream) => this.serve(stream).await,
-                    Stream::Unix(stream) => this.serve(stream).await,
+                    Stream::Tcp(stream) => this.serve(stream, true).await,
+                    Stream::Unix(stream) => this.serve(stream, false).await,
                 }
                 drop(room);
             });
@@ -167,9 +170,14 @@ impl Scrape {
     }
 
     /// Serves one connection to its end.
-    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin, is_tcp: bool) {
         let service = service_fn(async |request: Request<Incoming>| {
-            Ok::<_, Infallible>(self.answer(request.method(), request.uri().path()).await)
+            let host = self.hosts.check(request.uri(), request.headers());
+            let answer = match host {
+                Err(bad) if is_tcp => misdirected(bad),
+                _ => self.answer(request.method(), request.uri().path()).await,
+            };
+            Ok::<_, Infallible>(answer)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -196,13 +204,10 @@ impl Scrape {
             "/readyz" | "/healthz" => told(&self.health.problems()),
             _ => (StatusCode::NOT_FOUND, "not found\n".into()),
         };
-        let mut response = Response::new(text);
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        let text = HeaderValue::from_static(Metrics::CONTENT_TYPE);
-        headers.insert(header::CONTENT_TYPE, text);
+        let mut response = page(status, text);
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(header::ALLOW, allowed);
         }
         response
     }
@@ -220,6 +225,33 @@ impl Scrape {
             disk_free: self.health.free_bytes(),
         })
     }
+}
+
+fn page(status: StatusCode, text: String) -> Response<String> {
+    let mut response = Response::new(text);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let text = HeaderValue::from_static(Metrics::CONTENT_TYPE);
+    headers.insert(header::CONTENT_TYPE, text);
+    let sniffing = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, sniffing);
+    response
+}
+
+/// What is said to who calls the vat by a name that is none of its own.
+fn misdirected(bad: BadHost) -> Response<String> {
+    let (status, told) = match bad {
+        BadHost::Malformed => (
+            StatusCode::BAD_REQUEST,
+            "several Hosts, or none that is text\n",
+        ),
+        BadHost::Unknown => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "operators do not call this vat by that Host: `metrics_hosts` in its settings names those by which \
+             they do\n",
+        ),
+    };
+    page(status, told.into())
 }
 
 /// That all is well, or what is not, a line each.
@@ -260,7 +292,7 @@ mod tests {
 
     fn scrape() -> Scrape {
         let health = Health::new(Limits::default(), Names::default());
-        Scrape::new(health, Metrics::new("1", 0).exposition())
+        Scrape::new(health, Metrics::new("1", 0).exposition(), Hosts::default())
     }
 
     // Nobody brings readings up to date: as if the vat's thread were held.
@@ -319,7 +351,7 @@ mod tests {
             let started = Instant::now();
             let (mut client, server) = duplex(32);
             client.write_all(said.as_bytes()).await.unwrap();
-            scrape.serve(server).await;
+            scrape.serve(server, true).await;
             let took = started.elapsed();
             assert!(took >= limit && took < 2 * limit, "{said}: {took:?}");
         }
@@ -331,9 +363,34 @@ mod tests {
         let (mut client, server) = duplex(1 << 20);
         let long = format!("GET /metrics HTTP/1.1\r\nlong: {}\r\n", "x".repeat(9000));
         client.write_all(long.as_bytes()).await.unwrap();
-        scrape.serve(server).await;
+        scrape.serve(server, true).await;
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn operators_call_the_vat_by_its_names() {
+        let mut scrape = scrape();
+        scrape.hosts = Hosts::new(&["vat.example".into()]);
+        for (host, is_tcp, status) in [
+            ("host: vat.example:9464\r\n", true, 200),
+            ("host: 10.0.0.1:9464\r\n", true, 200),
+            ("", true, 200),
+            ("host: evil.example\r\n", true, 421),
+            ("host: evil.example\r\n", false, 200),
+            ("host: a\r\nhost: b\r\n", true, 400),
+        ] {
+            for path in ["/metrics", "/livez", "/readyz", "/healthz"] {
+                let (mut client, server) = duplex(1 << 20);
+                let ask = format!("GET {path} HTTP/1.1\r\n{host}\r\n");
+                client.write_all(ask.as_bytes()).await.unwrap();
+                scrape.serve(server, is_tcp).await;
+                let mut answer = String::new();
+                client.read_to_string(&mut answer).await.unwrap();
+                let start = format!("HTTP/1.1 {status} ");
+                assert!(answer.starts_with(&start), "{path} {host}: {answer}");
+            }
+        }
     }
 }

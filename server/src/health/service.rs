@@ -35,12 +35,26 @@ const LOG_TIME: Duration = Duration::from_millis(100);
 pub struct Services {
     health: Health,
     restarts: Restarts,
+    /// The service that is to panic, once.
+    #[cfg(any(test, feature = "testing"))]
+    fault: std::sync::Arc<std::sync::Mutex<Option<String>>>,
 }
 
 impl Services {
     /// Services whose failures `health` tells of and `restarts` counts.
     pub fn new(health: Health, restarts: Restarts) -> Services {
-        Services { health, restarts }
+        Services {
+            health,
+            restarts,
+            #[cfg(any(test, feature = "testing"))]
+            fault: Default::default(),
+        }
+    }
+
+    /// For tests: has the service of that name panic when it begins, once.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn fail(&self, service: &str) {
+        *self.fault.lock().unwrap() = Some(service.to_owned());
     }
 
     /// Runs a service on this thread until it is aborted, beginning with `begin` each time. `name` is its
@@ -56,7 +70,13 @@ impl Services {
             let mut pause = FIRST_PAUSE;
             loop {
                 let began = Instant::now();
-                let run = AssertUnwindSafe(async { begin().await });
+                #[cfg(any(test, feature = "testing"))]
+                let fault = this.fault.lock().unwrap().take_if(|fault| fault == name);
+                let run = AssertUnwindSafe(async {
+                    #[cfg(any(test, feature = "testing"))]
+                    assert_eq!(fault, None, "a service that a test has fail");
+                    begin().await
+                });
                 let ended = run.catch_unwind().await;
                 let why = ended.map_or_else(
                     |panic| message(&*panic).to_owned(),

@@ -1,9 +1,9 @@
 //! What the objects of one class do.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use vatwerk::Code;
@@ -15,6 +15,9 @@ pub struct ClassMetrics {
     succeeded: Counter,
     /// In the order of [`Code::ALL`].
     failed: [Counter; Code::ALL.len()],
+    objects: Gauge<u64, AtomicU64>,
+    object_bytes: Gauge<u64, AtomicU64>,
+    queue_wait_seconds: Histogram,
     call_seconds: Histogram,
     turn_seconds: Histogram,
     gate_wait_seconds: Histogram,
@@ -122,6 +125,17 @@ impl ClassMetrics {
         self.call_seconds.observe(took.as_secs_f64());
     }
 
+    /// So many objects there are, whose databases have so many bytes in all.
+    pub fn counted(&self, objects: u64, bytes: u64) {
+        self.objects.set(objects);
+        self.object_bytes.set(bytes);
+    }
+
+    /// A call, a request, a message or an alarm has begun, so long after it was delivered.
+    pub fn queue_waited(&self, waited: Duration) {
+        self.queue_wait_seconds.observe(waited.as_secs_f64());
+    }
+
     /// A turn of an object is over, and took so long.
     pub fn turn(&self, took: Duration) {
         self.turn_seconds.observe(took.as_secs_f64());
@@ -181,6 +195,7 @@ impl ClassMetrics {
 
 type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
+type Gauges = Family<Labels, Gauge<u64, AtomicU64>>;
 type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// A histogram of durations, with nothing in it.
@@ -190,6 +205,9 @@ fn durations() -> Histogram {
 
 /// The numbers of all classes, from which those of each are made.
 pub(super) struct Families {
+    objects: Gauges,
+    object_bytes: Gauges,
+    queue_wait_seconds: Histograms,
     calls: Counters,
     call_seconds: Histograms,
     turn_seconds: Histograms,
@@ -213,6 +231,12 @@ impl Families {
             registry.register(name, help, histograms.clone());
             histograms
         };
+        let queue_wait_seconds = histograms(
+            "queue_wait_seconds",
+            "How long calls, requests, messages and alarms waited for their objects before they began: \
+             for others, for the journal, for the object to wake",
+            durations,
+        );
         let call_seconds = histograms(
             "call_seconds",
             "How long calls took, from their delivery until their outcome left",
@@ -239,6 +263,16 @@ impl Families {
             "How long objects took to wake up",
             durations,
         );
+        let mut gauges = |name, help| {
+            let gauges = Gauges::default();
+            registry.register(name, help, gauges.clone());
+            gauges
+        };
+        let objects = gauges("objects", "Objects that there are, awake or asleep");
+        let object_bytes = gauges(
+            "object_bytes",
+            "The size of the databases of objects, as objects are listed with it",
+        );
         // `_total` is added to their names.
         let mut counters = |name, help| {
             let counters = Counters::default();
@@ -247,6 +281,9 @@ impl Families {
         };
         Families {
             calls: counters("calls", "Calls that are over, by the code of their outcome"),
+            objects,
+            object_bytes,
+            queue_wait_seconds,
             call_seconds,
             turn_seconds,
             gate_wait_seconds,
@@ -284,6 +321,9 @@ impl Families {
         ClassMetrics {
             succeeded: code(&self.calls, "ok"),
             failed: failures(&self.calls),
+            objects: self.objects.get_or_create_owned(&labels()),
+            object_bytes: self.object_bytes.get_or_create_owned(&labels()),
+            queue_wait_seconds: self.queue_wait_seconds.get_or_create_owned(&labels()),
             call_seconds: self.call_seconds.get_or_create_owned(&labels()),
             turn_seconds: self.turn_seconds.get_or_create_owned(&labels()),
             gate_wait_seconds: self.gate_wait_seconds.get_or_create_owned(&labels()),

@@ -79,6 +79,7 @@ struct Inner {
     faults: Counter,
     long_turns: Family<ClassAndMethod, Counter>,
     restarts: Restarts,
+    connection_ends: Family<Vec<(&'static str, &'static str)>, Counter>,
     /// By the first digit of the status, from 1 to 5.
     http_answers: [Counter; 5],
     http_failures: Family<ClassAndCode, Counter>,
@@ -193,6 +194,12 @@ impl Metrics {
             "The limits of the vat, by the keys of their settings",
             limits.clone(),
         );
+        let connection_ends = Family::default();
+        registry.register(
+            "connections_ended",
+            "Connections that have ended, by why",
+            connection_ends.clone(),
+        );
         let long_turns = Family::default();
         registry.register(
             "long_turns",
@@ -242,6 +249,7 @@ impl Metrics {
             faults,
             long_turns,
             restarts,
+            connection_ends,
             http_answers,
             http_failures,
             http_slow,
@@ -272,6 +280,20 @@ impl Metrics {
     /// A call was refused: `overloaded`.
     pub fn overloaded(&self, why: Overload) {
         self.0.overloaded[why as usize].inc();
+    }
+
+    /// A connection has ended, for this reason.
+    pub fn connection_ended(&self, why: &'static str) {
+        let labels = vec![("reason", why)];
+        self.0.connection_ends.get_or_create(&labels).inc();
+    }
+
+    /// Connections end for these reasons: from now on the numbers have each, zero at first.
+    pub fn connections_end(&self, reasons: &[&'static str]) {
+        for reason in reasons {
+            let labels = vec![("reason", *reason)];
+            drop(self.0.connection_ends.get_or_create(&labels));
+        }
     }
 
     /// The vat has this limit, by the setting with that key.
@@ -323,6 +345,11 @@ impl Metrics {
         let set = reading.register(&mut lock(&self.0.registry));
         let reading = Box::new(move || set(read()));
         self.0.readings.borrow_mut().push(reading);
+    }
+
+    /// From now on `read` sets numbers of classes in [`Metrics::refresh`]. It must not use these `Metrics`.
+    pub fn show_classes(&self, read: impl Fn() + 'static) {
+        self.0.readings.borrow_mut().push(Box::new(read));
     }
 
     /// Brings all readings up to date: they are read on this thread, and shown by any.

@@ -34,15 +34,16 @@ pub enum Reading {
     ConnectionsTaken,
     /// How many connections have been refused since the start, because as many were open as may be.
     ConnectionsRefused,
-    /// How many connections have ended because their peers did not read or did not go on with a message,
-    /// or because the vat had no room for them, since the start.
-    ConnectionsStalled,
     /// How many calls of peers have been refused at their connections since the start.
     ConnectionCallsRefused,
     /// How many calls of objects to peers have not been sent since the start.
     ConnectionCallsNotSent,
     /// How many bytes of messages the connections hold.
     ConnectionBytes,
+    /// How many bytes of messages the connections have read since the start.
+    ConnectionBytesReceived,
+    /// How many bytes of messages the connections have queued for writing since the start.
+    ConnectionBytesSent,
     /// How many HTTP connections are open, without WebSockets.
     HttpConnections,
     /// How many HTTP connections have been refused since the start, because as many were open as may be.
@@ -70,9 +71,10 @@ impl Reading {
             Reading::ConnectionsTaken
             | Reading::ConnectionsRefused
             | Reading::HttpConnectionsRefused
-            | Reading::ConnectionsStalled
             | Reading::ConnectionCallsRefused
             | Reading::ConnectionCallsNotSent
+            | Reading::ConnectionBytesReceived
+            | Reading::ConnectionBytesSent
             | Reading::Commits
             | Reading::WebSocketsSlow
             | Reading::LogRecordsLost => {
@@ -123,11 +125,6 @@ impl Reading {
                 "http_connections_refused",
                 "HTTP connections that were refused, because as many were open as may be",
             ),
-            Reading::ConnectionsStalled => (
-                "connections_stalled",
-                "Connections that were ended because their peers did not read or did not go on with a \
-                 message, or because the vat had no room for them",
-            ),
             Reading::ConnectionCallsRefused => (
                 "connection_calls_refused",
                 "Calls refused at their connections: a limit of calls or bytes was reached, or the \
@@ -140,6 +137,14 @@ impl Reading {
             Reading::ConnectionBytes => (
                 "connection_bytes",
                 "Bytes of messages that connections hold: in flight, not written, or not here whole",
+            ),
+            Reading::ConnectionBytesReceived => (
+                "connection_received_bytes",
+                "Bytes of messages that connections have read",
+            ),
+            Reading::ConnectionBytesSent => (
+                "connection_sent_bytes",
+                "Bytes of messages that were queued for writing on connections",
             ),
             Reading::HttpConnections => (
                 "http_connections",

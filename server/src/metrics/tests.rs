@@ -27,9 +27,13 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     class.activated(took);
     class.background_failed();
     class.gate_waited(took);
+    class.queue_waited(took);
+    class.counted(3, 12_288);
     class.alarm_started(Duration::from_secs(2));
     metrics.alarm_not_delivered();
     metrics.overloaded(Overload::Objects);
+    metrics.connections_end(&["stalled", "refused"]);
+    metrics.connection_ended("stalled");
     metrics.limit("limits.some", 9);
     let syncs = Durations::default();
     metrics.show_durations("sync_seconds", "A test's", &syncs);
@@ -46,6 +50,14 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         ("vatwerk_limit{setting=\"limits.some\"}".to_owned(), 9.0),
         ("vatwerk_alarm_delivery_failures_total".to_owned(), 1.0),
         ("vatwerk_overloaded_total{reason=\"calls\"}".to_owned(), 0.0),
+        (
+            "vatwerk_connections_ended_total{reason=\"stalled\"}".to_owned(),
+            1.0,
+        ),
+        (
+            "vatwerk_connections_ended_total{reason=\"refused\"}".to_owned(),
+            0.0,
+        ),
         (
             "vatwerk_overloaded_total{reason=\"objects\"}".to_owned(),
             1.0,
@@ -71,6 +83,9 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     expect("http_failures_total", ",code=\"internal\"", 1.0);
     expect("activations_total", "", 1.0);
     expect("gate_wait_seconds_count", "", 1.0);
+    expect("queue_wait_seconds_count", "", 1.0);
+    expect("objects", "", 3.0);
+    expect("object_bytes", "", 12_288.0);
     expect("activation_seconds_sum", "", 0.002);
     expect("alarm_lag_seconds_bucket", ",le=\"1\"", 0.0);
     expect("alarm_lag_seconds_bucket", ",le=\"5\"", 1.0);
@@ -148,10 +163,11 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::ConnectionsTaken,
         Reading::ConnectionsRefused,
         Reading::HttpConnectionsRefused,
-        Reading::ConnectionsStalled,
         Reading::ConnectionCallsRefused,
         Reading::ConnectionCallsNotSent,
         Reading::ConnectionBytes,
+        Reading::ConnectionBytesReceived,
+        Reading::ConnectionBytesSent,
         Reading::HttpConnections,
         Reading::HttpRequests,
         Reading::HttpHeldBytes,
@@ -206,7 +222,6 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
     for name in [
         "connections",
         "connections_total",
-        "connections_stalled_total",
         "connection_calls_refused_total",
         "connection_calls_not_sent_total",
         "connection_bytes",

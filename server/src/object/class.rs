@@ -104,8 +104,9 @@ pub trait Class: Sized + 'static {
     /// Whether the class takes WebSockets: set it where [`Class::web_socket_message`] is implemented.
     const WEB_SOCKETS: bool = false;
 
-    /// Whether the vat's HTTP listener lets anybody reach its objects: their [`Class::fetch`], and
-    /// their methods as JSON.
+    /// Whether the vat's HTTP listener lets anybody reach its objects: their [`Class::fetch`], and, as JSON,
+    /// those of their methods that the schema opens: `$Http.open(true)` on an interface or on a method, of
+    /// `/vatwerk/http.capnp`.
     const ON_GATEWAY: bool = true;
 
     /// Whether its objects take one call at a time, in order, instead of letting others in while one
@@ -313,6 +314,8 @@ pub struct ClassEntry {
     pub web_sockets: bool,
     /// Whether the HTTP listener lets anybody reach its objects.
     pub on_gateway: bool,
+    /// The methods that the schema opens to calls over HTTP, by their names.
+    pub open_methods: Vec<String>,
     pub(super) is_serial: bool,
     pub(super) finish_calls: bool,
     pub(super) call_limit: Option<Duration>,
@@ -357,6 +360,7 @@ impl ClassEntry {
             fetch: C::FETCH,
             web_sockets: C::WEB_SOCKETS,
             on_gateway: C::ON_GATEWAY,
+            open_methods: open_methods(&schemas, interface_id),
             is_serial: C::SERIAL,
             finish_calls: C::FINISH_CALLS,
             call_limit: C::CALL_LIMIT,
@@ -390,6 +394,21 @@ impl ClassEntry {
     pub(super) fn activate(&self, ctx: Context) -> Activation {
         (self.activate)(ctx)
     }
+}
+
+/// The names of the methods that are open to calls over HTTP. Of several methods of one name the nearest counts,
+/// which a call goes to.
+fn open_methods(schemas: &Schemas, interface_id: u64) -> Vec<String> {
+    let methods = schemas.interface(interface_id).map(|it| it.methods());
+    let mut seen = HashSet::new();
+    let nearest = methods
+        .into_iter()
+        .flatten()
+        .filter(|method| seen.insert(method.name.clone()));
+    nearest
+        .filter(|method| method.is_open)
+        .map(|method| method.name)
+        .collect()
 }
 
 const fn is_class_name(name: &str) -> bool {

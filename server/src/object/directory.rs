@@ -41,6 +41,12 @@ impl Directory {
         self.0.classes.by_name(name).cloned()
     }
 
+    /// The class whose name is this one in small letters, if the vat serves it.
+    pub fn class_by_label(&self, label: &str) -> Option<Rc<ClassEntry>> {
+        let is_it = |class: &&Rc<ClassEntry>| class.name.eq_ignore_ascii_case(label);
+        self.0.classes.iter().find(is_it).cloned()
+    }
+
     /// The class with that interface. `not-found` if the vat does not serve it.
     pub fn class_by_interface(&self, interface_id: u64) -> Result<Rc<ClassEntry>> {
         self.0.classes.by_interface(interface_id).cloned()

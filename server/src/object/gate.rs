@@ -356,7 +356,8 @@ impl OutputGate {
     }
 }
 
-fn stuck() -> Error {
+/// The error of whoever has waited for [`COMMIT_LIMIT`].
+pub(super) fn stuck() -> Error {
     Error::OutcomeUnknown(format!(
         "a commit was not on disk after {} s, and may get there",
         COMMIT_LIMIT.as_secs()

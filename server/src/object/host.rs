@@ -10,12 +10,16 @@ use std::{
 };
 
 use futures::channel::oneshot;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
 use vatwerk::ObjectId;
 
 use super::{
     class::{ClassEntry, Registry},
     event::{EventTarget, What},
+    gate::{COMMIT_LIMIT, stuck},
     life::Why,
     limits::Limits,
     notes::Notes,
@@ -441,8 +445,11 @@ impl Host {
     }
 
     /// Waits until everything that the catalog says is durable: before that nobody may be told.
+    /// `storage-failed` if a commit of it has not happened, `outcome-unknown` after [`COMMIT_LIMIT`].
     pub async fn catalog_is_durable(&self) -> Result<()> {
-        self.commits.durable(self.catalog.newest()).await
+        let durable = self.commits.durable(self.catalog.newest());
+        let waited = timeout(COMMIT_LIMIT, durable).await;
+        waited.unwrap_or_else(|_| Err(stuck()))
     }
 
     /// Waits until no call is in flight.

@@ -209,6 +209,7 @@ fn handle<'a>(
         ..
     } = event;
     ticket.deliver(&instance.life);
+    instance.slot.metrics.queue_waited(since.elapsed());
     let flow = Flow::new(section, chain, &what);
     if sabotaged!(instance.host, BeginOutOfOrder) {
         flow.has_begun.set(true);

@@ -4,20 +4,18 @@ use std::{rc::Rc, time::Duration};
 
 use vatwerk::Address;
 
-use crate::gateway::{Access, BindError, Listener};
+use crate::gateway::{Access, BindError, Listener, Permission};
 
 /// Listens at one address after the other.
 pub(super) struct Binding {
-    insecure: bool,
     access: Access,
     /// Why the vat does not listen at the first of its usual addresses that it cannot listen at.
     problem: Option<BindError>,
 }
 
 impl Binding {
-    pub fn new(insecure: bool, access: Access) -> Binding {
+    pub fn new(access: Access) -> Binding {
         Binding {
-            insecure,
             access,
             problem: None,
         }
@@ -29,11 +27,12 @@ impl Binding {
         &mut self,
         addresses: &[Address],
         are_usual: bool,
+        permission: Permission,
         stall: Duration,
     ) -> Result<Vec<Rc<Listener>>, BindError> {
         let mut listeners = Vec::new();
         for address in addresses {
-            match Listener::bind(address, self.insecure, self.access).await {
+            match Listener::bind(address, permission, self.access).await {
                 Ok(listener) => listeners.push(Rc::new(listener.with_stall(stall))),
                 Err(error) if are_usual => {
                     tracing::warn!(

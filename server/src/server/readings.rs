@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::{
-    gateway::{Gateway, http::Http},
+    gateway::{Gateway, http::Http, network::End},
     metrics::{Metrics, Reading},
     object::Host,
 };
@@ -22,8 +22,16 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.limit("limits.socket_bytes_per_vat", socket_bytes);
     metrics.limit("limits.alarms_at_once", limits.alarms_at_once as u64);
     // From the start, so that the first event of a kind is seen as a change.
-    for class in host.classes.iter() {
-        metrics.class(class.name);
+    let classes: Vec<_> = host.classes.iter().cloned().collect();
+    for class in classes {
+        let (host, numbers) = (Rc::downgrade(host), metrics.class(class.name));
+        metrics.show_classes(move || {
+            if let Some(host) = host.upgrade()
+                && let Ok((objects, bytes)) = host.catalog.size(class.interface_id)
+            {
+                numbers.counted(objects, bytes);
+            }
+        });
     }
     let before = host.commits.journal().commits();
     let commits = move |host: &Host| host.commits.journal().commits() - before;
@@ -57,14 +65,17 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.show(Reading::ConnectionsTaken, of(gateway, taken));
     let over = Gateway::connections_refused;
     metrics.show(Reading::ConnectionsRefused, of(gateway, over));
-    let stalled = Gateway::connections_stalled;
-    metrics.show(Reading::ConnectionsStalled, of(gateway, stalled));
     let refused = Gateway::calls_refused;
     metrics.show(Reading::ConnectionCallsRefused, of(gateway, refused));
     let not_sent = Gateway::calls_not_sent;
     metrics.show(Reading::ConnectionCallsNotSent, of(gateway, not_sent));
     let bytes = |gateway: &Gateway| gateway.held_bytes() as u64;
     metrics.show(Reading::ConnectionBytes, of(gateway, bytes));
+    let received = Gateway::bytes_received;
+    metrics.show(Reading::ConnectionBytesReceived, of(gateway, received));
+    let sent = Gateway::bytes_sent;
+    metrics.show(Reading::ConnectionBytesSent, of(gateway, sent));
+    metrics.connections_end(&End::WORDS);
     let connections = |http: &Http| http.connections() as u64;
     metrics.show(Reading::HttpConnections, of(http, connections));
     let over = Http::connections_refused;

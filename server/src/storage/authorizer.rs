@@ -1,6 +1,7 @@
 //! What user SQL may do: everything in its own database, except reach the vat's own tables, open
 //! transactions, or leave the database.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,6 +60,8 @@ struct Shared {
     unresolved: AtomicBool,
     /// The functions and modules of the class.
     own: Mutex<HashSet<String>>,
+    /// The panic of a function of the class, on its way past SQLite.
+    panicked: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 /// While it lives, SQL is ours and may do anything, except for what triggers and views do in it:
@@ -153,6 +156,14 @@ impl Gate {
     /// Why the last refusal, if there is more to say than SQLite does.
     pub(super) fn take_hint(&self) -> Option<&'static str> {
         self.hint().take()
+    }
+
+    /// The panic of a function of the class, to be kept while SQLite ends its statement.
+    pub(super) fn panicked(&self) -> std::sync::MutexGuard<'_, Option<Box<dyn Any + Send>>> {
+        self.0
+            .panicked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn own_names(&self) -> &Mutex<HashSet<String>> {

@@ -30,6 +30,7 @@ mod vfs;
 mod watch;
 
 use std::cell::{Cell, RefCell};
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -560,7 +561,14 @@ impl Inner {
     }
 
     /// The error of a failed statement, once its effect on the open transaction is known.
+    ///
+    /// # Panics
+    ///
+    /// If a function of the class did, in the statement: the panic goes on.
     fn judge(&self, connection: &Connection, error: &rusqlite::Error) -> Error {
+        if let Some(panic) = self.gate.panicked().take() {
+            resume_unwind(panic);
+        }
         let refused = self.watch.take_refusal();
         let is_refused = refused.is_some()
             && matches!(

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::{c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 
 use rusqlite::functions::{Context, FunctionFlags};
@@ -24,7 +25,8 @@ pub type Extension = unsafe extern "C" fn(
 /// [`Class::sql_functions`](crate::Class::sql_functions).
 ///
 /// The vat does not bound what they take: while one runs every object of the vat waits, and the time limit of
-/// SQL is looked at only when it has returned. `invalid-argument` for a name that is SQLite's or the vat's.
+/// SQL is looked at only when it has returned. One that panics ends its statement, and then the instance, as any
+/// panic of the class does. `invalid-argument` for a name that is SQLite's or the vat's.
 pub struct SqlFunctions<'c> {
     connection: &'c Connection,
     gate: &'c Gate,
@@ -85,10 +87,16 @@ impl SqlFunctions<'_> {
         function: impl Fn(&[SqlValue]) -> Result<SqlValue> + Send + 'static,
     ) -> Result<()> {
         self.claim(name)?;
+        let gate = self.gate.clone();
         let call = move |context: &Context<'_>| -> rusqlite::Result<Value> {
             let arguments = (0..context.len()).map(|at| SqlValue::from(context.get_raw(at)));
             let arguments: Vec<SqlValue> = arguments.collect();
-            function(&arguments)
+            let called = catch_unwind(AssertUnwindSafe(|| function(&arguments)));
+            let value = called.unwrap_or_else(|panic| {
+                *gate.panicked() = Some(panic);
+                Err(Error::SqlFailed("a function of the class panicked".into()))
+            });
+            value
                 .map(Value::from)
                 .map_err(|error| rusqlite::Error::UserFunctionError(Box::new(error)))
         };
@@ -138,6 +146,7 @@ mod tests {
     use super::super::Storage;
     use super::super::testing::{TestResult, code, fresh};
     use super::*;
+    use crate::panics::caught;
 
     fn register(functions: &mut SqlFunctions<'_>) -> Result<()> {
         functions.deterministic("Doubled", Some(1), |arguments| match arguments {
@@ -201,7 +210,9 @@ mod tests {
         storage.kv().put("k", &1)?;
         let error = storage.exec("INSERT INTO t (a) VALUES ('x')").unwrap_err();
         assert!(error.to_string().contains("not a number"), "{error}");
-        assert_eq!(code(storage.exec("SELECT panics()")), "sql-failed");
+        let panic = caught(|| storage.exec("SELECT panics()")).err();
+        assert_eq!(panic.expect("it goes on").message, "told to");
+        storage.exec("SELECT 1")?;
         // One that an extension has not named, and one that may not be in an index.
         assert_eq!(code(storage.exec("SELECT hidden()")), "sql-refused");
         assert_eq!(

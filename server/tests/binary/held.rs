@@ -28,7 +28,7 @@ fn vat(folder: &Path, settings: &str) -> Vat {
 fn ask(vat: &Vat, path: &str) -> String {
     let address = vat.lines[1].strip_prefix("listening metrics ").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: vat\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer

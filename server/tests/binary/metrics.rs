@@ -28,7 +28,7 @@ fn connect(vat: &Vat) -> TcpStream {
 /// The whole answer.
 fn ask(vat: &Vat, request: &str) -> String {
     let mut stream = connect(vat);
-    write!(stream, "{request} HTTP/1.1\r\nHost: vat\r\n\r\n").unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -115,7 +115,7 @@ fn numbers_are_for_this_machine_unless_told_otherwise_and_may_be_asked_for_in_th
     let exposed = ["serve", "--listen", "tcp:127.0.0.1:0", "--http", "none"];
     let exposed = exposed.iter().chain(&["--metrics", "0.0.0.0:0"]);
     let error = run(folder.path(), exposed).failed(1);
-    assert!(error.contains("--insecure"), "{error}");
+    assert!(error.contains("--metrics-insecure"), "{error}");
     let settings = "listen = [\"tcp:127.0.0.1:0\"]\nmetrics = \"127.0.0.1:0\"\n";
     fs::write(folder.path().join("vat.toml"), settings).unwrap();
     let vat = Vat::spawn(folder.path(), ["--config", "vat.toml"]).ready(2);

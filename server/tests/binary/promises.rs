@@ -8,7 +8,9 @@ mod gate;
 #[cfg(target_os = "linux")]
 mod hold;
 mod order;
+mod panics;
 mod peers;
+mod pins;
 mod serial;
 
 use std::{cell::Cell, fs, path::Path, rc::Rc, time::Duration, time::Instant};
@@ -25,9 +27,15 @@ use crate::{
 /// A vat of the example, which listens at TCP, for HTTP and for operators, in this order. Objects stay awake
 /// unless the settings say otherwise.
 fn vat(folder: &Path, limits: &str) -> Vat {
-    let idle = match limits.contains("idle_ms") {
-        true => "",
-        false => "idle_ms = 3_600_000\n",
+    faulty_vat(folder, limits, None)
+}
+
+/// A vat of the example with a fault of its own.
+fn faulty_vat(folder: &Path, limits: &str, fault: Option<&str>) -> Vat {
+    let idle = if limits.contains("idle_ms") {
+        ""
+    } else {
+        "idle_ms = 3_600_000\n"
     };
     let settings = format!("drain_ms = 3_600_000\n[limits]\n{idle}{limits}");
     fs::write(folder.join("vat.toml"), settings).unwrap();
@@ -41,7 +49,7 @@ fn vat(folder: &Path, limits: &str) -> Vat {
         any,
     ];
     let args = ["--config", "vat.toml"].iter().chain(&listen);
-    Vat::spawn_program(&example("promises"), folder, args).ready(3)
+    Vat::spawn_faulty(&example("promises"), folder, args, fault).ready(3)
 }
 
 /// Does something in a thread in which clients can be used.

@@ -61,7 +61,7 @@ fn objects_are_reached_over_http_where_serve_says() {
         "0.0.0.0:0",
     ];
     let error = run(folder.path(), args).failed(1);
-    assert!(error.contains("--insecure"), "{error}");
+    assert!(error.contains("--http-insecure"), "{error}");
 }
 
 #[test]
@@ -251,13 +251,27 @@ fn other_machines_are_let_in_only_when_told() {
     let folder = tempdir().unwrap();
     let exposed = ["serve", "--listen", "tcp:0.0.0.0:0"];
     let error = run(folder.path(), exposed).failed(1);
-    assert!(error.contains("--insecure"), "{error}");
+    assert!(error.contains("--listen-insecure"), "{error}");
+    // What one listener may the others may not.
+    let exposed = exposed
+        .iter()
+        .chain(&["--http-insecure", "--metrics-insecure"]);
+    let error = run(folder.path(), exposed).failed(1);
+    assert!(error.contains("--listen-insecure"), "{error}");
+    // The switch that there was for all of them at once.
+    let error = run(folder.path(), ["serve", "--insecure"]).failed(2);
+    for option in ["--listen-insecure", "--http-insecure", "--metrics-insecure"] {
+        assert!(error.contains(option), "{error}");
+    }
+    fs::write(folder.path().join("old.toml"), "insecure = true\n").unwrap();
+    let error = run(folder.path(), ["serve", "--config", "old.toml"]).failed(2);
+    assert!(error.contains("listen_insecure"), "{error}");
 }
 
 #[test]
 fn settings_come_from_a_file_and_bad_ones_are_refused() {
     let folder = tempdir().unwrap();
-    fs::write(folder.path().join("good.toml"), "insecure = false\n").unwrap();
+    fs::write(folder.path().join("good.toml"), "listen_insecure = false\n").unwrap();
     fs::write(folder.path().join("bad.toml"), "insecuer = true\n").unwrap();
     for (file, said) in [("bad.toml", "insecuer"), ("missing.toml", "missing.toml")] {
         let error = run(folder.path(), ["serve", "--config", file]).failed(2);

@@ -43,6 +43,7 @@ fn program(path: &Path, folder: &Path) -> Command {
         .current_dir(folder)
         .env_remove("VATWERK_CONNECT")
         .env_remove("VATWERK_DATA")
+        .env_remove("VATWERK_FAULT")
         .env_remove("RUST_LOG")
         .stdin(Stdio::null());
     command
@@ -139,22 +140,46 @@ impl Vat {
         Vat::spawn_program(program, folder, args)
     }
 
-    /// Likewise, with another server.
+    /// Begins to serve with another server, as [`Vat::spawn`] does.
     pub fn spawn_program(
         program: &Path,
         folder: &Path,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Vat {
+        Vat::spawn_faulty(program, folder, args, None)
+    }
+
+    /// Begins to serve with a server that has this fault of its own: see the example `promises`.
+    pub fn spawn_faulty(
+        program: &Path,
+        folder: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        fault: Option<&str>,
     ) -> Vat {
         let args: Vec<OsString> = args
             .into_iter()
             .map(|arg| arg.as_ref().to_owned())
             .collect();
         let errors = File::create(folder.join("stderr")).unwrap();
-        Vat::spawn_logging(program, folder, args, "info", errors)
+        let mut command = self::program(program, folder);
+        command.envs(fault.map(|fault| ("VATWERK_FAULT", fault)));
+        Vat::serve(command, program, folder, args, "info", errors)
     }
 
-    /// The same, which logs what `filter` says to `log`.
+    /// Begins to serve with a server that logs what `filter` says to `log`.
     pub fn spawn_logging(
+        program: &Path,
+        folder: &Path,
+        args: Vec<OsString>,
+        filter: &str,
+        log: impl Into<Stdio>,
+    ) -> Vat {
+        let command = self::program(program, folder);
+        Vat::serve(command, program, folder, args, filter, log)
+    }
+
+    fn serve(
+        mut command: Command,
         program: &Path,
         folder: &Path,
         args: Vec<OsString>,
@@ -167,7 +192,7 @@ impl Vat {
         } else {
             &["--http", "none"]
         };
-        let child = self::program(program, folder)
+        let child = command
             .env("RUST_LOG", filter)
             .args(["serve", "--data", "data"])
             .args(args)

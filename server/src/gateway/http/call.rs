@@ -1,4 +1,5 @@
-//! Calls of methods as JSON.
+//! Calls of methods as JSON: of those that the class's schema opens. One that is not open is answered like one
+//! that there is not.
 //!
 //! A method that takes a capability gets `null` for it, and one in the results is told as
 //! `{"$capability": "Stub"}`: over HTTP there is nothing to hold it with.
@@ -38,6 +39,13 @@ pub(super) async fn call(
 ) -> Result<Response, Problem> {
     if head.method != Method::POST {
         return Err(Problem::Method("POST"));
+    }
+    if !class.open_methods.iter().any(|open| open == method) {
+        return Err(Problem::NotOpen {
+            class: class.name,
+            method: method.to_owned(),
+            open: class.open_methods.clone(),
+        });
     }
     if !is_json(&head.headers) {
         return Err(Problem::MediaType);

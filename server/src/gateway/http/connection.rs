@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::future::AbortHandle;
-use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -24,18 +24,23 @@ use super::{
     call,
     failure::{About, Failure},
     forward::{forward, moved},
-    origin::check_host,
+    hook,
     patient::{Flag, Patient},
-    route::Route,
+    proxy::drop_claims,
+    route::{Named, Route, Want},
 };
 use crate::{
     fetch::{Body, Response},
     gateway::{
+        host::{self, BadHost},
         pace::{Pace, Waited},
         room::Place,
     },
     metrics::{Overload, Slow},
 };
+
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-resource-policy");
 
 /// How long a connection that is asked to end may take, if nothing is under way.
 const ENDING: Duration = Duration::from_secs(5);
@@ -221,6 +226,7 @@ impl Connection {
             leave_body_out(&mut response);
         }
         mind_status(&mut response);
+        protect(&mut response);
         if version == Version::HTTP_2 {
             response.headers_mut().remove(header::CONNECTION);
             response.headers_mut().remove(header::UPGRADE);
@@ -266,13 +272,64 @@ impl Connection {
         if url.len() > URL_BYTES {
             return Err(Problem::LongUrl(URL_BYTES));
         }
-        check_host(head, self.ends.on_loopback, &settings.hosts)?;
+        self.check_host(head)?;
         Ok(settings.origins.preflight(head))
+    }
+
+    /// Refuses a request whose `Host` is none of the vat's, or that has none. One that its URL says is the header's
+    /// from here on.
+    fn check_host(&self, head: &mut Parts) -> Result<(), Problem> {
+        let settings = &self.http.settings;
+        let host = host::host(&head.uri, &head.headers).map_err(|_| Problem::NoHost)?;
+        let Some(said) = host else {
+            // No browser.
+            let is_old = head.version < Version::HTTP_11;
+            return if is_old { Ok(()) } else { Err(Problem::NoHost) };
+        };
+        let name = host::name(said);
+        let is_objects = settings
+            .objects
+            .as_ref()
+            .is_some_and(|it| it.read(name).is_some());
+        if self.ends.is_tcp && !is_objects {
+            let known = settings.hosts.check(&head.uri, &head.headers);
+            known.map_err(|bad| match bad {
+                BadHost::Malformed => Problem::NoHost,
+                BadHost::Unknown => Problem::WrongHost,
+            })?;
+        }
+        let said = HeaderValue::from_str(said).map_err(|_| Problem::NoHost)?;
+        head.headers.insert(header::HOST, said);
+        Ok(())
+    }
+
+    /// What a request is about: by its `Host`, if that is an object's, and by its path. `None` if that names no
+    /// object.
+    fn find(&self, head: &Parts) -> Result<Option<Route>, Problem> {
+        let path = head.uri.path();
+        let named = self.http.settings.objects.as_ref().and_then(|objects| {
+            let said = head.headers.get(header::HOST)?.to_str().ok()?;
+            objects.read(host::name(said))
+        });
+        let route = match named {
+            None => Route::read(path),
+            Some(None) => Err(Problem::NoSuchHost),
+            Some(Some(labels)) => {
+                let class = self.http.class_by_label(&labels.class);
+                let class = class.map_or(labels.class, |class| class.name.to_owned());
+                let name = labels.name;
+                Route::of_object(Named { class, name }, path)
+            }
+        };
+        match route {
+            Err(Problem::NoSuchPath) => Ok(None),
+            route => route.map(Some),
+        }
     }
 
     async fn route<S>(
         self: &Rc<Self>,
-        head: Parts,
+        mut head: Parts,
         body: Coming,
         on_upgrade: hyper::upgrade::OnUpgrade,
         about: &mut Option<About>,
@@ -280,27 +337,60 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let uri = head.uri.clone();
-        let route = Route::read(uri.path())?;
-        let object = route.object();
-        let class = self.http.class(object.class)?;
-        let is_call = matches!(route, Route::Call { .. });
-        self.http.settings.origins.check(&head, is_call)?;
+        let Http { settings, hook, .. } = &*self.http;
+        let route = self.find(&head)?;
+        let is_call = matches!(
+            &route,
+            Some(Route {
+                want: Want::Call(_),
+                ..
+            })
+        );
+        settings.origins.check(&head, is_call)?;
+        drop_claims(&mut head.headers, self.ends);
+        let route = match hook {
+            Some(hook) => match hook::pass(&self.http, hook, &mut head, self.ends, route).await? {
+                Ok(route) => route,
+                Err(answer) => return Ok(answer),
+            },
+            None => route.ok_or(Problem::NoSuchPath)?,
+        };
+        let Route { object, want } = route;
+        let class = self.http.class(&object.class)?;
         crate::id::check_name(&object.name).map_err(|_| Problem::BadName)?;
         *about = Some(About {
             class: class.clone(),
             name: object.name.clone(),
         });
-        match route {
-            Route::Call { object, method } => {
-                call::call(&self.http, &class, &object.name, method, &head, body).await
+        match want {
+            Want::Call(method) => {
+                call::call(&self.http, &class, &object.name, &method, &head, body).await
             }
             _ if !class.fetch => Err(Problem::NoPages(class.name)),
-            Route::Moved { to, .. } => Ok(moved(&to, uri.query())),
-            Route::Fetch { object, prefix } => {
+            Want::Moved(to) => Ok(moved(&to, head.uri.query())),
+            Want::Page(prefix) => {
+                let uri = head.uri.clone();
+                let prefix = uri.path().get(..prefix).unwrap_or_default();
                 forward::<S>(self, &class, &object.name, prefix, head, body, on_upgrade).await
             }
         }
+    }
+}
+
+/// Says what a browser may take an answer for, unless the object has said so itself: what its type says, and
+/// nothing of other origins' pages.
+fn protect(response: &mut Response) {
+    if response.status().is_informational() {
+        return;
+    }
+    for (name, usual) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+    ] {
+        let headers = response.headers_mut();
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(usual));
     }
 }
 

@@ -134,7 +134,7 @@ mod tests {
             .into_parts();
         let ends = Ends {
             peer: Some([10, 0, 0, 2].into()),
-            on_loopback: false,
+            is_tcp: true,
             is_trusted: true,
         };
         let request = inward(&mut head, "/C/a%2Fb", ends, Body::empty()).unwrap();

@@ -4,9 +4,13 @@
 //! ANY  /{Class}/{name}/rest?query       the object's `fetch`, which sees `/rest?query`
 //! POST /{Class}/{name}/call/{method}    a method of its class: a JSON object in, a JSON object out
 //! ```
-//! `{name}` is percent-encoded UTF-8; without a slash behind it, it is a redirection to the one with it.
+//! Where the settings have a domain for objects, `place`, both are also at `{name}.{class}.DOMAIN`, without what
+//! comes before `rest` and `call`. `{name}` is percent-encoded UTF-8; without a slash behind it, it is a redirection to the one with it.
 //! The JSON is that of [`vatwerk::json`], and of `vatwerk call`. How it is told what went wrong is in
-//! `problem`, who may ask in `origin`.
+//! `problem`, whose pages may ask in `origin`, and how the program that runs the vat has a say in `hook`.
+//!
+//! All objects below one host share one web origin: a page of one may do in a browser what those of the others
+//! may. Hosts of their own keep them apart.
 //!
 //! Beside what the client sends, an object sees `x-forwarded-prefix: /{Class}/{name}`, where it is;
 //! `x-forwarded-for`, the client's address; `x-forwarded-host` and `x-forwarded-proto`. Where a proxy that
@@ -29,8 +33,10 @@ mod connection;
 mod conversation;
 mod failure;
 mod forward;
+mod hook;
 mod origin;
 mod patient;
+mod place;
 mod problem;
 mod proxy;
 mod route;
@@ -58,7 +64,7 @@ use tokio::{
 use vatwerk::json::Schemas;
 
 use super::{
-    Room,
+    Hosts, Room,
     listener::{Listener, Stream},
     pace::Pace,
     room::Place,
@@ -70,7 +76,9 @@ use crate::{
 use connection::Connection;
 
 pub use conversation::SocketLimits;
+pub use hook::{GatewayRequest, Hook, Passing};
 pub use origin::Origins;
+pub use place::ObjectHosts;
 use problem::Problem;
 pub use proxy::{Network, NoNetwork};
 
@@ -83,8 +91,10 @@ const RESET_STREAMS: usize = 64;
 /// What listening for HTTP is told.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// The names, beside those of this machine, by which a vat goes that listens at a loopback address.
-    pub hosts: Vec<String>,
+    /// The names by which the vat goes at TCP addresses.
+    pub hosts: Hosts,
+    /// The domain below which objects have hosts of their own.
+    pub objects: Option<ObjectHosts>,
     /// The pages of others that may ask.
     pub origins: Origins,
     /// The proxies that say who asks.
@@ -116,6 +126,8 @@ pub struct Limits {
     pub answer_bytes: usize,
     /// How much may be held of JSON that comes and of answers that have not left, in bytes.
     pub held_bytes: usize,
+    /// How long the gateway of the program may take for a request.
+    pub gateway: Duration,
     /// How long a connection may be without a request: until the head of the next is whole.
     pub idle: Duration,
     /// How long a body may not go on because of the client.
@@ -151,6 +163,7 @@ impl Default for Limits {
             json_bytes: 256 << 10,
             answer_bytes: 4 << 20,
             held_bytes: 64 << 20,
+            gateway: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             stall: Duration::from_secs(30),
             least_bytes_per_s: 256,
@@ -181,8 +194,8 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
 struct Ends {
     /// The other end's address, if it has one.
     peer: Option<IpAddr>,
-    /// Whether this is a loopback address.
-    on_loopback: bool,
+    /// Whether it came in at a TCP address, so that browsers may be at the other end.
+    is_tcp: bool,
     /// Whether the other end is a proxy that says the truth.
     is_trusted: bool,
 }
@@ -204,6 +217,7 @@ pub struct Http {
     directory: Directory,
     schemas: Schemas,
     settings: Settings,
+    hook: Option<Hook>,
     hyper: Builder<Local>,
     room: Room,
     next: Cell<u64>,
@@ -217,8 +231,14 @@ pub struct Http {
 
 impl Http {
     /// The objects of `directory`, as `schemas` describe them. `room` is for connections, WebSockets among
-    /// them.
-    pub fn new(directory: Directory, schemas: Schemas, room: Room, settings: Settings) -> Rc<Http> {
+    /// them; `hook` sees each request first.
+    pub fn new(
+        directory: Directory,
+        schemas: Schemas,
+        room: Room,
+        settings: Settings,
+        hook: Option<Hook>,
+    ) -> Rc<Http> {
         let limits = &settings.limits;
         let mut hyper = auto::Builder::new(Local);
         hyper
@@ -245,6 +265,7 @@ impl Http {
             room,
             hyper,
             settings,
+            hook,
             next: Cell::default(),
             open: RefCell::default(),
             sockets: RefCell::default(),
@@ -259,12 +280,11 @@ impl Http {
     pub async fn accept(self: Rc<Self>, listener: Rc<Listener>) {
         let serve = |stream, room: Place| match stream {
             Stream::Tcp(stream) => {
-                let loopback = |at: std::net::SocketAddr| at.ip().to_canonical().is_loopback();
                 let peer = stream.peer_addr().ok().map(|at| at.ip().to_canonical());
                 let known = |ip| self.settings.proxies.iter().any(|it| it.contains(ip));
                 let ends = Ends {
                     peer,
-                    on_loopback: stream.local_addr().is_ok_and(loopback),
+                    is_tcp: true,
                     is_trusted: peer.is_some_and(known),
                 };
                 self.serve(stream, ends, room);
@@ -309,6 +329,12 @@ impl Http {
             |class: &Rc<ClassEntry>| class.on_gateway && !self.settings.hidden.contains(class.name);
         let hidden = || Problem::NoSuchClass(name.to_owned());
         class.filter(open).ok_or_else(hidden)
+    }
+
+    /// The class that everybody reaches by this name in small letters.
+    fn class_by_label(&self, label: &str) -> Option<Rc<ClassEntry>> {
+        let class = self.directory.class_by_label(label)?;
+        self.class(class.name).ok()
     }
 
     /// How many connections are open, but for WebSockets.

@@ -1,29 +1,36 @@
-//! Who may ask.
+//! Requests of browsers: whose pages may do what here.
 //!
 //! A vat asks nobody who they are, and listens where only this machine reaches it. But a browser on
-//! this machine runs pages of others, and these may send requests to it:
+//! this machine runs pages of others, and these may send requests to it. The browser says so:
 //!
-//! - *By its address.* A browser says in `Origin` whose page it is that sends a request which is more
-//!   than a link or an image. If that is neither the vat's own page (`Origin` and `Host` are one) nor
-//!   one that `cors_origins` names, calls, WebSockets and whatever is not `GET`, `HEAD` or `OPTIONS`
-//!   are refused. What is left goes to the object, and the page does not see the answer, unless the
-//!   object itself says that it may.
-//! - *By a name of their own that leads to this machine* (DNS rebinding): the page is the vat's own
-//!   then, as far as the browser knows. So where the vat listens at a loopback address, `Host` has to
-//!   be `localhost`, a loopback address, or one of `hosts`. A proxy in front that keeps `Host` needs
-//!   its name there.
+//! - *`Sec-Fetch-Site`* says of each request where it comes from, where the vat is reached by TLS or at this
+//!   machine. What does not come from a page of the same origin, nor from the user, is refused, unless it opens
+//!   a page in a window: a `GET` or `HEAD` with `Sec-Fetch-Mode: navigate` and `Sec-Fetch-Dest: document`, which
+//!   is a link. A page of the same site is a page of others: on this machine all ports are one site, and
+//!   so are the objects below one domain.
+//! - *`Origin`* says whose page it is that sends a request which is more than a link or an image, in older
+//!   browsers too. If that is not the vat's own page (`Origin` and `Host` are one), calls, WebSockets and
+//!   whatever is not `GET`, `HEAD` or `OPTIONS` are refused.
 //!
-//! Who sends no `Origin` is no page of others: curl and other programs come through.
+//! Pages of an origin that `cors_origins` names may do all of it. What asks without a page, such as an image or
+//! a script of another page, says no origin: then only `*` lets it in.
+//!
+//! A page that goes by a name of its own which leads to this machine (DNS rebinding) is the vat's own, as far as
+//! the browser knows: see [`Hosts`](crate::gateway::Hosts).
+//!
+//! Who sends none of these fields is no page of others: curl and other programs come through.
 
-use std::net::IpAddr;
-
-use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request::Parts};
 
 use super::Problem;
 use crate::fetch::{Body, Response, is_web_socket};
 
 /// How long a browser may remember what it was told, in seconds.
 const MAX_AGE: &str = "7200";
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The pages of others that may ask, and see the answers.
 #[derive(Clone, Debug, Default)]
@@ -48,15 +55,16 @@ impl Origins {
 
     /// Refuses what a page of somebody else may not do. `is_call` is for calls of methods.
     pub(super) fn check(&self, head: &Parts, is_call: bool) -> Result<(), Problem> {
-        let Some(origin) = head.headers.get(header::ORIGIN) else {
-            return Ok(());
-        };
-        let is_safe = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let matters = is_call || !is_safe || is_web_socket(&head.headers);
-        if !matters || self.allow(origin) || is_own(origin, &head.headers) {
+        let origin = head.headers.get(header::ORIGIN);
+        if self.any || origin.is_some_and(|origin| self.allow(origin)) {
             return Ok(());
         }
-        Err(Problem::ForeignOrigin)
+        let matters = is_call || !is_safe(&head.method) || is_web_socket(&head.headers);
+        let is_own = origin.is_none_or(|origin| is_own(origin, &head.headers));
+        if is_foreign(&head.headers) && !is_link(head) || matters && !is_own {
+            return Err(Problem::ForeignOrigin);
+        }
+        Ok(())
     }
 
     /// Answers a browser that asks whether a page of somebody else may ask, if this is that and it may.
@@ -94,47 +102,28 @@ impl Origins {
     }
 }
 
-/// Sees to it that there is one `Host`, as the request's URL says if that says one, and that it is one
-/// of the vat: any, unless it listens at a loopback address.
-pub(super) fn check_host(
-    head: &mut Parts,
-    on_loopback: bool,
-    known: &[String],
-) -> Result<(), Problem> {
-    if let Some(authority) = head.uri.authority() {
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Problem::NoHost)?;
-        head.headers.insert(header::HOST, host);
-    }
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().map_err(|_| Problem::NoHost)?,
-        // No browser.
-        (None, _) if head.version < Version::HTTP_11 => return Ok(()),
-        _ => return Err(Problem::NoHost),
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether a browser says that the request comes from a page of another origin. What it says in a word that is
+/// not known here counts as that.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let said = headers.get_all(SEC_FETCH_SITE).iter();
+    said.into_iter()
+        .any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+}
+
+/// Whether the request opens a page in a window of its own.
+fn is_link(head: &Parts) -> bool {
+    let says = |name, word: &str| {
+        let mut said = head.headers.get_all(name).iter();
+        said.next().is_some_and(|it| it == word) && said.next().is_none()
     };
-    let name = without_port(host);
-    let is_known = || known.iter().any(|known| known.eq_ignore_ascii_case(name));
-    if on_loopback && !is_loopback(name) && !is_known() {
-        Err(Problem::WrongHost)
-    } else {
-        Ok(())
-    }
-}
-
-fn is_loopback(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let inside = name.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
-    match inside.unwrap_or(&name).parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback(),
-        Err(_) => name == "localhost" || name.ends_with(".localhost"),
-    }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
-        _ => host,
-    }
+    matches!(head.method, Method::GET | Method::HEAD)
+        && !is_web_socket(&head.headers)
+        && says(SEC_FETCH_MODE, "navigate")
+        && says(SEC_FETCH_DEST, "document")
 }
 
 /// Whether the page is one of the vat's own.
@@ -245,40 +234,71 @@ mod tests {
     }
 
     #[test]
-    fn a_vat_of_this_machine_goes_by_the_names_of_this_machine() {
-        let known = ["app.example".to_owned()];
-        let check = |host, on_loopback| {
-            check_host(&mut head("GET", &[("host", host)]), on_loopback, &known).is_ok()
+    fn a_browser_may_follow_links_from_other_pages_and_no_more() {
+        let check = |origins: &Origins, method, fields: &[(&str, &str)], is_call| {
+            origins.check(&head(method, fields), is_call).is_ok()
         };
-        for host in [
-            "localhost",
-            "LOCALHOST:7448",
-            "a.localhost:1",
-            "127.0.0.1:7448",
-            "127.1.2.3",
-            "[::1]:7448",
-            "app.example:443",
-        ] {
-            assert!(check(host, true), "{host}");
+        let nobody = Origins::default();
+        let link = |site| {
+            [
+                ("sec-fetch-site", site),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-dest", "document"),
+            ]
+        };
+        for site in ["cross-site", "same-site", "unheard-of"] {
+            assert!(check(&nobody, "GET", &link(site), false), "{site}");
+            assert!(check(&nobody, "HEAD", &link(site), false), "{site}");
+            assert!(!check(&nobody, "POST", &link(site), false), "{site}");
+            // Frames, images, `fetch` without and with CORS, and a browser that says nothing else.
+            for (mode, dest) in [
+                ("navigate", "iframe"),
+                ("navigate", "object"),
+                ("no-cors", "image"),
+                ("no-cors", "document"),
+                ("cors", "empty"),
+                ("websocket", "websocket"),
+            ] {
+                let fields = [
+                    ("sec-fetch-site", site),
+                    ("sec-fetch-mode", mode),
+                    ("sec-fetch-dest", dest),
+                ];
+                assert!(!check(&nobody, "GET", &fields, false), "{fields:?}");
+            }
+            assert!(!check(&nobody, "GET", &[("sec-fetch-site", site)], false));
+            let twice = [&link(site)[..], &[("sec-fetch-dest", "image")]].concat();
+            assert!(!check(&nobody, "GET", &twice, false));
+            let twice = [&link("same-origin")[..1], &[("sec-fetch-site", site)]].concat();
+            assert!(!check(&nobody, "GET", &twice, false));
+            let socket = [&link(site)[..], &[("upgrade", "websocket")]].concat();
+            assert!(!check(&nobody, "GET", &socket, false));
+            // Those that may are known by `Origin`.
+            let listed = Origins::new(&["https://app.example".into()]);
+            let any = Origins::new(&["*".into()]);
+            let image = [("sec-fetch-site", site), ("sec-fetch-mode", "no-cors")];
+            assert!(!check(&listed, "GET", &image, false));
+            assert!(check(&any, "GET", &image, false));
+            for (origin, may) in [
+                ("https://app.example", true),
+                ("https://evil.example", false),
+                ("null", false),
+            ] {
+                let fields = [("sec-fetch-site", site), ("origin", origin)];
+                for method in ["GET", "POST", "OPTIONS"] {
+                    assert_eq!(check(&listed, method, &fields, true), may, "{origin}");
+                    assert_eq!(check(&listed, method, &fields, false), may, "{origin}");
+                    assert!(check(&any, method, &fields, true));
+                }
+                let socket = [&fields[..], &[("upgrade", "websocket")]].concat();
+                assert_eq!(check(&listed, "GET", &socket, false), may, "{origin}");
+            }
         }
-        for host in [
-            "evil.example",
-            "evil.example:7448",
-            "localhost.evil.example",
-            "notlocalhost",
-            "192.168.0.1:7448",
-            "[fe80::1]",
-            "",
-        ] {
-            assert!(!check(host, true), "{host}");
-            assert!(check(host, false), "{host}");
+        for site in ["same-origin", "none"] {
+            let fields = [("sec-fetch-site", site), ("sec-fetch-mode", "cors")];
+            for method in ["GET", "POST", "DELETE"] {
+                assert!(check(&nobody, method, &fields, true), "{site}");
+            }
         }
-        assert!(check_host(&mut head("GET", &[]), false, &[]).is_err());
-        let twice = [("host", "localhost"), ("host", "localhost")];
-        assert!(check_host(&mut head("GET", &twice), false, &[]).is_err());
-        let mut whole = head("GET", &[("host", "localhost")]);
-        whole.uri = "http://evil.example/C/n/".parse().unwrap();
-        assert!(check_host(&mut whole, true, &[]).is_err());
-        assert_eq!(whole.headers["host"], "evil.example");
     }
 }

@@ -16,7 +16,7 @@
 //! | `permission-denied` | 403 | 421 if the `Host` is not one of this vat |
 //! | `not-found` | 404 | |
 //! | `closed` | 409 | |
-//! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long |
+//! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long, 504 if the gateway of the program does |
 //! | `sql-refused`, `sql-failed` | 422 | |
 //! | a class's own | 422 | |
 //! | `application-failed`, `activation-failed`, `storage-damaged`, `deadlock`, `internal` | 500 | |
@@ -30,7 +30,7 @@
 //! What is no HTTP at all, or whose head is too large to be read, `hyper` answers: 400 or 431, with neither
 //! code nor body.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use capnp::ErrorKind;
 use http::{
@@ -78,6 +78,12 @@ pub(super) enum Problem {
     ForeignOrigin,
     /// There is nothing at the path.
     NoSuchPath,
+    /// The `Host` is below the domain of objects' hosts, and no object can have it.
+    NoSuchHost,
+    /// The gateway of the program failed; how.
+    Gateway(String),
+    /// The gateway of the program took longer than this.
+    SlowGateway(Duration),
     /// There is no such class here, or not for everybody.
     NoSuchClass(String),
     /// The class does not speak HTTP.
@@ -86,6 +92,13 @@ pub(super) enum Problem {
     BadEscape,
     /// The name in the path cannot be that of an object.
     BadName,
+    /// The class has no method of that name, or its schema does not open it to HTTP.
+    NotOpen {
+        class: &'static str,
+        method: String,
+        /// The methods of the class that are open.
+        open: Vec<String>,
+    },
     /// The request needs another method: one of these.
     Method(&'static str),
     /// The parameters of a call are said to be something else than JSON.
@@ -163,6 +176,7 @@ impl Problem {
         let (code, reason) = match self {
             Problem::Object(error) | Problem::Call(CallError::Call(error)) => words(error.clone()),
             Problem::Call(error) => (None, format!("{}: {error}", told.code)),
+            Problem::Gateway(reason) => (None, format!("{}: {reason}", told.code)),
             _ => (None, format!("{}: {}", told.code, told.message)),
         };
         let known = |code: &&Code| code.as_str() == told.code;
@@ -260,15 +274,15 @@ impl Problem {
             Problem::WrongHost => told(
                 Http::MISDIRECTED_REQUEST,
                 Code::PermissionDenied,
-                "this vat is not known by that Host: it listens at a loopback address, and \
-                 `hosts` in the section `[http]` of its settings names others"
+                "this vat does not go by that Host: `hosts` in the section `[http]` of its settings names those by \
+                 which it does"
                     .into(),
             ),
             Problem::ForeignOrigin => told(
                 Http::FORBIDDEN,
                 Code::PermissionDenied,
-                "pages of that Origin may not do this: `cors_origins` in the section `[http]` of \
-                 the vat's settings names those that may"
+                "pages of another origin may only link here: `cors_origins` in the section `[http]` of \
+                 the vat's settings names those that may do more"
                     .into(),
             ),
             Problem::NoSuchPath => told(
@@ -276,6 +290,23 @@ impl Problem {
                 Code::NotFound,
                 "there is nothing here: objects are at /{Class}/{name}/".into(),
             ),
+            Problem::NoSuchHost => told(
+                Http::NOT_FOUND,
+                Code::NotFound,
+                "no object is at this Host: the name and the class of one come before the domain".into(),
+            ),
+            Problem::Gateway(_) => told(
+                Http::INTERNAL_SERVER_ERROR,
+                Code::Internal,
+                "the gateway of this server failed".into(),
+            ),
+            Problem::SlowGateway(limit) => {
+                let said = format!(
+                    "the gateway of this server took longer than {} ms (`gateway_ms`)",
+                    limit.as_millis()
+                );
+                told(Http::GATEWAY_TIMEOUT, Code::LimitExceeded, said.into())
+            }
             Problem::NoSuchClass(class) => told(
                 Http::NOT_FOUND,
                 Code::NotFound,
@@ -284,11 +315,7 @@ impl Problem {
             Problem::NoPages(class) => told(
                 Http::NOT_FOUND,
                 Code::NotFound,
-                format!(
-                    "objects of `{class}` have no pages: POST /{class}/{{name}}/call/{{method}} \
-                     calls them"
-                )
-                .into(),
+                format!("objects of `{class}` have no pages").into(),
             ),
             Problem::BadEscape => told(
                 Http::BAD_REQUEST,
@@ -300,6 +327,22 @@ impl Problem {
                 Code::InvalidArgument,
                 "the name of an object is 1 to 1024 bytes of UTF-8".into(),
             ),
+            Problem::NotOpen {
+                class,
+                method,
+                open,
+            } => {
+                let said = match &open[..] {
+                    [] => format!(
+                        "`{class}` has no methods over HTTP: `$Http.open(true)` in its schema would open them"
+                    ),
+                    open => {
+                        let (method, open) = (method.escape_debug(), open.join(", "));
+                        format!("`{class}` has no method `{method}` over HTTP; it has: {open}")
+                    }
+                };
+                told(Http::NOT_FOUND, Code::Unimplemented, said.into())
+            }
             Problem::Method(allowed) => told(
                 Http::METHOD_NOT_ALLOWED,
                 Code::Unimplemented,

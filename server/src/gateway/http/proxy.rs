@@ -67,16 +67,15 @@ impl Network {
     }
 }
 
-/// Tells an object below `prefix` where it is, and who asks.
+/// Tells an object below `prefix` where it is, and who asks. An object that is below nothing is told no prefix.
 pub(super) fn tell_where(headers: &mut HeaderMap, prefix: &str, ends: Ends) {
-    if !ends.is_trusted {
-        drop_forwarded(headers);
-    }
     let outside = headers.get(FORWARDED_PREFIX).and_then(outer_prefix);
     let prefix = format!("{}{prefix}", outside.unwrap_or_default());
     headers.remove(FORWARDED_PREFIX);
     // A path has no letters that a header cannot have.
-    if let Ok(prefix) = HeaderValue::from_str(&prefix) {
+    if !prefix.is_empty()
+        && let Ok(prefix) = HeaderValue::from_str(&prefix)
+    {
         headers.insert(FORWARDED_PREFIX, prefix);
     }
     if !headers.contains_key(FORWARDED_PROTO) {
@@ -100,10 +99,14 @@ pub(super) fn tell_where(headers: &mut HeaderMap, prefix: &str, ends: Ends) {
     }
 }
 
-fn drop_forwarded(headers: &mut HeaderMap) {
+/// Drops the fields that the client may not send: what a proxy says, unless it is one that is trusted, and what
+/// only the gateway of the vat's own program says, which begins with `vatwerk-`.
+pub(super) fn drop_claims(headers: &mut HeaderMap, ends: Ends) {
     let says = |name: &&HeaderName| {
         let name = name.as_str();
-        name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+        let is_proxys =
+            name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip");
+        name.starts_with("vatwerk-") || is_proxys && !ends.is_trusted
     };
     let names: Vec<_> = headers.keys().filter(says).cloned().collect();
     for name in names {
@@ -163,7 +166,7 @@ mod tests {
     fn seen(is_trusted: bool, peer: Option<[u8; 4]>, sent: &[(&'static str, &str)]) -> Vec<String> {
         let ends = Ends {
             peer: peer.map(IpAddr::from),
-            on_loopback: false,
+            is_tcp: true,
             is_trusted,
         };
         let mut headers = HeaderMap::new();
@@ -171,6 +174,7 @@ mod tests {
         for (name, value) in sent {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
+        drop_claims(&mut headers, ends);
         tell_where(&mut headers, "/C/n", ends);
         headers.remove("host");
         let line = |(name, value): (&HeaderName, &HeaderValue)| {
@@ -192,6 +196,7 @@ mod tests {
             ("x-forwarded-prefix", "/app/"),
             ("x-forwarded-proto", "https"),
             ("x-real-ip", "1.2.3.4"),
+            ("vatwerk-user", "admin"),
         ];
         let peer = Some([10, 0, 0, 2]);
         let believed = seen(true, peer, &sent);

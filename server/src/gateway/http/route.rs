@@ -6,40 +6,35 @@ use super::Problem;
 
 /// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Route<'a> {
-    /// An object's own page: `/{Class}/{name}/rest`.
-    Fetch {
-        /// The object.
-        object: Named<'a>,
-        /// What comes before the path as the object sees it: `/{Class}/{name}`.
-        prefix: &'a str,
-    },
-    /// An object without a path: `/{Class}/{name}`. Its own page is elsewhere.
-    Moved {
-        /// The object.
-        object: Named<'a>,
-        /// Where it is, as seen from here.
-        to: String,
-    },
-    /// `/{Class}/{name}/call/{method}`.
-    Call {
-        /// The object.
-        object: Named<'a>,
-        /// The method.
-        method: &'a str,
-    },
+pub(super) struct Route {
+    /// The object.
+    pub object: Named,
+    /// What is wanted of it.
+    pub want: Want,
+}
+
+/// What is wanted of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Its own page. So many bytes at the beginning of the path say where the object is, and it does not see them:
+    /// those of `/{Class}/{name}`.
+    Page(usize),
+    /// Its page, by a path that lacks the last slash. With it, it is here, as seen from there.
+    Moved(String),
+    /// A call of this method.
+    Call(String),
 }
 
 /// An object by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Named<'a> {
-    pub class: &'a str,
+pub(super) struct Named {
+    pub class: String,
     pub name: String,
 }
 
-impl<'a> Route<'a> {
-    /// Reads a path. What is no path of an object is not found.
-    pub fn read(path: &'a str) -> Result<Route<'a>, Problem> {
+impl Route {
+    /// Reads a path of an object: `/{Class}/{name}` and what is below. What is none is not found.
+    pub fn read(path: &str) -> Result<Route, Problem> {
         let inside = path.strip_prefix('/').ok_or(Problem::NoSuchPath)?;
         let (class, rest) = inside.split_once('/').ok_or(Problem::NoSuchPath)?;
         let (raw, rest) = match rest.split_once('/') {
@@ -51,32 +46,35 @@ impl<'a> Route<'a> {
         }
         let name = percent_decode_str(raw).decode_utf8();
         let name = name.map_err(|_| Problem::BadName)?.into_owned();
+        let class = class.to_owned();
         let object = Named { class, name };
-        let Some(rest) = rest else {
+        let want = match rest {
+            Some(rest) => Want::read(rest, path.len() - rest.len() - 1)?,
             // Seen from a folder that is called like this, for it may be one of somebody in front.
-            let to = format!("./{raw}/");
-            return Ok(Route::Moved { object, to });
+            None => Want::Moved(format!("./{raw}/")),
         };
+        Ok(Route { object, want })
+    }
+
+    /// Reads a path of which all is the object's.
+    pub fn of_object(object: Named, path: &str) -> Result<Route, Problem> {
+        let rest = path.strip_prefix('/').ok_or(Problem::NoSuchPath)?;
+        let want = Want::read(rest, 0)?;
+        Ok(Route { object, want })
+    }
+}
+
+impl Want {
+    /// Reads what stands below an object.
+    fn read(rest: &str, prefix: usize) -> Result<Want, Problem> {
         match rest.strip_prefix("call/") {
             Some(method) if !method.is_empty() && !method.contains('/') => {
                 if !is_escaped(method) {
                     return Err(Problem::BadEscape);
                 }
-                Ok(Route::Call { object, method })
+                Ok(Want::Call(method.to_owned()))
             }
-            _ => Ok(Route::Fetch {
-                object,
-                prefix: &path[..path.len() - rest.len() - 1],
-            }),
-        }
-    }
-
-    /// The object.
-    pub fn object(&self) -> &Named<'a> {
-        match self {
-            Route::Fetch { object, .. }
-            | Route::Moved { object, .. }
-            | Route::Call { object, .. } => object,
+            _ => Ok(Want::Page(prefix)),
         }
     }
 }
@@ -96,43 +94,50 @@ fn is_escaped(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn named(class: &'static str, name: &str) -> Named<'static> {
-        let name = name.to_owned();
+    fn named(class: &str, name: &str) -> Named {
+        let (class, name) = (class.to_owned(), name.to_owned());
         Named { class, name }
     }
 
     #[test]
     fn paths_name_objects_and_what_is_wanted_of_them() {
-        let fetch = |class, name, prefix| Route::Fetch {
+        let page = |class, name, prefix: &str| Route {
             object: named(class, name),
-            prefix,
+            want: Want::Page(prefix.len()),
         };
-        let call = |name, method| Route::Call {
+        let call = |name, method: &str| Route {
             object: named("C", name),
-            method,
+            want: Want::Call(method.to_owned()),
         };
         let cases = [
-            ("/C/n/", fetch("C", "n", "/C/n")),
-            ("/C/n//a", fetch("C", "n", "/C/n")),
+            ("/C/n/", page("C", "n", "/C/n")),
+            ("/C/n//a", page("C", "n", "/C/n")),
             (
                 "/C/a%2Fb%20%C3%A9/x",
-                fetch("C", "a/b é", "/C/a%2Fb%20%C3%A9"),
+                page("C", "a/b é", "/C/a%2Fb%20%C3%A9"),
             ),
-            ("/C/n/call", fetch("C", "n", "/C/n")),
-            ("/C/n/call/", fetch("C", "n", "/C/n")),
-            ("/C/n/call/a/b", fetch("C", "n", "/C/n")),
-            ("/C/n/x/call/a", fetch("C", "n", "/C/n")),
+            ("/C/n/call", page("C", "n", "/C/n")),
+            ("/C/n/call/", page("C", "n", "/C/n")),
+            ("/C/n/call/a/b", page("C", "n", "/C/n")),
+            ("/C/n/x/call/a", page("C", "n", "/C/n")),
             ("/C/n/call/get", call("n", "get")),
             ("/C//call/get", call("", "get")),
         ];
         for (path, route) in cases {
             assert_eq!(Route::read(path).unwrap(), route, "{path}");
         }
-        let moved = Route::Moved {
+        let moved = Route {
             object: named("C", "a:b"),
-            to: "./a:b/".into(),
+            want: Want::Moved("./a:b/".into()),
         };
         assert_eq!(Route::read("/C/a:b").unwrap(), moved);
+        let below = |path| Route::of_object(named("C", "n"), path);
+        for path in ["/", "/C/n/", "/call/", "/call/get/x"] {
+            assert_eq!(below(path).unwrap(), page("C", "n", ""), "{path}");
+        }
+        assert_eq!(below("/call/get").unwrap(), call("n", "get"));
+        assert!(matches!(below("/call/%"), Err(Problem::BadEscape)));
+        assert!(matches!(below("*"), Err(Problem::NoSuchPath)));
     }
 
     #[test]

@@ -69,6 +69,37 @@ pub enum End {
 }
 
 impl End {
+    /// The words of [`End::word`].
+    pub const WORDS: [&'static str; 10] = [
+        "peer_closed",
+        "peer_aborted",
+        "refused",
+        "stalled",
+        "late",
+        "overrun",
+        "stopped",
+        "broken",
+        "dropped",
+        "panicked",
+    ];
+
+    /// Why it ended, in a word, for statistics.
+    pub fn word(&self) -> &'static str {
+        let index = match self {
+            End::PeerClosed => 0,
+            End::PeerAborted(_) => 1,
+            End::Refused(_) => 2,
+            End::Stalled { .. } => 3,
+            End::Late { .. } => 4,
+            End::Overrun { .. } => 5,
+            End::Stopped => 6,
+            End::Broken(_) => 7,
+            End::Dropped => 8,
+            End::Panicked(_) => 9,
+        };
+        End::WORDS[index]
+    }
+
     /// Whether the peer took or sent too little, or the vat had no room for the connection: what an
     /// operator may want to do something about.
     pub fn is_overload(&self) -> bool {

@@ -300,6 +300,29 @@ fn cached_statements_see_the_schema_change() -> TestResult {
 }
 
 #[test]
+fn runs_of_one_text_that_overlap_are_independent() -> TestResult {
+    let (_folder, storage) = fresh();
+    exec(
+        &storage,
+        "CREATE TABLE t (x); INSERT INTO t VALUES (1), (2), (3), (4)",
+    )?;
+    let sql = storage.sql();
+    let query = "SELECT x FROM t WHERE x > ? ORDER BY x";
+    let mut one = sql.exec(query, [0])?;
+    let value = |row: Option<Row>| row.map(Row::into_values);
+    assert_eq!(value(one.next_row()?), Some(vec![1.into()]));
+    let mut other = sql.exec(query, [2])?;
+    assert_eq!(value(other.next_row()?), Some(vec![3.into()]));
+    assert_eq!(one.all::<i64>()?, [2, 3, 4]);
+    assert_eq!(other.all::<i64>()?, [4]);
+    assert!(one.rows_read() >= 4 && other.rows_read() >= 2);
+    // One whose other run was dropped half way begins at the beginning.
+    drop((one, other));
+    assert_eq!(sql.exec(query, [1])?.all::<i64>()?, [2, 3, 4]);
+    Ok(())
+}
+
+#[test]
 fn counts_rows() -> TestResult {
     let (_folder, storage) = fresh();
     let counts = |sql: &str| -> Result<(u64, u64)> {
@@ -320,6 +343,10 @@ fn counts_rows() -> TestResult {
     assert_eq!(counts("UPDATE t SET x = 0 WHERE id < 3")?.1, 4);
     assert_eq!(counts("DELETE FROM t")?.1, 4);
     assert_eq!(counts("CREATE TABLE v (x)")?.1, 0);
+    // An index is not counted by itself.
+    exec(&storage, "CREATE INDEX i ON v (x)")?;
+    assert_eq!(counts("INSERT INTO v VALUES (1), (2)")?.1, 2);
+    assert_eq!(counts("SELECT x FROM v WHERE x = 2")?, (1, 0));
     Ok(())
 }
 

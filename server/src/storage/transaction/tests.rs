@@ -48,6 +48,37 @@ fn closures_nest_and_undo_only_themselves() -> TestResult {
 }
 
 #[test]
+fn a_list_inside_shows_what_was_written_and_removed_inside() -> TestResult {
+    let (_folder, storage) = fresh();
+    for key in ["a", "b", "d"] {
+        storage.kv().put(key, &1)?;
+    }
+    let range = |reverse, limit| Range {
+        prefix: String::new(),
+        reverse,
+        limit,
+        ..Range::default()
+    };
+    let failed: Result<()> = storage.transaction(|storage| {
+        let kv = storage.kv();
+        kv.put("c", &2)?;
+        kv.put("a", &2)?;
+        assert!(kv.delete("b")?);
+        assert_eq!(kv.delete_many(&["b", "d", "e"])?, 1);
+        let all = kv.list::<i64>(&range(false, None))?;
+        assert_eq!(all, [("a".to_owned(), 2), ("c".to_owned(), 2)]);
+        let last = kv.list::<i64>(&range(true, Some(1)))?;
+        assert_eq!(last, [("c".to_owned(), 2)]);
+        Err(no())
+    });
+    assert_eq!(failed, Err(no()));
+    let all = storage.kv().list::<i64>(&range(false, None))?;
+    let all: Vec<_> = all.iter().map(|(key, n)| (&**key, *n)).collect();
+    assert_eq!(all, [("a", 1), ("b", 1), ("d", 1)]);
+    Ok(())
+}
+
+#[test]
 fn a_panic_undoes_the_closure_alone() -> TestResult {
     let (_folder, storage) = fresh();
     storage.enter_turn();

@@ -438,3 +438,55 @@ impl Way for BodyRead {
 fn a_body_is_read_when_what_was_written_before_is_on_disk() {
     check::<BodyRead>();
 }
+
+/// How many objects with alarms an operator is told of.
+async fn alarms(client: &LocalClient) -> usize {
+    let mut request = client.session().alarms_request();
+    request.get().set_limit(10);
+    let told = request.send().promise.await.unwrap();
+    told.get().unwrap().get_alarms().unwrap().len() as usize
+}
+
+#[test]
+fn an_alarm_is_over_when_what_its_handler_wrote_is_on_disk() {
+    let folder = tempdir().unwrap();
+    let vat = vat(folder.path(), "");
+    block_on(async {
+        let stage = Stage::new(&vat).await;
+        stage.x.count_request().send().promise.await.unwrap();
+        stage.hear_everything().await;
+        for killed in [false, true] {
+            let mut request = stage.x.ring_request();
+            request.get().set_after_ms(500);
+            let ran = || {
+                let outcome = "{class=\"Herald\",outcome=\"ok\"}";
+                metric(&vat, &format!("vatwerk_alarm_runs_total{outcome}"))
+            };
+            let before = ran();
+            request.send().promise.await.unwrap();
+            assert_eq!(alarms(&stage.client).await, 1);
+            let hold = Hold::journal(&vat);
+            until("the handler has run", async || ran() > before).await;
+            let client = stage.client.clone();
+            let told = spawn_local(async move { alarms(&client).await });
+            stage.hear_everything().await;
+            // Either that it is there, or nothing.
+            if told.is_finished() {
+                assert_eq!(told.await.unwrap(), 1);
+            }
+            if killed {
+                hold.kill(vat);
+                break;
+            }
+            drop(hold);
+            until("it is over", async || alarms(&stage.client).await == 0).await;
+        }
+    });
+    // Of the run that the kill undid nothing is left, and the alarm runs again.
+    let vat = super::vat(folder.path(), "");
+    block_on(async {
+        let client = connect(&vat).await;
+        until("it is over", async || alarms(&client).await == 0).await;
+    });
+    assert_eq!(vat.call("Herald", "x", "read", "{}"), r#"{"number":3}"#);
+}

@@ -1,10 +1,16 @@
 //! Peers that are far away, that send much, and that are many.
 
+use std::{fs, sync::mpsc, thread};
+
 use futures::future::join_all;
 use tempfile::tempdir;
+use vatwerk_client::LocalClient;
 
 use super::{Ear, block_on, connect, metric, until, vat};
-use crate::promises_capnp::herald;
+use crate::{
+    promises_capnp::herald,
+    vat::{PATIENCE, Vat},
+};
 
 /// The TCP connections that a process has with a port, or at it.
 #[cfg(target_os = "linux")]
@@ -103,4 +109,85 @@ fn as_many_objects_are_put_to_sleep_as_wake_above_the_limit() {
         until("some sleep", async || awake() <= 160.0).await;
         assert_eq!((awake(), metric(&vat, evicted)), (160.0, 32.0));
     });
+}
+
+/// A client that has given `x` a listener, and reads nothing any more.
+struct Deaf {
+    stop: mpsc::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Deaf {
+    fn start(vat: &Vat) -> Deaf {
+        let address = vat.address(0);
+        let (ready, is_ready) = mpsc::channel();
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            block_on(async move {
+                let client = LocalClient::connect(&address).await.unwrap();
+                let x: herald::Client = client.namespace().get("x");
+                let mut request = x.keep_request();
+                request.get().set_listener(Ear::client().0);
+                request.send().promise.await.unwrap();
+                ready.send(()).unwrap();
+                // Nothing else of this thread runs meanwhile.
+                let _ = stopped.recv();
+            });
+        });
+        is_ready.recv_timeout(PATIENCE).unwrap();
+        Deaf { stop, thread }
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        self.thread.join().unwrap();
+    }
+}
+
+/// How much memory the process of the vat has in use, in bytes.
+fn memory(vat: &Vat) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", vat.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.unwrap().trim().trim_end_matches(" kB").parse::<u64>();
+    kibibytes.unwrap() << 10
+}
+
+/// Has `x` call its listener, which does not hear, until so many calls have failed.
+async fn shout(vat: &Vat, calls: u32, unheard: u64) {
+    let client = connect(vat).await;
+    let x: herald::Client = client.namespace().get("x");
+    for _ in 0..calls / 400 {
+        let mut request = x.shout_request();
+        request.get().set_times(400);
+        request.get().set_bytes(64 << 10);
+        request.send().promise.await.unwrap();
+    }
+    until("calls that are not heard fail", async || {
+        let told = x.unheard_request().send().promise.await.unwrap();
+        told.get().unwrap().get_number() >= unheard
+    })
+    .await;
+    x.count_request().send().promise.await.unwrap();
+}
+
+#[test]
+fn what_is_said_to_a_peer_that_does_not_read_is_bounded() {
+    let folder = tempdir().unwrap();
+    let vat = vat(folder.path(), "bytes_per_connection = 4_194_304\n");
+    let deaf = Deaf::start(&vat);
+    let before = memory(&vat);
+    // 200 MiB, of which 4 wait.
+    block_on(shout(&vat, 3200, 3200 - 64));
+    let more = memory(&vat).saturating_sub(before);
+    assert!(more < 48 << 20, "{more} bytes");
+    deaf.end();
+}
+
+#[test]
+fn a_peer_that_takes_nothing_for_long_loses_its_connection_and_calls_to_it_fail() {
+    let folder = tempdir().unwrap();
+    let vat = vat(folder.path(), "stall_ms = 300\n");
+    let deaf = Deaf::start(&vat);
+    block_on(shout(&vat, 400, 400));
+    deaf.end();
 }

@@ -1,0 +1,26 @@
+@0xbd2f43f0ab7f9c11;
+# A class for the tests of which methods are open to calls over HTTP.
+
+using Http = import "/vatwerk/http.capnp";
+
+interface Hall @0xd7c2b7a1f3a6be21 {
+  # An interface that is extended and does not speak of HTTP.
+
+  look @0 () -> (seen :Text);
+}
+
+interface Porch @0x93f24e9c1b50da35 $Http.open(true) {
+  # An interface that is extended and is open, but for one method.
+
+  ring @0 () -> (seen :Text);
+  bolt @1 () -> (seen :Text) $Http.open(false);
+  hide @2 () -> (seen :Text);
+}
+
+interface Door @0xef0d8c6a27b94c53 extends(Hall, Porch) {
+  # One method of its own is open. `hide` stands before the one of `Porch`.
+
+  knock @0 () -> (seen :Text) $Http.open(true);
+  pick @1 () -> (seen :Text);
+  hide @2 () -> (seen :Text);
+}
