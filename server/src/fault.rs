@@ -47,15 +47,13 @@ fn outside(error: Error) -> capnp::Error {
 }
 
 /// The code and the words that callers of an object get instead of an error with `code`, whose own text tells
-/// of the object's inside: its tables, its files, its constructor, other objects.
+/// of the object's inside: its tables, its files, its constructor. A deadlock names the objects that wait for each
+/// other: their callers can see to it that they do not.
 fn instead(code: Code) -> Option<(Code, &'static str)> {
     let text = match code {
         // Whoever calls wrote no SQL, and cannot mend it.
         Code::SqlRefused | Code::SqlFailed => return Some((Code::ApplicationFailed, FAILED)),
         Code::ActivationFailed => "the object does not wake; the vat's log says why",
-        Code::Deadlock => {
-            "the objects that this needs wait for each other; the vat's log says which they are"
-        }
         Code::StorageFailed => {
             "the disk failed or is full: what this wrote, if anything, was undone"
         }
@@ -208,7 +206,7 @@ mod tests {
             let error = capnp::Error::failed(format!("remote exception: {code}: secret"));
             let (told, inside) = outward(error);
             assert_eq!(told.extra.contains("secret"), inside.is_none(), "{code}");
-            match instead(*code) {
+            match instead(code) {
                 Some((instead, text)) => {
                     assert_eq!(told.extra, format!("{instead}: {text}"));
                     assert_eq!(told.kind, instead.kind());
