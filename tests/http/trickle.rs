@@ -64,7 +64,7 @@ fn a_body_that_trickles_is_given_up_and_its_place_is_free() {
                 assert_eq!(began.elapsed().as_secs(), 3);
             }
         }
-        assert!(shows(&vat, "vatwerk_http_slow_total{what=\"body\"} 4").await);
+        assert!(shows(&vat, "vatwerk_http_slow_total{reason=\"body\"} 4").await);
         assert!(shows(&vat, "vatwerk_http_requests_in_flight 0").await);
         // One that is slow, and goes on, is waited for.
         for mut client in Client::each(&vat).await {
@@ -109,7 +109,7 @@ fn an_answer_of_which_little_is_taken_is_given_up() {
             sleep(Duration::from_secs(4)).await;
         }
         vat.controls.reached("flood dropped").await;
-        assert!(shows(&vat, "vatwerk_http_slow_total{what=\"answer\"} 1").await);
+        assert!(shows(&vat, "vatwerk_http_slow_total{reason=\"answer\"} 1").await);
     });
 }
 
@@ -165,7 +165,7 @@ fn a_message_that_trickles_closes_its_socket() {
             assert_eq!(close_code(&mut socket).await, 1008);
             assert_eq!(began.elapsed().as_secs(), 3);
         }
-        assert!(shows(&vat, "vatwerk_http_slow_total{what=\"message\"} 3").await);
+        assert!(shows(&vat, "vatwerk_http_slow_total{reason=\"message\"} 3").await);
         // One that comes slowly, and comes, is heard.
         let mut socket = web_socket(&vat).await;
         write(&mut socket, &begun(2, true, 60_000)).await;

@@ -235,7 +235,7 @@ impl Metrics {
             http_slow.clone(),
         );
         let http_slow =
-            Slow::WORDS.map(|what| http_slow.get_or_create_owned(&vec![("what", what)]));
+            Slow::WORDS.map(|what| http_slow.get_or_create_owned(&vec![("reason", what)]));
         let registry = Arc::new(Mutex::new(registry));
         Metrics(Rc::new(Inner {
             exposition: Exposition::new(registry.clone()),
