@@ -454,7 +454,9 @@ pub(super) fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         ),
         Code::StorageFailed => (
             Http::SERVICE_UNAVAILABLE,
-            Some("the disk failed or is full: what this wrote, if anything, was undone"),
+            Some(
+                "the object's storage failed, and what this wrote, if anything, was undone; the vat's log says why",
+            ),
         ),
         Code::StorageDamaged => (
             Http::INTERNAL_SERVER_ERROR,
