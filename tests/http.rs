@@ -12,6 +12,7 @@ mod open;
 mod page;
 mod pages;
 mod stop;
+mod trickle;
 mod who;
 
 use vatwerk_server::{Config, classes::ChatRoom};

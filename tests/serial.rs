@@ -13,7 +13,6 @@ use crate::{
     puppet_capnp::puppet,
     support::{
         code,
-        log::Log,
         puppet::{Client, Own, Program, Puppet, act, fetch, get, give},
     },
 };
@@ -88,7 +87,6 @@ fn a_capability_of_a_call_that_is_over_waits_its_turn() {
 #[test]
 fn serial_objects_that_wait_for_each_other_are_told_so() {
     run(async {
-        let log = Log::keep();
         let vat = serial().await;
         // Each is called, and then calls the next: all wait.
         for names in [vec!["a", "b"], vec!["c", "d", "e"]] {
@@ -106,8 +104,7 @@ fn serial_objects_that_wait_for_each_other_are_told_so() {
                 let outcome = timeout(60 * SECOND, call).await.expect("it does not wait");
                 if let Err(error) = outcome.unwrap() {
                     for name in &names {
-                        assert!(!error.extra.contains(&format!("`{name}`")), "{error}");
-                        assert!(log.count(&format!("`{name}`")) > 0);
+                        assert!(error.extra.contains(&format!("`{name}`")), "{error}");
                     }
                     assert_eq!(code::<()>(Err(error)), Code::Deadlock);
                     deadlocks += 1;
@@ -153,14 +150,12 @@ impl Program for CallsBackFromCreate {
 #[test]
 fn a_call_that_create_would_wait_for_is_refused_at_once() {
     run(async {
-        let log = Log::keep();
         let vat = TestVat::start(|server| server.class::<Puppet<CallsBackFromCreate>>()).await;
         CALLS_BACK.set(true);
         let a: Client = vat.object("a");
         let began = tokio::time::Instant::now();
         let error = act(&a, async |_| Ok(())).await.unwrap_err();
-        assert!(!error.extra.contains("`a`"), "{error}");
-        assert_eq!(log.count("`a`"), 1);
+        assert!(error.extra.contains("`a`"), "{error}");
         assert_eq!(code::<()>(Err(error)), Code::Deadlock);
         // Virtual time: nothing has waited.
         assert_eq!(tokio::time::Instant::now(), began);

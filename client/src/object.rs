@@ -127,6 +127,9 @@ pub struct ObjectStatus {
     pub resets: u64,
     /// How many WebSockets of it are open, whether it is awake or not.
     pub web_sockets: u32,
+    /// How long its file is, in bytes. More than [`ObjectInfo::bytes`] while free pages are not given back, and
+    /// less, or 0 without a file, while its newest commits are in the vat's journal only.
+    pub file_bytes: u64,
 }
 
 impl ObjectStatus {
@@ -140,6 +143,7 @@ impl ObjectStatus {
             queued: status.get_queued(),
             held_capabilities: status.get_held_capabilities(),
             web_sockets: status.get_web_sockets(),
+            file_bytes: status.get_file_bytes(),
             alarm_ms: match status.get_alarm().which()? {
                 object_status::alarm::None(()) => None,
                 object_status::alarm::DueMs(due_ms) => Some(due_ms),

@@ -52,10 +52,11 @@ const permissionDenied :Text = "permission-denied";
 
 const sqlRefused :Text = "sql-refused";
 # `failed`. The statement is well formed but not allowed: it names a reserved table, opens a
-# transaction, attaches a file, uses a function or pragma that is not on the list.
+# transaction, attaches a file, uses a function or pragma that is not on the list. Only whoever wrote the
+# SQL is told: the caller of `Sql`, `Cursor` or `Transaction`.
 
 const sqlFailed :Text = "sql-failed";
-# `failed`. SQLite refused the statement: syntax, constraint, type, unknown table.
+# `failed`. SQLite refused the statement: syntax, constraint, type, unknown table. Told to the same callers.
 
 const closed :Text = "closed";
 # `failed`. The transaction or cursor has ended: committed, rolled back, exhausted or timed out.
@@ -65,7 +66,8 @@ const activationFailed :Text = "activation-failed";
 # the next call tries again.
 
 const applicationFailed :Text = "application-failed";
-# `failed`. The class's method returned an error without a code of its own.
+# `failed`. The class's method returned an error without a code of its own, or its own SQL failed: the log of
+# the vat says how.
 
 const unimplemented :Text = "unimplemented";
 # `unimplemented`. The class has no such interface or method.

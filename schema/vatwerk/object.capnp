@@ -147,6 +147,10 @@ struct ObjectStatus @0xce246fb929d9edd1 {
 
   webSockets @10 :UInt32;
   # How many WebSockets of it are open, whether it is awake or not.
+
+  fileBytes @11 :UInt64;
+  # How long its file is. More than `bytes` of its `info` while free pages are not given back, and less,
+  # or 0 without a file, while its newest commits are in the vat's journal only.
 }
 
 enum ObjectState @0xdf4d6b44ef2b47bc {

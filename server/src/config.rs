@@ -168,6 +168,17 @@ pub struct Http {
     /// How long a client may not go on with a body: neither send more of its own, while the object reads
     /// it, nor take more of the object's. Default 30,000.
     pub stall_ms: u64,
+    /// The least bytes a second that a client has to send of a body or of a message on a WebSocket, or to take
+    /// of an answer, on average over the time that it is waited for; a first `stall_ms` is free. A request
+    /// that comes more slowly is answered 408, an answer is broken off, and a WebSocket is closed with 1008.
+    /// 0 for any. Default 256.
+    pub least_bytes_per_s: u64,
+    /// How long a client may be waited for in all for one body: to send its own, or to take the object's. 0 for
+    /// any time. Default 0.
+    pub body_ms: u64,
+    /// The most bytes that all clients together may have sent or announced of messages on WebSockets that are
+    /// not here whole. With more, those that go on with one are closed with 1013. Default 67,108,864.
+    pub unfinished_bytes: usize,
     /// The longest message of a client on a WebSocket; at most `maxSocketMessageBytes`. Default
     /// 1,048,576.
     pub message_bytes: u32,
@@ -264,6 +275,10 @@ pub struct Limits {
     /// How long a peer of a connection may take nothing of what is queued for it, and send nothing of the
     /// rest of a message that it has begun, before the connection is ended. Default 30,000.
     pub stall_ms: u64,
+    /// The least bytes a second that a peer of a connection has to send of a message that it has begun, on
+    /// average; a first `stall_ms` is free. A connection on which a message comes more slowly is ended. 0 for
+    /// any. Default 256.
+    pub least_bytes_per_s: u64,
     /// The largest message; at least 65,536, at most and by default 33,554,432.
     pub message_bytes: u64,
     /// The most disk space that the journal takes; at least 8,388,608, and at most 8,589,934,592. The pages of commits of more
@@ -352,6 +367,9 @@ impl Default for Http {
             gateway_ms: ms(limits.gateway),
             idle_ms: ms(limits.idle),
             stall_ms: ms(limits.stall),
+            least_bytes_per_s: limits.least_bytes_per_s,
+            body_ms: ms(limits.body),
+            unfinished_bytes: socket.max_unfinished_bytes,
             message_bytes: socket.max_message_bytes,
             ping_ms: socket.ping_every.map_or(0, ms),
         }
@@ -390,6 +408,7 @@ impl Default for Limits {
             bytes_per_connection: connection.max_bytes_in_flight,
             bytes_per_vat: connection.vat.max_bytes(),
             stall_ms: connection.stall.as_millis() as u64,
+            least_bytes_per_s: connection.least_bytes_per_s,
             message_bytes: vatwerk::limit_capnp::MAX_MESSAGE_BYTES,
             journal_bytes: journal::Settings::default().bytes,
         }
@@ -496,11 +515,15 @@ impl Http {
                 gateway: Duration::from_millis(self.gateway_ms),
                 idle: Duration::from_millis(self.idle_ms),
                 stall: self.stall(),
+                least_bytes_per_s: self.least_bytes_per_s,
+                body: Duration::from_millis(self.body_ms),
             },
             socket: SocketLimits {
                 max_message_bytes: self.message_bytes.min(longest),
                 ping_every: (self.ping_ms > 0).then(|| Duration::from_millis(self.ping_ms)),
                 stalled: self.stall(),
+                least_bytes_per_s: self.least_bytes_per_s,
+                max_unfinished_bytes: self.unfinished_bytes,
                 ..Default::default()
             },
         }
@@ -571,6 +594,7 @@ impl Limits {
             max_bytes_in_flight: self.bytes_per_connection,
             vat: network::Budget::new(self.bytes_per_vat),
             stall: self.stall(),
+            least_bytes_per_s: self.least_bytes_per_s,
             ..defaults
         }
     }

@@ -55,7 +55,7 @@ fn instead(code: Code) -> Option<(Code, &'static str)> {
         Code::SqlRefused | Code::SqlFailed => return Some((Code::ApplicationFailed, FAILED)),
         Code::ActivationFailed => "the object does not wake; the vat's log says why",
         Code::StorageFailed => {
-            "the disk failed or is full: what this wrote, if anything, was undone"
+            "the object's storage failed, and what this wrote, if anything, was undone; the vat's log says why"
         }
         Code::StorageDamaged => {
             "the object's database is damaged or gone, or of a later version of the vat"

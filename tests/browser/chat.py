@@ -1,4 +1,5 @@
-"""Two people chat in a real browser, while the room falls asleep and the server is killed.
+"""Two people chat in a real browser, while the room falls asleep and the server is killed; and rooms with hosts of
+their own are strangers to each other.
 
     python tests/browser/chat.py target/debug/vatwerk chat.png
 
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -30,7 +32,9 @@ class Vat:
         self.binary = binary
         self.folder = folder
         self.socket = f"unix:{folder / 'vat.sock'}"
-        (folder / "vat.toml").write_text(f"[limits]\nidle_ms = {IDLE_MS}\n")
+        (folder / "vat.toml").write_text(
+            f'[limits]\nidle_ms = {IDLE_MS}\n[http]\nobject_host = "localhost"\n'
+        )
         self.port = 0
         self.start()
 
@@ -38,13 +42,16 @@ class Vat:
         """On the same port as before."""
         self.process = subprocess.Popen(
             [self.binary, "serve", "--data", self.folder / "data", "--listen", self.socket]
-            + ["--http", f"127.0.0.1:{self.port}", "--config", self.folder / "vat.toml"],
+            + ["--http", f"127.0.0.1:{self.port}", "--metrics", "127.0.0.1:0"]
+            + ["--config", self.folder / "vat.toml"],
             stdout=subprocess.PIPE,
             text=True,
         )
         for line in self.process.stdout:
             if match := re.fullmatch(r"listening http 127\.0\.0\.1:(\d+)\n", line):
                 self.port = int(match[1])
+            if match := re.fullmatch(r"listening metrics (.*)\n", line):
+                self.operators = match[1]
                 return
         raise SystemExit("the vat does not start")
 
@@ -56,6 +63,13 @@ class Vat:
     def ask(self, *args: str) -> dict:
         command = [self.binary, *args, "--connect", self.socket, "--output", "json"]
         return json.loads(subprocess.check_output(command))
+
+    def refused(self) -> int:
+        """How many requests were refused, with a status of 4xx."""
+        with urlopen(f"http://{self.operators}/metrics") as answer:
+            text = answer.read().decode()
+        found = re.search(r'^vatwerk_http_requests_total\{status="4xx"\} (\d+)$', text, re.MULTILINE)
+        return int(found[1]) if found else 0
 
     def falls_asleep(self):
         for _ in range(WITHIN_MS // IDLE_MS):
@@ -179,6 +193,48 @@ def chat(vat: Vat, ann: Person, bob: Person) -> list[str]:
     return said
 
 
+CALL = """async url => {
+  const headers = { 'Content-Type': 'application/json' };
+  return (await fetch(url, { method: 'POST', body: '{}', headers })).json();
+}"""
+
+# What became of a request of each kind, and whether a WebSocket opened.
+REACH = """async url => {
+  const told = [];
+  for (const mode of ['no-cors', 'cors']) for (const method of ['GET', 'POST']) {
+    told.push(await fetch(url, { mode, method }).then(answer => answer.type, () => 'failed'));
+  }
+  told.push(await new Promise(done => {
+    const socket = new WebSocket(new URL('socket', url.replace('http', 'ws')));
+    socket.onopen = () => done('open');
+    socket.onerror = () => done('failed');
+  }));
+  return told;
+}"""
+
+
+def apart(vat: Vat, page: Page):
+    """A page of one object reaches no other, and may link to it."""
+    host = f"chatroom.localhost:{vat.port}"
+    page.goto(f"http://lobby.{host}/")
+    expect(page).to_have_title("lobby")
+    assert page.evaluate(CALL, "/call/history")["lines"]
+
+    # The room's page forbids itself what this tries; an object without pages says nothing of that.
+    page.goto(f"http://stranger.counter.localhost:{vat.port}/")
+    before, refused = vat.ask("classes"), vat.refused()
+    strangers = [f"http://spied.{host}/", f"http://127.0.0.1:{vat.port}/ChatRoom/spied/"]
+    for url in strangers:
+        told = page.evaluate(REACH, url)
+        assert told == ["failed"] * 5, told
+    seen = vat.refused() - refused
+    assert seen == 5 * len(strangers), seen
+    assert vat.ask("classes") == before
+
+    page.evaluate("url => { location.href = url; }", f"http://linked.{host}/")
+    expect(page).to_have_title("linked")
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("binary", type=Path, help="the built vatwerk")
@@ -202,6 +258,8 @@ def main():
             step("one leaves")
             bob.page.close()
             ann.sees(said, ["ann"])
+            step("rooms with hosts of their own are strangers")
+            apart(vat, window.new_page())
             browser.close()
         finally:
             vat.kill()

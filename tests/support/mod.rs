@@ -18,8 +18,10 @@ pub use probe::{Probe, SCHEMA};
 pub use script::{Do, Ear, cap_of, run as tell, said, send};
 pub use wire::{Proxy, Wire};
 
+use capnp::traits::HasTypeId;
 use send_wrapper::SendWrapper;
 use vatwerk::Code;
+use vatwerk_client::ObjectStatus;
 
 /// Makes clones of a value that lives on the thread of its test, for a vat on the same thread.
 pub fn on_this_thread<T: Clone + 'static>(
@@ -27,6 +29,19 @@ pub fn on_this_thread<T: Clone + 'static>(
 ) -> impl Fn() -> T + Clone + Send + Sync + 'static {
     let value = SendWrapper::new(value);
     move || T::clone(&value)
+}
+
+/// What an operator sees of an object.
+pub async fn show<C: HasTypeId>(
+    vat: &vatwerk_server::testing::TestVat,
+    name: &str,
+) -> ObjectStatus {
+    let mut request = vat.session().namespace_request();
+    request.get().init_key().set_interface_id(C::TYPE_ID);
+    let mut request = request.send().pipeline.get_namespace().show_request();
+    request.get().init_key().set_object_name(name);
+    let answer = request.send().promise.await.unwrap();
+    ObjectStatus::read(answer.get().unwrap().get_status().unwrap()).unwrap()
 }
 
 /// The code of an error that came over the wire, and its kind.

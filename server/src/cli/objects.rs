@@ -82,6 +82,7 @@ impl Objects {
         let status = ObjectStatus::read(answer.get()?.get_status()?)?;
         let mut shown = Vec::from(about(status.info));
         shown.extend([
+            ("fileBytes", status.file_bytes.into()),
             ("exists", status.exists.into()),
             ("state", state(status.state).into()),
             ("inFlight", status.in_flight.into()),

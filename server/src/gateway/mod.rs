@@ -4,6 +4,7 @@ mod host;
 pub mod http;
 mod listener;
 pub mod network;
+mod pace;
 mod room;
 mod scrape;
 mod unix;
@@ -23,6 +24,7 @@ use room::Place;
 
 pub use host::Hosts;
 pub use listener::{BindError, Listener, Permission};
+pub use pace::Pace;
 pub use room::{Room, Shared};
 pub use scrape::{Operators, Scrape};
 pub use unix::Access;

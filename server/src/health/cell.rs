@@ -32,6 +32,8 @@ pub enum Runs {
     Socket,
     /// Work that `wait_until` was given.
     Background,
+    /// No code of the object: its database gives free pages back.
+    GivingBack,
 }
 
 /// A turn.
@@ -137,6 +139,7 @@ fn encode(runs: Runs) -> (u64, u64) {
         Runs::Alarms => kind(3),
         Runs::Socket => kind(4),
         Runs::Background => kind(5),
+        Runs::GivingBack => kind(6),
     }
 }
 
@@ -150,7 +153,8 @@ fn decode(runs: u64, interface_id: u64) -> Runs {
         2 => Runs::Fetch,
         3 => Runs::Alarms,
         4 => Runs::Socket,
-        _ => Runs::Background,
+        5 => Runs::Background,
+        _ => Runs::GivingBack,
     }
 }
 
@@ -183,6 +187,7 @@ mod tests {
             Runs::Alarms,
             Runs::Socket,
             Runs::Background,
+            Runs::GivingBack,
         ];
         for (began, runs) in (1..).zip(all) {
             let turn = turn(began as u8, runs);

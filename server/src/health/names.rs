@@ -65,6 +65,7 @@ impl Names {
             Runs::Alarms => "alarm",
             Runs::Socket => "web_socket",
             Runs::Background => "wait_until",
+            Runs::GivingBack => "vacuum",
         })
     }
 }

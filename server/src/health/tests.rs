@@ -92,6 +92,7 @@ fn only_turns_over_the_limit_are_counted_as_long_by_a_bounded_number_of_names() 
             (Runs::Alarms, "alarm"),
             (Runs::Socket, "web_socket"),
             (Runs::Background, "wait_until"),
+            (Runs::GivingBack, "vacuum"),
         ];
         for (runs, _) in all {
             drop(thread.turn(COUNTER, ObjectId([0; 32]), runs, &class));

@@ -16,7 +16,7 @@ use super::{
     empty,
     lsn::Lsn,
     open_files::Unsynced,
-    overlay::Overlay,
+    overlay::{Found, Overlay},
     page::{PAGE_BYTES, Page},
     queue::{BesideFile, Failures, Fate, Queue},
     record::{self, Beside},
@@ -327,13 +327,13 @@ impl Database {
         // Those before are decided by now, or will be before long.
         state.settle(queue);
         let (after, overlay) = (state.newest(), &state.overlay);
-        let (changed, pages) = overlay.committed();
+        let (changed, size) = overlay.committed();
         let large = record::most_bytes(changed) > databases.largest_record;
         let lsn = if large {
             queue.promise(after, failures)?
         } else {
             queue.push(after, failures, |records, lsn| {
-                let mut record = record::Writer::pages(records, lsn, self.id, pages);
+                let mut record = record::Writer::pages(records, lsn, self.id, size);
                 overlay.for_each_committed(|number, page| {
                     record.page(number, page);
                     Ok(())
@@ -353,7 +353,7 @@ impl Database {
         state.overlay.number(lsn, decided);
         state.undecided.push_back(Undecided {
             lsn,
-            database_pages: pages,
+            database_pages: size.pages,
             changed,
         });
         drop(state);
@@ -362,13 +362,19 @@ impl Database {
             let written = self.write_file_wrongly(databases);
             written.map_err(|error| Error::StorageFailed(error.to_string()))?;
         }
+        #[cfg(any(test, feature = "testing"))]
+        if sabotaged!(queue, CutBeforeJournal) {
+            let file = self.file_to_write(databases);
+            let cut = file.and_then(|file| file.set_len(offset_of(size.pages + 1)));
+            cut.map_err(|error| Error::StorageFailed(error.to_string()))?;
+        }
         if large {
             let large = Large {
                 database: self.id,
                 promise: lsn,
                 after,
                 failures,
-                pages,
+                size,
             };
             match self.id {
                 // What objects commit from now on may be built on it.
@@ -409,11 +415,11 @@ impl Database {
             promise,
             after,
             failures,
-            pages,
+            size,
             ..
         } = *large;
         let lsn = queue.keep_promise(promise, after, failures, file, |records, lsn| {
-            record::Writer::beside(records, lsn, self.id, pages, beside);
+            record::Writer::beside(records, lsn, self.id, size, beside);
             Ok(())
         })?;
         #[cfg(any(test, feature = "testing"))]
@@ -450,6 +456,8 @@ impl Database {
             changed: 0,
         });
         state.end = Some(lsn);
+        #[cfg(any(test, feature = "testing"))]
+        queue.fail_if_wanted();
         Ok(lsn)
     }
 
@@ -466,6 +474,14 @@ impl Database {
             return None;
         }
         std::mem::take(&mut state.dirty).then_some(state.applied)
+    }
+
+    /// How long the file is, in bytes.
+    pub(super) fn file_bytes(&self, databases: &Databases) -> io::Result<u64> {
+        let mut state = self.state();
+        let file = state.handle(databases, &self.path, Open::Existing)?;
+        file.bytes()
+        // It is let go of under the lock, so that nobody opens it anew before it is closed.
     }
 
     /// Syncs the file and its name.
@@ -629,6 +645,12 @@ impl Database {
         self.state().overlay.commit();
     }
 
+    /// Begins an empty database in place of this one. A new connection of SQLite's sees it, and what that
+    /// commits first makes it so; until then a rollback brings back what there was.
+    pub fn replace(&self) {
+        self.state().overlay.replace();
+    }
+
     /// SQLite has rolled its transaction back. What it has written to that end says nothing new.
     pub fn sqlite_rolled_back(&self) {
         self.state().overlay.roll_back();
@@ -661,27 +683,31 @@ impl Database {
         if number > self.pages(databases)? {
             return Ok(false);
         }
-        if let Ok(page) = <&mut Page>::try_from(&mut *part) {
-            if self.state().overlay.read(number, page)? {
-                return Ok(true);
-            }
+        let found = if let Ok(page) = <&mut Page>::try_from(&mut *part) {
+            self.state().overlay.read(number, page)?
         } else {
             let mut page = [0; PAGE_BYTES];
-            if self.state().overlay.read(number, &mut page)? {
+            let found = self.state().overlay.read(number, &mut page)?;
+            if found == Found::Here {
                 part.copy_from_slice(&page[within..within + part.len()]);
-                return Ok(true);
             }
-        }
+            found
+        };
+        let is_in_file = match found {
+            Found::Here => return Ok(true),
+            Found::InFile => true,
+            Found::Nowhere => sabotaged!(databases.queue, KeepReplaced),
+        };
         // It is durably in the file, and nobody writes it there.
         let read = match self.file(databases)? {
-            Some(file) => file.read_at(part, offset_of(number) + within as u64)?,
-            None => 0,
+            Some(file) if is_in_file => file.read_at(part, offset_of(number) + within as u64)?,
+            _ => 0,
         };
         part[read..].fill(0);
         if read == 0 && number == 1 {
             let state = self.state();
             let has_content = !state.undecided.is_empty() || state.decided.1.is_some();
-            if has_content && state.end.is_none() {
+            if is_in_file && has_content && state.end.is_none() {
                 let gone = format!("{} is gone, or empty", self.path.display());
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, gone));
             }
@@ -824,16 +850,22 @@ impl Database {
                 self.remove_file(databases)?;
             }
         }
-        if !change.pages.is_empty() {
+        // While the file is not known to have the commit that replaced the database, nobody reads it.
+        let synced = self.state().synced;
+        let is_emptied = change.replaced.is_some_and(|replaced| replaced > synced);
+        if !change.pages.is_empty() || is_emptied {
             let file = self.file_to_write(databases)?;
             let length = u64::from(change.database_pages) * PAGE_BYTES as u64;
-            let written = write_pages(&*file, change).and_then(|()| {
-                if sabotaged!(databases.queue, IgnoreCut) {
-                    Ok(())
-                } else {
-                    file.set_len(length)
-                }
-            });
+            let emptied = if is_emptied { file.set_len(0) } else { Ok(()) };
+            let written = emptied
+                .and_then(|()| write_pages(&*file, change))
+                .and_then(|()| {
+                    if sabotaged!(databases.queue, IgnoreCut) {
+                        Ok(())
+                    } else {
+                        file.set_len(length)
+                    }
+                });
             let bytes = file.bytes();
             self.give_back(file);
             written?;
@@ -854,7 +886,7 @@ impl Database {
         let file = self.file_to_write(databases)?;
         let mut page = [0; PAGE_BYTES];
         for number in 1..=pages {
-            if self.state().overlay.read(number, &mut page)? {
+            if self.state().overlay.read(number, &mut page)? == Found::Here {
                 file.write_at(&page, offset_of(number))?;
             }
         }

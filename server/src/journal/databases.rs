@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Result,
-    env::{Disk, DiskFile},
+    env::{Disk, DiskFile, Open},
     folder::{DatabaseId, Layout},
 };
 
@@ -108,6 +108,20 @@ impl Databases {
     /// Where the file of a database is, or would be.
     pub fn path(&self, id: DatabaseId) -> PathBuf {
         self.layout.database(id)
+    }
+
+    /// How long the file of a database is, in bytes; 0 if there is none.
+    pub fn file_bytes(&self, id: DatabaseId) -> io::Result<u64> {
+        // Under the lock, so that nobody opens it meanwhile who locks it.
+        let table = self.table();
+        let bytes = match table.get(&id) {
+            Some(database) => database.file_bytes(self),
+            None => (self.disk.open(&self.path(id), Open::Existing)).and_then(|file| file.bytes()),
+        };
+        match bytes {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            bytes => bytes,
+        }
     }
 
     /// Whether any object has a file.

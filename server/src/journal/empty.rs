@@ -21,6 +21,8 @@ pub(super) const PAGE: Page = {
     (page[21], page[22], page[23]) = (64, 32, 32);
     // One page.
     page[31] = 1;
+    // Incremental vacuum: the largest root of a tree, and that free pages stay until they are given back.
+    (page[55], page[67]) = (1, 1);
     // Below the header of 100 bytes, the root of the schema: a leaf of a table, without cells, whose
     // content starts at the end.
     page[100] = 13;

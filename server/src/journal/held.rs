@@ -21,7 +21,7 @@ use std::{
 use super::{
     lsn::Lsn,
     page::{PAGE_BYTES, Packed},
-    record::{self, Record},
+    record::{self, Record, Size},
     replay::Change,
     segment::{BLOCK, Damage, JournalError},
 };
@@ -233,10 +233,15 @@ impl Appended<'_> {
             return Ok(());
         }
         let mut pages = change.pages.iter().peekable();
+        let mut after = Size {
+            pages: change.database_pages,
+            replaces: change.replaced.is_some(),
+        };
         loop {
             let mut page = [0; PAGE_BYTES];
             let buffer = &mut self.buffer;
-            let mut record = record::Writer::pages(buffer, change.last, id, change.database_pages);
+            let mut record = record::Writer::pages(buffer, change.last, id, after);
+            after.replaces = false;
             for (number, source) in pages.by_ref().take(RECORD_PAGES as usize) {
                 source.read(&mut page)?;
                 record.page(*number, Packed::new(&page));

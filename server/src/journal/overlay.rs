@@ -8,7 +8,8 @@
 //! the commit is void           gone         when the database is opened anew
 //! the file has it, synced      gone         the file is read
 //! ```
-//! Reads look for the newest of these, and then in the file. Pages are kept without the zeros that most
+//! Reads look for the newest of these, and then in the file. A commit may have *replaced* the database: then
+//! nothing that is older than it is read, nor is the file, until that has the commit, synced. Pages are kept without the zeros that most
 //! of a small database is; those of a database with many are kept in a file without a name.
 
 use std::{collections::BTreeMap, io, mem, sync::Arc};
@@ -16,6 +17,7 @@ use std::{collections::BTreeMap, io, mem, sync::Arc};
 use super::{
     lsn::Lsn,
     page::{OwnedPacked, PAGE_BYTES, Packed, Page},
+    record::Size,
     scratch::IN_MEMORY,
 };
 use crate::env::DiskFile;
@@ -29,6 +31,10 @@ pub(super) struct Overlay {
     committed: Pages,
     /// The pages that the journal was given: by their number, and of each the oldest first.
     versions: BTreeMap<(u32, Lsn), Image>,
+    /// The commits that replaced the database and are not in the file, synced: the oldest first.
+    replaced: Vec<Lsn>,
+    /// The newest of these before which there is no version any more.
+    forgotten: Lsn,
     store: Store,
     /// For tests: the pages of the open transaction that were written twice, as they were first.
     #[cfg(any(test, feature = "testing"))]
@@ -41,6 +47,19 @@ struct Pages {
     images: BTreeMap<u32, Image>,
     /// How many pages the database has, if the transaction has changed anything.
     database_pages: Option<u32>,
+    /// Whether nothing of what was there before is in the database any more.
+    replaces: bool,
+}
+
+/// Where the newest content of a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// In the overlay.
+    Here,
+    /// In the file, if anywhere.
+    InFile,
+    /// Nowhere: the page has not been written since the database was replaced.
+    Nowhere,
 }
 
 /// The content of a page.
@@ -58,16 +77,32 @@ impl Overlay {
             .or(self.committed.database_pages)
     }
 
-    /// Reads the newest image of a page; false if there is none.
-    pub fn read(&self, number: u32, page: &mut Page) -> io::Result<bool> {
-        let versions = || self.versions.range((number, Lsn(0))..=(number, Lsn::MAX));
-        let image = (self.pending.images.get(&number))
-            .or_else(|| self.committed.images.get(&number))
-            .or_else(|| versions().next_back().map(|(_, image)| image));
-        match image {
-            Some(image) => self.store.read(image, page).map(|()| true),
-            None => Ok(false),
+    /// Reads the newest image of a page, if it is here.
+    pub fn read(&self, number: u32, page: &mut Page) -> io::Result<Found> {
+        for pages in [&self.pending, &self.committed] {
+            if let Some(image) = pages.images.get(&number) {
+                return self.store.read(image, page).map(|()| Found::Here);
+            }
+            if pages.replaces {
+                return Ok(Found::Nowhere);
+            }
         }
+        let base = self.replaced.last().copied();
+        let since = (number, base.unwrap_or_default());
+        let mut versions = self.versions.range(since..=(number, Lsn::MAX));
+        match versions.next_back() {
+            Some((_, image)) => self.store.read(image, page).map(|()| Found::Here),
+            None if base.is_some() => Ok(Found::Nowhere),
+            None => Ok(Found::InFile),
+        }
+    }
+
+    /// Begins an empty database in place of what is there: the transaction that SQLite opens next writes all
+    /// of it.
+    pub fn replace(&mut self) {
+        self.pending.clear(&mut self.store);
+        self.pending.database_pages = Some(0);
+        self.pending.replaces = true;
     }
 
     /// Takes a page that SQLite writes. `before`: how many pages the database had before.
@@ -103,7 +138,12 @@ impl Overlay {
         let Pages {
             images,
             database_pages,
+            replaces,
         } = mem::take(&mut self.pending);
+        if replaces {
+            self.committed.clear(&mut self.store);
+            self.committed.replaces = true;
+        }
         if let Some(pages) = database_pages {
             self.committed.resize(pages, &mut self.store);
         }
@@ -134,11 +174,18 @@ impl Overlay {
         self.committed.database_pages.is_some()
     }
 
-    /// How many pages SQLite has committed that the journal was not given, and how many the database
-    /// has with them.
-    pub fn committed(&self) -> (u64, u32) {
-        let images = self.committed.images.len() as u64;
-        (images, self.committed.database_pages.unwrap_or_default())
+    /// How many pages SQLite has committed that the journal was not given, and the database with them.
+    pub fn committed(&self) -> (u64, Size) {
+        let Pages {
+            images,
+            database_pages,
+            replaces,
+        } = &self.committed;
+        let size = Size {
+            pages: database_pages.unwrap_or_default(),
+            replaces: *replaces,
+        };
+        (images.len() as u64, size)
     }
 
     /// Hands `take` each of these pages, in order.
@@ -163,6 +210,10 @@ impl Overlay {
     /// a version that is not newer than `decided` is forgotten.
     pub fn number(&mut self, lsn: Lsn, decided: Lsn) {
         let committed = mem::take(&mut self.committed);
+        self.forget_replaced(decided);
+        if committed.replaces {
+            self.replaced.push(lsn);
+        }
         for (number, image) in committed.images {
             while let Some(oldest) = self.superseded(number, decided) {
                 if let Some(old) = self.versions.remove(&(number, oldest)) {
@@ -201,6 +252,17 @@ impl Overlay {
                 self.versions.insert((number, lsn), image);
             }
         }
+        let promised = self.replaced.iter_mut().filter(|it| **it == promise);
+        promised.for_each(|it| *it = lsn);
+    }
+
+    /// Forgets every version that is older than a commit that replaced the database, and is decided.
+    fn forget_replaced(&mut self, decided: Lsn) {
+        let base = self.replaced.iter().rfind(|base| **base <= decided);
+        if let Some(base) = base.copied().filter(|base| *base > self.forgotten) {
+            self.forgotten = base;
+            self.keep_versions(|version| version >= base);
+        }
     }
 
     /// The oldest version of a page, if another one is not newer than `decided` either.
@@ -231,6 +293,7 @@ impl Overlay {
             }
             kept
         });
+        self.replaced.retain(|lsn| keep(*lsn));
     }
 
     /// For tests: SQLite writes a page for the second time in a transaction.
@@ -395,7 +458,12 @@ mod tests {
             let mut page = [0; PAGE_BYTES];
             let found = self.overlay.read(number, &mut page).unwrap();
             assert!(page.iter().all(|byte| *byte == page[0]));
-            found.then_some(page[0])
+            (found == Found::Here).then_some(page[0])
+        }
+
+        /// Whether the file is looked at for a page that is not here.
+        fn needs_file(&self) -> bool {
+            self.overlay.read(9, &mut [0; PAGE_BYTES]).unwrap() == Found::InFile
         }
 
         fn commit(&mut self, lsn: u64, decided: u64) {
@@ -451,10 +519,47 @@ mod tests {
         case.overlay.truncate(4);
         assert_eq!(case.overlay.database_pages(), Some(4));
         case.overlay.commit();
-        assert_eq!(case.overlay.committed(), (4, 4));
+        let size = Size {
+            pages: 4,
+            replaces: false,
+        };
+        assert_eq!(case.overlay.committed(), (4, size));
         case.overlay.truncate(2);
         case.overlay.roll_back();
-        assert_eq!(case.overlay.committed(), (4, 4));
+        assert_eq!(case.overlay.committed(), (4, size));
+    }
+
+    #[test]
+    fn what_was_there_before_a_database_was_replaced_is_read_only_if_that_did_not_happen() {
+        let mut case = Case::new();
+        case.write(3, 1);
+        case.commit(5, 4);
+        case.overlay.replace();
+        case.write(2, 2);
+        assert_eq!((case.read(3), case.read(2)), (None, Some(2)));
+        assert!(!case.needs_file());
+        case.overlay.roll_back();
+        assert_eq!((case.read(3), case.needs_file()), (Some(1), true));
+        case.overlay.replace();
+        case.write(2, 2);
+        case.overlay.commit();
+        assert_eq!((case.read(3), case.needs_file()), (None, false));
+        assert!(case.overlay.committed().1.replaces);
+        case.overlay.number(Lsn(6), Lsn(5));
+        assert_eq!((case.read(3), case.needs_file()), (None, false));
+        case.overlay.forget_after(Lsn(5));
+        assert_eq!((case.read(3), case.needs_file()), (Some(1), true));
+        case.overlay.replace();
+        case.write(2, 2);
+        case.commit(6, 5);
+        case.write(4, 3);
+        case.commit(7, 6);
+        let kept: Vec<u64> = case.overlay.versions.keys().map(|(_, lsn)| lsn.0).collect();
+        assert_eq!(kept, [6, 7], "nobody reads what is older");
+        case.overlay.forget_up_to(Lsn(5));
+        assert!(!case.needs_file(), "the file has it not yet");
+        case.overlay.forget_up_to(Lsn(6));
+        assert_eq!((case.read(4), case.needs_file()), (Some(3), true));
     }
 
     #[test]

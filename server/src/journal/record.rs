@@ -4,7 +4,8 @@
 //!  0  magic            u32   "VWR1"
 //!  4  checksum         u32   CRC-32C of all that follows, seeded with the segment's salt
 //!  8  length           u32   of the record in bytes, a multiple of 8
-//! 12  kind             u8    1 pages, 2 pages beside, 3 delete
+//! 12  kind             u8    1 pages, 2 pages beside, 3 delete; from version 3 of segments on: 4 replace,
+//!                        5 replace beside
 //! 13  -                [3]
 //! 16  lsn              u64
 //! 24  written          u64   the newest LSN that was synced here when this was written
@@ -19,6 +20,9 @@
 //! A page is its number (u32), where its longest run of zeros starts and how long that is (u16 each),
 //! and the rest of its bytes: pages of small databases are mostly zeros. The pages of a large commit
 //! are in a file of their own, whose number (u64), length (u64) and CRC-32C (u32) follow instead.
+//!
+//! *Replace* means that the database is these pages and nothing else: a page that is not among them is all
+//! zeros, whatever it was before.
 //!
 //! Numbers are little-endian. `written` tells a torn tail from a damaged record: what some later
 //! record calls written must be whole.
@@ -51,6 +55,15 @@ pub(super) struct Beside {
     pub checksum: u32,
 }
 
+/// A database after a commit, beside the pages that the commit has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    /// How many pages the database has.
+    pub pages: u32,
+    /// Whether nothing of what was there before is in the database any more.
+    pub replaces: bool,
+}
+
 /// Appends one record to a buffer.
 pub(super) struct Writer<'a> {
     buffer: &'a mut Vec<u8>,
@@ -63,6 +76,8 @@ enum Kind {
     Pages = 1,
     Beside = 2,
     Delete = 3,
+    Replace = 4,
+    ReplaceBeside = 5,
 }
 
 impl<'a> Writer<'a> {
@@ -71,9 +86,14 @@ impl<'a> Writer<'a> {
         buffer: &'a mut Vec<u8>,
         lsn: Lsn,
         database: DatabaseId,
-        database_pages: u32,
+        after: Size,
     ) -> Writer<'a> {
-        Writer::begin(buffer, Kind::Pages, lsn, database, database_pages)
+        let kind = if after.replaces {
+            Kind::Replace
+        } else {
+            Kind::Pages
+        };
+        Writer::begin(buffer, kind, lsn, database, after.pages)
     }
 
     /// A commit whose pages are in a file of their own.
@@ -81,10 +101,15 @@ impl<'a> Writer<'a> {
         buffer: &'a mut Vec<u8>,
         lsn: Lsn,
         database: DatabaseId,
-        database_pages: u32,
+        after: Size,
         beside: Beside,
     ) {
-        let record = Writer::begin(buffer, Kind::Beside, lsn, database, database_pages);
+        let kind = if after.replaces {
+            Kind::ReplaceBeside
+        } else {
+            Kind::Beside
+        };
+        let record = Writer::begin(buffer, kind, lsn, database, after.pages);
         record
             .buffer
             .extend_from_slice(&beside.number.to_le_bytes());
@@ -226,15 +251,20 @@ impl<'a> Record<'a> {
         u32_at(self.0, 72)
     }
 
+    /// Whether the database has nothing any more that came before the record.
+    pub fn replaces(&self) -> bool {
+        [Kind::Replace as u8, Kind::ReplaceBeside as u8].contains(&self.0[12])
+    }
+
     /// What it says; `None` for what this version does not know.
     pub fn content(&self) -> Option<Content<'a>> {
         let body = &self.0[HEADER_BYTES..];
         match self.0[12] {
-            1 => Some(Content::Pages(Pages {
+            1 | 4 => Some(Content::Pages(Pages {
                 left: u32_at(self.0, 76),
                 bytes: body,
             })),
-            2 if body.len() >= 20 => Some(Content::Beside(Beside {
+            2 | 5 if body.len() >= 20 => Some(Content::Beside(Beside {
                 number: u64_at(body, 0),
                 bytes: u64_at(body, 8),
                 checksum: u32_at(body, 16),
@@ -327,9 +357,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(pages in pages()) {
+        fn what_is_written_is_read(pages in pages(), replaces: bool) {
             let mut buffer = Vec::new();
-            let mut record = Writer::pages(&mut buffer, Lsn(9), database(), 5);
+            let after = Size { pages: 5, replaces };
+            let mut record = Writer::pages(&mut buffer, Lsn(9), database(), after);
             for (number, page) in &pages {
                 record.page(*number, Packed::new(page[..].try_into().unwrap()));
             }
@@ -341,7 +372,7 @@ mod tests {
             prop_assert_eq!((record.lsn(), record.written()), (Lsn(9), Lsn(8)));
             prop_assert_eq!(record.time_ms(), 1_700_000_000_000);
             prop_assert_eq!(record.database(), database());
-            prop_assert_eq!(record.database_pages(), 5);
+            prop_assert_eq!((record.database_pages(), record.replaces()), (5, replaces));
             let Some(Content::Pages(mut read)) = record.content() else { panic!() };
             for (number, page) in &pages {
                 let (read, packed) = read.next().unwrap();

@@ -21,6 +21,9 @@ pub(super) struct Change<'a> {
     pub last: Lsn,
     /// The database ended here; the pages are of what came afterwards.
     pub deleted: Option<Lsn>,
+    /// The newest commit that left nothing of what was there before, if there is one; the pages are of that
+    /// one and of those after it.
+    pub replaced: Option<Lsn>,
     /// How many pages the database has afterwards.
     pub database_pages: u32,
     /// The newest image of each page.
@@ -89,6 +92,10 @@ impl<'a> Changes<'a> {
         self.time_ms = self.time_ms.max(record.time_ms());
         change.last = record.lsn();
         change.database_pages = record.database_pages();
+        if record.replaces() && !sabotaged!(databases.queue, KeepReplaced) {
+            change.replaced = Some(record.lsn());
+            change.pages.clear();
+        }
         match record.content().ok_or_else(nonsense)? {
             Content::Pages(mut pages) => {
                 for (number, page) in pages.by_ref() {

@@ -26,9 +26,9 @@ use std::{borrow::Cow, fmt, io, path::PathBuf, sync::Arc};
 use super::{lsn::Lsn, record::Record};
 use crate::env::{self, DiskFile};
 
-/// The version of segments and records. Version 1 is read too: there the fields from byte 64 on, and the times
-/// of records, are zero.
-const VERSION: u32 = 2;
+/// The version of segments and records. Older ones are read too: version 2 has no records that replace a
+/// database, and in version 1 the fields from byte 64 on, and the times of records, are zero.
+const VERSION: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"VWJOURNL";
 const HEADER_BYTES: usize = 128;

@@ -12,6 +12,7 @@ use super::{
     databases::Databases,
     lsn::Lsn,
     queue::{BesideFile, Failures},
+    record::Size,
 };
 use crate::{env::DiskFile, folder::DatabaseId};
 
@@ -25,8 +26,8 @@ pub(super) struct Large {
     pub after: Lsn,
     /// How often the journal had failed when the turn began.
     pub failures: Failures,
-    /// How many pages the database has after it.
-    pub pages: u32,
+    /// The database after it.
+    pub size: Size,
 }
 
 /// The large commits whose pages are not written yet.

@@ -161,6 +161,10 @@ pub enum Sabotage {
     ForgetOlder,
     /// A file is not cut when its database is.
     IgnoreCut,
+    /// A file is cut before the journal has made the commit durable that made its database shorter.
+    CutBeforeJournal,
+    /// What was there before a database was replaced is found where nothing was written since.
+    KeepReplaced,
     /// The end of a database is not carried out by who brings files up to date.
     IgnoreEnd,
     /// A file at which a sync failed is not written again.

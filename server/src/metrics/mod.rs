@@ -83,6 +83,7 @@ struct Inner {
     /// By the first digit of the status, from 1 to 5.
     http_answers: [Counter; 5],
     http_failures: Family<ClassAndCode, Counter>,
+    http_slow: [Counter; Slow::WORDS.len()],
 }
 
 /// Why a call was refused with `overloaded`.
@@ -98,17 +99,36 @@ pub enum Overload {
     HttpBytes,
     /// Too many bytes waited for the peers of WebSockets: messages of objects were refused.
     SocketBytes,
+    /// Too many bytes of clients' messages on WebSockets were not here whole.
+    SocketMessages,
 }
 
 impl Overload {
     /// In the order of the variants.
-    const WORDS: [&'static str; 5] = [
+    const WORDS: [&'static str; 6] = [
         "calls",
         "objects",
         "http_requests",
         "http_bytes",
         "socket_bytes",
+        "socket_messages",
     ];
+}
+
+/// What a client over HTTP sent or took too slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    /// The body of a request.
+    Body,
+    /// An answer.
+    Answer,
+    /// A message on a WebSocket.
+    Message,
+}
+
+impl Slow {
+    /// In the order of the variants.
+    const WORDS: [&'static str; 3] = ["body", "answer", "message"];
 }
 
 /// The labels of a counter of one code of errors of a class.
@@ -207,6 +227,15 @@ impl Metrics {
              class and the code of the error; the class is empty if the request reached none",
             http_failures.clone(),
         );
+        let http_slow = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
+        registry.register(
+            "http_slow",
+            "Requests, answers and messages of WebSockets that were given up, because their clients sent or \
+             took them too slowly",
+            http_slow.clone(),
+        );
+        let http_slow =
+            Slow::WORDS.map(|what| http_slow.get_or_create_owned(&vec![("reason", what)]));
         let registry = Arc::new(Mutex::new(registry));
         Metrics(Rc::new(Inner {
             exposition: Exposition::new(registry.clone()),
@@ -223,6 +252,7 @@ impl Metrics {
             connection_ends,
             http_answers,
             http_failures,
+            http_slow,
         }))
     }
 
@@ -292,6 +322,11 @@ impl Metrics {
     pub fn http_answered(&self, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5);
         self.0.http_answers[class - 1].inc();
+    }
+
+    /// Something over HTTP was given up, because its client was too slow.
+    pub fn http_slow(&self, what: Slow) {
+        self.0.http_slow[what as usize].inc();
     }
 
     /// The vat answered a request over HTTP with a status of 500 and above, or broke the answer off. `class` is

@@ -265,6 +265,19 @@ impl Context {
         );
     }
 
+    /// Deletes the object for good when this turn is over: its storage, its alarms, its name and its row in
+    /// the catalog. An object that has expired leaves nothing, in memory or on disk.
+    ///
+    /// The rest of the turn runs as usual, and what it writes is deleted too. What it answers leaves when
+    /// the deletion is on disk. A turn that fails, by a panic or [`Context::abort`], deletes nothing. After the
+    /// turn the instance is gone: a method that goes on past it, and other calls in flight, get
+    /// `object-reset`, sockets are closed as by a reset, and calls that wait make the object anew.
+    ///
+    /// `invalid-argument` in `create`, which fails instead, and in a task that the class has spawned.
+    pub fn delete_self(&self) -> Result<()> {
+        self.0.delete_self()
+    }
+
     /// Holds back all other events of the object from now on, until the section is dropped. What
     /// the event at hand hands out may still be called. `None` inside a section.
     pub(crate) fn open_section(&self) -> Option<Section> {

@@ -6,7 +6,11 @@ use futures::channel::oneshot;
 use tokio::time::timeout;
 
 use super::{gate::COMMIT_LIMIT, host::Host, slot::Slot};
-use crate::{Error, Result, storage::Backing};
+use crate::{
+    Error, Result,
+    journal::Lsn,
+    storage::{Backing, Storage},
+};
 
 /// Tells who asked for a deletion whether there was anything to delete.
 pub(super) type Deleted = oneshot::Sender<Result<bool>>;
@@ -56,6 +60,37 @@ async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
         backing.forget(end)?;
     }
     Ok(listed || existed)
+}
+
+/// Deletes what is there of an object, in its last turn, whose writes are undone: as [`delete_database`] does,
+/// but for waiting. Returns the commit with which the object is gone.
+pub(super) fn end(host: &Host, slot: &Slot, storage: &Storage) -> Result<Lsn> {
+    let object = slot.database();
+    let failures = storage.failures();
+    host.catalog.forget_written(object)?;
+    storage.close()?;
+    let backing = Backing::open(&host.vfs, object)?;
+    host.notes.erase(object);
+    let end = backing.delete(failures)?;
+    host.catalog.remove(object, failures)?;
+    Ok(end.max(host.catalog.newest()))
+}
+
+/// Removes the file of an object that has deleted itself, when the commit at `end` is durable.
+pub(super) async fn carry_out(host: &Host, slot: &Slot, end: Lsn) {
+    let removed = async {
+        host.commits.durable(end).await?;
+        // Whoever opens a database that has ended removes its file.
+        Backing::open(&host.vfs, slot.database()).map(drop)
+    };
+    match timeout(COMMIT_LIMIT, removed).await {
+        Ok(Ok(())) => slot.silence(),
+        Ok(Err(error)) => {
+            host.tell_failed(slot, "an object that deleted itself is not gone", &error)
+        }
+        // The next instance cannot begin before that.
+        Err(_) => {}
+    }
 }
 
 /// Removes the database of an object that did not come into being. Earlier turns of its `create` may

@@ -7,7 +7,7 @@ use vatwerk::ObjectId;
 
 use super::{class::ClassEntry, host::Host, slot::Status, stub::Stub};
 use crate::{
-    Result,
+    Error, Result,
     catalog::{After, AlarmEntry, Listed, Saved},
     folder::DatabaseId,
     metrics::Metrics,
@@ -28,6 +28,8 @@ pub struct Seen {
     pub status: Status,
     /// When its earliest alarm is due, in milliseconds since 1970, if it has any.
     pub alarm_ms: Option<i64>,
+    /// How long its file is, in bytes; 0 if there is none.
+    pub file_bytes: u64,
 }
 
 impl Directory {
@@ -135,7 +137,10 @@ impl Directory {
             object: id,
         };
         self.0.write_notes()?;
+        let file_bytes = self.0.vfs.journal().databases().file_bytes(object);
+        let unread = |error| Error::StorageFailed(format!("the file of the object: {error}"));
         let seen = Seen {
+            file_bytes: file_bytes.map_err(unread)?,
             listed: self.0.catalog.find(object.class, id)?,
             alarm_ms: self.0.catalog.alarm_of(object)?,
             status: self.0.status(id),

@@ -11,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use super::{
+    deletion,
     event::Ticket,
     flow::Flow,
     gate::{Output, OutputGate},
@@ -25,14 +26,27 @@ use crate::{
     call::Chain,
     catalog::Activity,
     fault,
+    health::Runs,
     journal::Lsn,
     metrics::Reset,
     panics::{self, Panic},
-    storage::Storage,
+    storage::{Room, Storage},
 };
 
 /// How often the catalog is told that an object has been written.
 const NOTE_EVERY: Duration = Duration::from_secs(10);
+
+/// The most pages that are given back in one commit, and the longest that this takes: all objects wait
+/// meanwhile.
+const GIVE_BACK_PAGES: u32 = 256;
+const GIVE_BACK_LIMIT: Duration = Duration::from_millis(2);
+
+/// Whether a database has so many free pages that it gives some back: a half of it, and 4 MiB, while the
+/// object may use them again; an eighth of it, and 256 KiB, when it falls asleep. It stops at the latter.
+fn is_roomy(room: Room, leaves: bool) -> bool {
+    let (least, of) = if leaves { (64, 8) } else { (1024, 2) };
+    room.gives_back && room.free >= least && room.free >= room.pages / of
+}
 
 /// An object awake in memory. Code may hold on to it after its end; then everything it asks fails.
 pub(crate) struct Instance {
@@ -52,6 +66,10 @@ pub(crate) struct Instance {
     written_ms: Cell<i64>,
     note_again: Cell<Instant>,
     unborn: Cell<bool>,
+    /// Whether the database has so many free pages that some are given back when nothing else is to be done.
+    is_roomy: Cell<bool>,
+    /// Whether the object is deleted when the turn at hand is over.
+    deletes_itself: Cell<bool>,
     /// The event whose turn this is.
     current: RefCell<Option<Rc<Flow>>>,
     /// Events whose next turn waits until the journal has got on, in order.
@@ -82,6 +100,8 @@ impl Instance {
             written_ms: Cell::default(),
             note_again: Cell::new(Instant::now()),
             unborn: Cell::default(),
+            is_roomy: Cell::default(),
+            deletes_itself: Cell::default(),
             current: RefCell::default(),
             held_back: RefCell::default(),
         });
@@ -140,13 +160,39 @@ impl Instance {
         if self.unborn.get() {
             return;
         }
-        if let Ok(bytes) = self.storage.committed_bytes() {
+        if let Ok(room) = self.storage.room() {
+            self.is_roomy.set(is_roomy(room, false));
+            let bytes = room.bytes();
             self.is_noted.set(true);
             let written_ms = self.written_ms.get();
             let activity = Activity { written_ms, bytes };
             self.host
                 .note_activity(self.slot.database(), self.gate.newest(), activity);
         }
+    }
+
+    /// Gives back some of the database's free pages, in a commit of its own, if they are many. `leaves`: the
+    /// object is about to fall asleep, and they need not be as many as while it may use them again. Whether
+    /// there was anything to give back.
+    ///
+    /// Nothing of the object runs, and whoever comes meanwhile waits for [`GIVE_BACK_LIMIT`] at most.
+    pub fn give_back(&self, leaves: bool) -> Result<bool> {
+        let is_asked = (leaves || self.is_roomy.get()) && !self.host.is_stopping();
+        if !is_asked || self.storage.broken().is_some() || self.is_behind() {
+            return Ok(false);
+        }
+        let before = self.storage.room()?;
+        if !is_roomy(before, true) {
+            self.is_roomy.set(false);
+            return Ok(false);
+        }
+        let (slot, thread) = (&self.slot, &self.host.thread);
+        let class = slot.class.interface_id;
+        let _turn = thread.turn(class, slot.id, Runs::GivingBack, &slot.metrics);
+        self.storage.enter_turn();
+        let given = self.storage.give_back(GIVE_BACK_PAGES, GIVE_BACK_LIMIT);
+        self.end_turn().and(given)?;
+        Ok(self.storage.room()?.pages < before.pages)
     }
 
     /// What became of the alarms in the turn that is over.
@@ -248,6 +294,9 @@ impl Instance {
 
     /// Commits what the turn wrote.
     pub fn end_turn(&self) -> Result<()> {
+        if self.deletes_itself.take() {
+            return self.end_object();
+        }
         match self.storage.commit_turn() {
             Ok(Some(lsn)) => self.committed(lsn),
             Ok(None) => {
@@ -267,7 +316,37 @@ impl Instance {
     pub fn undo_turn(&self) {
         self.storage.rollback_turn();
         self.next_alarm.take();
+        self.deletes_itself.set(false);
         self.gate.undone();
+    }
+
+    /// Has the object deleted when the turn at hand is over, in place of a commit. `invalid-argument` outside
+    /// any turn, and while the object comes into being.
+    pub fn delete_self(&self) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let refused = if self.current().is_none() {
+            "an object deletes itself in its turns: not in a task that it has spawned"
+        } else if self.is_unborn() {
+            "an object that comes into being cannot delete itself: let `create` fail"
+        } else {
+            self.deletes_itself.set(true);
+            return Ok(());
+        };
+        Err(Error::InvalidArgument(refused.into()))
+    }
+
+    /// Ends the object with the turn at hand. What the turn has said leaves when that is durable.
+    fn end_object(&self) -> Result<()> {
+        let ended = deletion::end(&self.host, &self.slot, &self.storage);
+        let end = ended.inspect_err(|_| self.gate.undone())?;
+        self.next_alarm.take();
+        self.is_noted.set(true);
+        self.gate.committed(end);
+        self.life.end(Why::DeletedItself);
+        self.slot.stir();
+        self.gate.release()
     }
 
     fn panicked(&self, panic: &Panic) -> Error {
@@ -279,7 +358,7 @@ impl Instance {
 
     /// Says something to the world, as soon as the gate lets it.
     pub fn say(&self, output: impl Output) {
-        if !self.life.is_over() {
+        if !self.life.is_over() || self.life.has_deleted_itself() {
             self.gate.pass(self.storage.is_dirty(), output);
         }
     }

@@ -46,6 +46,8 @@ pub(super) enum Why {
     Reset(Reset, Error),
     /// The object is to be deleted.
     Deleted,
+    /// The object has deleted itself, in its last turn.
+    DeletedItself,
     /// The vat stops, and does not wait any longer.
     Stopping,
 }
@@ -113,6 +115,11 @@ impl Life {
         matches!(*self.stage.borrow(), Stage::Ending(_) | Stage::Deleting)
     }
 
+    /// Whether the object has deleted itself: what its last turn has answered leaves all the same.
+    pub fn has_deleted_itself(&self) -> bool {
+        matches!(*self.stage.borrow(), Stage::Ending(Why::DeletedItself))
+    }
+
     /// The error of whatever still asks something of an instance that is ending.
     pub fn error(&self) -> Option<Error> {
         self.ending().map(|why| why.error())
@@ -143,6 +150,7 @@ impl Why {
             Why::Asleep(_) => Error::ObjectReset("the object fell asleep".into()),
             Why::NotWoken(error) | Why::Reset(_, error) => error.clone(),
             Why::Deleted => Error::ObjectReset("the object was deleted".into()),
+            Why::DeletedItself => Error::ObjectReset("the object deleted itself".into()),
             Why::Stopping => Error::ShuttingDown,
         }
     }
@@ -173,6 +181,7 @@ mod tests {
             Just(Why::NotWoken(error())),
             Just(Why::Reset(Reset::Panic, error())),
             Just(Why::Deleted),
+            Just(Why::DeletedItself),
             Just(Why::Stopping),
         ]
     }

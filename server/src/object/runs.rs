@@ -46,6 +46,8 @@ pub(super) async fn run(
     };
     match look.run_due().await {
         Ok(()) => instance.say(ringing),
+        // With the object its alarms are gone.
+        Err(_) if instance.life.has_deleted_itself() => instance.say(ringing),
         Err(error) => ringing.end(error),
     }
 }

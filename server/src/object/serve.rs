@@ -9,7 +9,7 @@ use vatwerk::Code;
 use super::{
     Host,
     class::Dispatch,
-    deletion::{delete, discard},
+    deletion::{carry_out, delete, discard},
     gate::COMMIT_LIMIT,
     instance::Instance,
     life::{Life, Why},
@@ -99,6 +99,7 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
         // What waited for the object to wake, waited for this.
         Why::NotWoken(error) => slot.refuse_queued(&error),
         Why::Asleep(_) => slot.has_slept(),
+        Why::DeletedItself => carry_out(host, slot, instance.gate.newest()).await,
         _ => {}
     }
     if host.is_stopping() {

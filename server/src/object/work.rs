@@ -79,7 +79,18 @@ pub(super) async fn work(instance: &Rc<Instance>, object: &Rc<dyn Dispatch>) {
             let rested = Instant::now() >= slot.last_used() + idle_after;
             rested.then_some(Eviction::Idle)
         };
-        if idle && let Some(why) = slot.evicted().or_else(rested) {
+        let leaves = idle.then(|| slot.evicted().or_else(rested)).flatten();
+        if idle {
+            match instance.give_back(leaves.is_some()) {
+                Ok(false) => {}
+                Ok(true) => continue,
+                Err(error) => {
+                    instance.break_off(error, Reset::Storage);
+                    continue;
+                }
+            }
+        }
+        if let Some(why) = leaves {
             slot.metrics.evicted(why);
             life.end(Why::Asleep(why));
             return;
@@ -182,6 +193,12 @@ pub(super) async fn finish(instance: &Instance, why: &Why) {
             slot.refuse_socket_events(&why.error());
         }
         Why::Deleted => slot.metrics.reset(Reset::Deleted),
+        Why::DeletedItself => {
+            slot.metrics.reset(Reset::Deleted);
+            _ = timeout(COMMIT_LIMIT, instance.gate.flush()).await;
+            host.sockets.reset(slot.id);
+            slot.refuse_socket_events(&why.error());
+        }
         _ => {}
     }
 }

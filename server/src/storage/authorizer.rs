@@ -101,13 +101,11 @@ pub(super) struct Seen {
 }
 
 impl Gate {
-    pub(super) fn install(connection: &mut Connection) -> rusqlite::Result<Gate> {
-        let gate = Gate::default();
-        let seen = gate.clone();
+    pub(super) fn install(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let seen = self.clone();
         connection.authorizer(Some(move |context: AuthContext<'_>| {
             seen.authorize(&context)
-        }))?;
-        Ok(gate)
+        }))
     }
 
     pub(super) fn trust(&self) -> Trusted {

@@ -68,18 +68,18 @@ impl Backing {
         self.vfs.journal.is_durable(self.newest())
     }
 
-    /// How large it is after the newest commit, in bytes, free pages not counted: as its header says.
+    /// How much room it takes after the newest commit, as its header says.
     /// See <https://www.sqlite.org/fileformat2.html#the_database_header>.
-    pub fn bytes(&self) -> io::Result<u64> {
-        const PAGES: u64 = 28;
-        const FREE_PAGES: u64 = 36;
-        let number = |offset| {
-            let mut bytes = [0; 4];
-            let databases = self.vfs.journal.databases();
-            self.database.read(databases, &mut bytes, offset)?;
-            Ok::<_, io::Error>(u64::from(u32::from_be_bytes(bytes)))
-        };
-        Ok(number(PAGES)?.saturating_sub(number(FREE_PAGES)?) * PAGE_BYTES as u64)
+    pub fn room(&self) -> io::Result<Room> {
+        let mut header = [0; 100];
+        let databases = self.vfs.journal.databases();
+        self.database.read(databases, &mut header, 0)?;
+        let number = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| header[at + i]));
+        Ok(Room {
+            pages: number(28),
+            free: number(36),
+            gives_back: number(64) != 0,
+        })
     }
 
     /// How many pages are in commits whose fate is not decided.
@@ -95,6 +95,12 @@ impl Backing {
     /// Whether there is anything in it, as far as it can be seen without reading it.
     pub fn exists(&self) -> bool {
         self.database.exists()
+    }
+
+    /// Begins an empty database in place of this one, for the next connection. What that commits first makes
+    /// it so; a rollback brings back what there was, for the connection after it.
+    pub fn replace(&self) {
+        self.database.replace();
     }
 
     /// Ends the database, unless the journal has failed since `failures`. When that is durable, [`Backing::forget`] makes it so. There must be no
@@ -115,19 +121,37 @@ impl Drop for Backing {
     }
 }
 
+/// The room that a database takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// How many pages it has.
+    pub pages: u32,
+    /// How many of these have no content.
+    pub free: u32,
+    /// Whether free pages can be given back: not in databases that were made by a vat of before.
+    pub gives_back: bool,
+}
+
+impl Room {
+    /// The size of the content, in bytes.
+    pub fn bytes(self) -> u64 {
+        u64::from(self.pages.saturating_sub(self.free)) * PAGE_BYTES as u64
+    }
+}
+
 /// The connection to a database. There is no other.
 pub(crate) struct Attached {
     // Dropped before what it needs.
     connection: Connection,
-    pub backing: Backing,
+    pub backing: Rc<Backing>,
 }
 
 impl Attached {
     /// `connection` must come from `backing`.
-    pub fn new(connection: Connection, backing: Backing) -> Attached {
+    pub fn new(connection: Connection, backing: impl Into<Rc<Backing>>) -> Attached {
         Attached {
             connection,
-            backing,
+            backing: backing.into(),
         }
     }
 

@@ -8,8 +8,6 @@ use super::authorizer::{cached, ours};
 use super::{Attached, Backing, Inner, SqlValue, Storage, Vfs, alarms, fault, leave_to_journal};
 use crate::{Result, folder::DatabaseId};
 
-pub(super) const TABLE: &str = "_vw_meta";
-
 const CREATED: &str = "created_ms";
 const NAME: &str = "name";
 const MIGRATIONS: &str = "migrations";

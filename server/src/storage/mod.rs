@@ -37,7 +37,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 
 pub(crate) use self::alarms::Alarms;
-pub(crate) use self::backing::{Attached, Backing};
+pub(crate) use self::backing::{Attached, Backing, Room};
 pub use self::cursor::Cursor;
 pub(crate) use self::fault::failed;
 pub use self::kv::{Entry, Kv, Lower, Range};
@@ -80,10 +80,7 @@ struct Inner {
     connection: RefCell<Option<Rc<Attached>>>,
     gate: Gate,
     watch: Watch,
-    /// The largest size that the database may have.
-    most_bytes: u64,
-    /// The longest SQL text of one exec, in bytes.
-    most_text: u32,
+    settings: Settings,
     cursors: Cursors,
     toggled: Toggled,
     broken: RefCell<Option<Error>>,
@@ -99,6 +96,8 @@ struct Inner {
     dirty: Cell<bool>,
     /// Whether one of these is to be durable before anything is said of it.
     confirmed: Cell<bool>,
+    /// Whether the open transaction is the first of a database that replaces what there was.
+    replaced: Cell<bool>,
     /// Whether pairs are being written that nothing waits for.
     unconfirmed: Cell<bool>,
     /// Explicit transactions, outermost first.
@@ -120,15 +119,15 @@ impl Storage {
     /// Opens a database, which is made when something is written to it. `storage-failed` when it
     /// cannot be read or another process has it open, `storage-damaged` when it is no whole database. Nobody else may have it open.
     pub fn open(vfs: &Rc<Vfs>, id: DatabaseId, settings: &Settings) -> Result<Storage> {
-        let backing = Backing::open(vfs, id)?;
-        let opened = open::open(backing, settings)
+        let backing = Rc::new(Backing::open(vfs, id)?);
+        let gate = Gate::default();
+        let opened = open::open(backing, settings, &gate)
             .map_err(|error| fault::failed("the database of the object does not open: ", &error))?;
         Ok(Storage(Rc::new(Inner {
-            connection: RefCell::new(Some(Rc::new(opened.connection))),
-            gate: opened.gate,
-            watch: opened.watch,
-            most_bytes: settings.max_database_bytes,
-            most_text: settings.text_bytes,
+            connection: RefCell::new(Some(Rc::new(opened))),
+            gate,
+            watch: Watch::new(settings),
+            settings: settings.clone(),
             cursors: Cursors::default(),
             toggled: Toggled::default(),
             broken: RefCell::default(),
@@ -139,6 +138,7 @@ impl Storage {
             open: Cell::default(),
             dirty: Cell::default(),
             confirmed: Cell::default(),
+            replaced: Cell::default(),
             unconfirmed: Cell::default(),
             levels: RefCell::default(),
             next_level: Cell::default(),
@@ -192,6 +192,8 @@ impl Storage {
             .end_all(&Error::ObjectReset(fault::GONE.into()));
         self.0.on_commit.take();
         self.0.before_alarms.take();
+        // Nobody needs a connection to what there was before.
+        self.0.replaced.set(false);
         self.0.undo(&connection);
         connection.flush_prepared_statement_cache();
         // The cursors were the only other owners.
@@ -223,6 +225,11 @@ impl Storage {
         self.0
             .live()
             .map_or(Lsn::default(), |connection| connection.backing.newest())
+    }
+
+    /// How often the journal had failed when the turn at hand began.
+    pub(crate) fn failures(&self) -> Failures {
+        self.0.failures.get()
     }
 
     /// Begins a turn: from now until [`Storage::commit_turn`] or [`Storage::rollback_turn`] writes
@@ -312,19 +319,27 @@ impl Storage {
     }
 
     /// Removes every key, alarm, table, view, index and trigger in one step; what the vat itself
-    /// remembers stays. Open cursors answer `closed`. `invalid-argument` inside a transaction. The
-    /// file keeps its size and reuses the room.
+    /// remembers stays. Open cursors answer `closed`. `invalid-argument` inside a transaction. Costs the
+    /// same however much there was. The file gives its room back when the commit leaves the journal.
     pub fn delete_all(&self) -> Result<()> {
-        self.operate(None, |connection| {
-            if !self.0.levels.borrow().is_empty() {
+        let inner = &self.0;
+        let remembered = self.operate(None, |connection| {
+            if !inner.levels.borrow().is_empty() {
                 return Err(Error::InvalidArgument(
                     "delete_all is not available inside a transaction".into(),
                 ));
             }
-            self.0
-                .cursors
-                .end_all(&Error::Closed("the storage was deleted"));
-            self.0.delete_all(connection)
+            let closed = Error::Closed("the storage was deleted");
+            inner.cursors.end_all(&closed);
+            meta::rows(inner, connection)
+        })?;
+        inner.replace()?;
+        self.operate(None, |connection| {
+            meta::restore(inner, connection, &remembered)
+                .map_err(|error| inner.latch(connection, error))?;
+            inner.alarms.change();
+            inner.wrote(true);
+            Ok(())
         })
     }
 
@@ -344,11 +359,29 @@ impl Storage {
         })
     }
 
-    /// The size of the database after its newest commit, like [`Storage::database_size`], and without
-    /// asking SQLite.
-    pub(crate) fn committed_bytes(&self) -> Result<u64> {
-        let bytes = self.0.live()?.backing.bytes();
-        bytes.map_err(|error| Error::StorageFailed(format!("reading a database: {error}")))
+    /// The room that the database takes after its newest commit, without asking SQLite.
+    pub(crate) fn room(&self) -> Result<Room> {
+        let room = self.0.live()?.backing.room();
+        room.map_err(|error| Error::StorageFailed(format!("reading a database: {error}")))
+    }
+
+    /// Takes free pages from the end of the database, as a write of the turn: so many at most, and none
+    /// after `limit`. SQLite moves what is in use there into pages that are free.
+    pub(crate) fn give_back(&self, most_pages: u32, limit: Duration) -> Result<()> {
+        let begun = meter::clock();
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.write(None, |connection| {
+            let _trusted = self.0.gate.trust();
+            let vacuum = || {
+                let pragma = format!("PRAGMA incremental_vacuum({most_pages})");
+                let mut statement = connection.prepare(&pragma)?;
+                let mut steps = statement.raw_query();
+                // A page each.
+                while steps.next()?.is_some() && meter::clock() - begun < limit {}
+                Ok(())
+            };
+            vacuum().map_err(|error| self.0.judge(connection, &error))
+        })
     }
 
     /// Runs an operation that may write; outside any turn it is a turn of its own.
@@ -492,6 +525,7 @@ impl Inner {
         authorizer::cached(connection, ours!("COMMIT"))?.execute([])?;
         self.open.set(false);
         self.dirty.set(false);
+        self.replaced.set(false);
         Ok(())
     }
 
@@ -517,12 +551,48 @@ impl Inner {
             // It fails only where SQLite has rolled back already.
             let _ = connection.execute_batch("ROLLBACK");
         }
+        if self.replaced.take() && self.broken.borrow().is_none() {
+            self.connect_anew();
+        }
+    }
+
+    /// Begins an empty database in place of what there is, what is not committed included, with a
+    /// connection of its own, and opens the transaction that makes it so.
+    fn replace(&self) -> Result<()> {
+        let old = self.live()?;
+        self.undo(&old);
+        old.backing.replace();
+        self.connect_anew();
+        let connection = self.live()?;
+        self.replaced.set(true);
+        // A write, whatever comes: SQLite commits nothing else.
+        self.begin(&connection)
+            .and_then(|()| self.run_once(&connection, "PRAGMA user_version = 0"))
+            .map_err(|error| self.latch(&connection, error))
+    }
+
+    /// Has a new connection in place of the old one, which does not know what the database is now. If that
+    /// fails the storage is broken.
+    fn connect_anew(&self) {
+        let Some(old) = self.connection.borrow_mut().take() else {
+            return;
+        };
+        self.functions_ready.set(false);
+        self.kv_ready.set(false);
+        let anew = open::open(old.backing.clone(), &self.settings, &self.gate);
+        let anew = anew.map(Rc::new).unwrap_or_else(|error| {
+            let error = fault::failed("the database of the object does not open anew: ", &error);
+            self.broken.borrow_mut().get_or_insert(error);
+            old
+        });
+        self.connection.replace(Some(anew));
     }
 
     /// Makes every later operation fail with `error`, and returns it.
     fn latch(&self, connection: &Connection, error: Error) -> Error {
+        let error = self.broken.borrow_mut().get_or_insert(error).clone();
         self.undo(connection);
-        self.broken.borrow_mut().get_or_insert(error).clone()
+        error
     }
 
     /// The error of a statement that does not compile: nothing has been done yet.
@@ -577,7 +647,7 @@ impl Inner {
             );
         let answer = match (
             refused,
-            fault::convert(error, self.most_bytes),
+            fault::convert(error, self.settings.max_database_bytes),
             self.gate.take_hint(),
         ) {
             (Some(refused), ..) => refused,
@@ -633,76 +703,6 @@ impl Inner {
         connection
             .execute_batch(sql)
             .map_err(|error| self.judge(connection, &error))
-    }
-
-    fn delete_all(&self, connection: &Connection) -> Result<()> {
-        let meta = meta::rows(self, connection)?;
-        // What the turn has written would be dropped anyway, and with it go the deferred
-        // constraints it may violate.
-        self.undo(connection);
-        self.begin(connection)?;
-        self.drop_everything(connection)
-            .and_then(|()| meta::restore(self, connection, &meta))
-            .map_err(|error| self.latch(connection, error))?;
-        self.alarms.change();
-        self.wrote(true);
-        Ok(())
-    }
-
-    fn drop_everything(&self, connection: &Connection) -> Result<()> {
-        use rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY as FOREIGN_KEYS;
-        let judge = |error: rusqlite::Error| self.judge(connection, &error);
-        let enforced = connection.db_config(FOREIGN_KEYS).map_err(judge)?;
-        connection
-            .set_db_config(FOREIGN_KEYS, false)
-            .map_err(judge)?;
-        // A virtual table drops its shadow tables itself, so these are looked up after it is gone.
-        let dropped = [
-            "rootpage = 0 AND type = 'table'",
-            "type = 'view'",
-            "type = 'table'",
-        ]
-        .into_iter()
-        .try_for_each(|kind| {
-            for (kind, name) in self.user_names(connection, kind).map_err(judge)? {
-                let name = name.replace('"', "\"\"");
-                self.run_once(connection, &format!("DROP {kind} \"{name}\""))?;
-            }
-            Ok(())
-        });
-        connection
-            .set_db_config(FOREIGN_KEYS, enforced)
-            .map_err(judge)?;
-        dropped?;
-        self.kv_ready.set(false);
-        // Nobody can drop it; a table that was there keeps the next row number.
-        let counters = "SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'";
-        let _trusted = self.gate.trust();
-        let counts = connection
-            .prepare(counters)
-            .and_then(|mut statement| statement.exists([]))
-            .map_err(judge)?;
-        if counts {
-            self.run_once(connection, "DELETE FROM sqlite_sequence")?;
-        }
-        Ok(())
-    }
-
-    fn user_names(
-        &self,
-        connection: &Connection,
-        kind: &str,
-    ) -> rusqlite::Result<Vec<(String, String)>> {
-        let _trusted = self.gate.trust();
-        connection
-            .prepare(&format!(
-                "SELECT type, name FROM sqlite_schema WHERE {kind} \
-                 AND (substr(name, 1, 7) <> 'sqlite_' OR substr(name, 1, 11) = 'sqlite_stat') \
-                 AND lower(name) <> '{}'",
-                meta::TABLE
-            ))?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! How an object's database is opened: pragmas, limits and memory.
 
+use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -10,8 +11,7 @@ use vatwerk::limit_capnp as limit;
 
 use super::authorizer::Gate;
 use super::backing::{Attached, Backing};
-use super::meter;
-use super::watch::Watch;
+use super::{meter, watch};
 use crate::journal::PAGE_BYTES;
 
 /// Above this SQLite's caches stop growing, all databases of the process together. What objects that
@@ -77,24 +77,19 @@ impl Default for Settings {
     }
 }
 
-pub(super) struct Opened {
-    pub(super) connection: Attached,
-    pub(super) gate: Gate,
-    pub(super) watch: Watch,
-}
-
-pub(super) fn open(backing: Backing, settings: &Settings) -> rusqlite::Result<Opened> {
+/// Opens a connection that `gate` stands before, and whose SQL has limits.
+pub(super) fn open(
+    backing: Rc<Backing>,
+    settings: &Settings,
+    gate: &Gate,
+) -> rusqlite::Result<Attached> {
     let mut connection = backing.connect()?;
     connection.set_prepared_statement_cache_capacity(settings.cached_statements);
     set_limits(&connection, settings)?;
     set_pragmas(&connection, settings)?;
-    let gate = Gate::install(&mut connection)?;
-    let watch = Watch::install(&mut connection, settings)?;
-    Ok(Opened {
-        connection: Attached::new(connection, backing),
-        gate,
-        watch,
-    })
+    gate.install(&mut connection)?;
+    watch::install(&mut connection)?;
+    Ok(Attached::new(connection, backing))
 }
 
 fn set_pragmas(connection: &Connection, settings: &Settings) -> rusqlite::Result<()> {

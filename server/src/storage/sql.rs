@@ -51,7 +51,7 @@ impl Sql {
     /// `sql-refused` and `sql-failed` where the authorizer or SQLite refuses.
     pub fn exec(&self, query: &str, bindings: impl Bindings) -> Result<Cursor> {
         let bindings = bindings.into_values();
-        check(query, &bindings, self.storage.0.most_text)?;
+        check(query, &bindings, self.storage.0.settings.text_bytes)?;
         let storage = &self.storage;
         storage.operate(self.scope, |connection| {
             let inner = &storage.0;

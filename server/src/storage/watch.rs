@@ -80,24 +80,25 @@ impl Drop for Deadline {
     }
 }
 
+/// Has SQLite look at the limits of the SQL that runs on a connection.
+pub(super) fn install(connection: &mut Connection) -> rusqlite::Result<()> {
+    connection.progress_handler(INSTRUCTIONS, Some(meter::is_over))
+}
+
 impl Watch {
-    pub(super) fn install(
-        connection: &mut Connection,
-        settings: &Settings,
-    ) -> rusqlite::Result<Watch> {
-        connection.progress_handler(INSTRUCTIONS, Some(meter::is_over))?;
+    pub(super) fn new(settings: &Settings) -> Watch {
         let limit = Limit {
             time: settings.statement_time_limit,
             set_by: StatementLimit::Vat,
         };
-        Ok(Watch {
+        Watch {
             shared: Rc::default(),
             held: Rc::default(),
             memory: i64::try_from(settings.sql_memory_bytes).unwrap_or(i64::MAX / 2),
             refusal: Cell::default(),
             limit: Cell::new(limit),
             at_hand: Cell::new(limit),
-        })
+        }
     }
 
     /// For a statement that holds nothing yet.

@@ -85,7 +85,9 @@ pub(super) fn write_status(
     mut to: object_status::Builder<'_>,
     status: Status,
     alarm_ms: Option<i64>,
+    file_bytes: u64,
 ) {
+    to.set_file_bytes(file_bytes);
     to.set_state(match status.state {
         State::Asleep => ObjectState::Asleep,
         State::Waking => ObjectState::Waking,

@@ -244,6 +244,7 @@ impl namespace::Server for NamespaceService {
             listed,
             status,
             alarm_ms,
+            file_bytes,
         } = self.directory.look(&self.class, id).await?;
         let mut to = results.get().init_status();
         to.set_exists(listed.is_some());
@@ -255,7 +256,7 @@ impl namespace::Server for NamespaceService {
             bytes: None,
         });
         write_info(to.reborrow().init_info(), &listed);
-        write_status(to, status, alarm_ms);
+        write_status(to, status, alarm_ms, file_bytes);
         Ok(())
     }
 

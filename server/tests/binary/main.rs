@@ -17,6 +17,7 @@ mod readme;
 mod ready;
 mod scripts;
 mod serve;
+mod space;
 mod vat;
 mod verbs;
 

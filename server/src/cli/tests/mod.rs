@@ -372,6 +372,7 @@ fn objects_go_by_name_or_by_id() {
             "createdMs\t5",
             "writtenMs\t",
             "bytes\t",
+            "fileBytes\t0",
             "exists\ttrue",
             "state\tawake",
             "inFlight\t0",

@@ -5,7 +5,6 @@ use std::{
     pin::{Pin, pin},
     rc::{Rc, Weak},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -13,13 +12,14 @@ use futures::Stream;
 use http::Version;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep_until};
 
 use super::{Problem, connection::UnderWay, failure::About, patient::Flag};
 use crate::{
     Error,
     account::{Account, Counted},
     fetch::Body,
+    gateway::pace::{Pace, Waited},
 };
 
 /// A request's body that tells the connection whether all of it has come, and fails if it ends without its
@@ -84,12 +84,12 @@ impl Broken {
     }
 }
 
-/// A request's body as it arrives: of at most `limit` bytes, and broken off if it does not go on for
-/// as long as `patience` while somebody reads it.
+/// A request's body as it arrives: of at most `limit` bytes, and broken off if it does not come at `pace` while
+/// somebody reads it.
 pub(super) fn arriving<B>(
     body: B,
     limit: Option<u64>,
-    patience: Duration,
+    pace: Pace,
 ) -> Result<(Body, Broken), Problem>
 where
     B: http_body::Body<Data = Bytes> + Unpin + 'static,
@@ -108,7 +108,8 @@ where
         body,
         left: limit,
         limit: limit.unwrap_or_default(),
-        patience,
+        pace,
+        waited: Waited::default(),
         waiting: None,
         broken: broken.clone(),
     };
@@ -119,7 +120,8 @@ struct Arriving<B> {
     body: B,
     left: Option<u64>,
     limit: u64,
-    patience: Duration,
+    pace: Pace,
+    waited: Waited,
     waiting: Option<Pin<Box<Sleep>>>,
     broken: Broken,
 }
@@ -137,14 +139,26 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Stream for Arriving<B> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-                let patience = self.patience;
-                let waiting = self
-                    .waiting
-                    .get_or_insert_with(|| Box::pin(sleep(patience)));
+                let Arriving {
+                    pace,
+                    waited,
+                    waiting,
+                    ..
+                } = &mut *self;
+                let waiting = waiting.get_or_insert_with(|| {
+                    waited.begin();
+                    let late = waited.deadline(pace).expect("it is waited for");
+                    Box::pin(sleep_until(late))
+                });
                 ready!(waiting.as_mut().poll(cx));
                 return self.fail(Problem::SlowBody, "the body of the request did not go on");
             };
             self.waiting = None;
+            let data = frame
+                .as_ref()
+                .and_then(|frame| frame.as_ref().ok()?.data_ref());
+            let bytes = data.map_or(0, Bytes::len);
+            self.waited.end(bytes as u64);
             let frame = match frame {
                 None => return Poll::Ready(None),
                 Some(Err(_)) => {
@@ -172,19 +186,28 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> Stream for Arriving<B> {
     }
 }
 
-/// Since when a piece has waited for whoever should take it on.
-pub(super) struct Taken(Rc<Cell<Option<Instant>>>);
+/// How long the pieces of an answer have waited for whoever should take them on.
+pub(super) struct Taken(Rc<Cell<Waited>>);
 
 impl Taken {
     /// The first piece waits from now on.
     pub fn new() -> Taken {
-        Taken(Rc::new(Cell::new(Some(Instant::now()))))
+        let mut waited = Waited::default();
+        waited.begin();
+        Taken(Rc::new(Cell::new(waited)))
     }
 
     /// To look at it as long as it is there.
-    pub fn watch(&self) -> Weak<Cell<Option<Instant>>> {
+    pub fn watch(&self) -> Weak<Cell<Waited>> {
         Rc::downgrade(&self.0)
     }
+}
+
+/// Changes what is known of an answer.
+fn note(taken: &Cell<Waited>, change: impl FnOnce(&mut Waited)) {
+    let mut waited = taken.get();
+    change(&mut waited);
+    taken.set(waited);
 }
 
 /// An answer's body. As long as it is there, the request is under way.
@@ -218,8 +241,8 @@ impl Leaving {
 pub struct Piece {
     bytes: Bytes,
     _held: Counted,
-    /// Since when its answer waits.
-    taken: Weak<Cell<Option<Instant>>>,
+    /// How long its answer waits.
+    taken: Weak<Cell<Waited>>,
 }
 
 impl Buf for Piece {
@@ -235,9 +258,12 @@ impl Buf for Piece {
         self.bytes.advance(count);
         // A client that takes it slowly does go on.
         if let Some(taken) = self.taken.upgrade()
-            && taken.get().is_some()
+            && taken.get().is_waiting()
         {
-            taken.set(Some(Instant::now()));
+            note(&taken, |waited| {
+                waited.end(count as u64);
+                waited.begin();
+            });
         }
     }
 }
@@ -250,10 +276,10 @@ impl http_body::Body for Leaving {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<capnp::Result<Frame<Piece>>>> {
-        self.taken.0.set(None);
+        note(&self.taken.0, |waited| waited.end(0));
         let frame = ready!(pin!(&mut self.body).poll_frame(cx));
         match &frame {
-            Some(Ok(_)) => self.taken.0.set(Some(Instant::now())),
+            Some(Ok(_)) => note(&self.taken.0, Waited::begin),
             Some(Err(error)) => self
                 .under_way
                 .breaks_off(self.about.as_ref(), error.clone()),
@@ -278,8 +304,11 @@ impl http_body::Body for Leaving {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::stream;
     use http_body_util::StreamBody;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -292,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_as_long_as_it_may_be() {
-        let second = Duration::from_secs(1);
+        let second = Pace::any(Duration::from_secs(1));
         let (body, broken) = arriving(pieces(&["ab", "c"]), Some(3), second).unwrap();
         assert_eq!(body.text(9).await.unwrap(), "abc");
         assert!(broken.why().is_none());
@@ -306,7 +335,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_go_on_ends() {
-        let patience = Duration::from_secs(9);
+        let patience = Pace::any(Duration::from_secs(9));
         let frame = Ok::<_, capnp::Error>(Frame::data(Bytes::from_static(b"a")));
         let stuck = futures::StreamExt::chain(stream::iter([frame]), stream::pending());
         let (body, broken) = arriving(StreamBody::new(stuck), None, patience).unwrap();

@@ -98,7 +98,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
     let limits = &http.settings.limits;
     let limit = limits.json_bytes as u64;
-    let (mut body, broken) = arriving(body, Some(limit), limits.stall)?;
+    let (mut body, broken) = arriving(body, Some(limit), limits.pace())?;
     let mut held = http.held.count(0);
     let mut whole = Vec::new();
     while let Some(piece) = body.piece().await {

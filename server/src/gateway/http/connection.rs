@@ -33,9 +33,10 @@ use crate::{
     fetch::{Body, Response},
     gateway::{
         host::{self, BadHost},
+        pace::{Pace, Waited},
         room::Place,
     },
-    metrics::Overload,
+    metrics::{Overload, Slow},
 };
 
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
@@ -46,15 +47,15 @@ const ENDING: Duration = Duration::from_secs(5);
 
 /// An answer that is watched.
 struct Wait {
-    taken: Weak<Cell<Option<Instant>>>,
+    taken: Weak<Cell<Waited>>,
     /// Resets its stream, if it is one of HTTP/2.
     stream: Option<AbortHandle>,
 }
 
 impl Wait {
-    /// Since when a piece waits, if one does.
-    fn since(&self) -> Option<Instant> {
-        self.taken.upgrade()?.get()
+    /// When it is too late to take the piece that waits, if one does.
+    fn late(&self, pace: &Pace) -> Option<Instant> {
+        self.taken.upgrade()?.get().deadline(pace)
     }
 }
 
@@ -146,10 +147,10 @@ impl Connection {
     /// When to look whether it goes on: when the first of its answers has waited too long. One that begins to
     /// wait only then has not yet by the time of that look.
     fn look_at(&self, idle: Duration) -> Instant {
-        let stall = self.http.settings.limits.stall;
+        let pace = self.http.settings.limits.pace();
         let waits = self.waits.borrow();
-        let first = waits.iter().filter_map(Wait::since).min();
-        let look = first.unwrap_or_else(Instant::now) + stall;
+        let first = waits.iter().filter_map(|wait| wait.late(&pace)).min();
+        let look = first.unwrap_or_else(|| Instant::now() + pace.patience);
         match self.under_way.get() {
             0 => look.min(self.quiet_since.get() + idle),
             _ => look,
@@ -170,13 +171,15 @@ impl Connection {
     /// Resets the streams whose answers nobody has taken on for too long. Whether the connection has to end,
     /// because it has no streams.
     fn end_stalled(&self) -> bool {
-        let stall = self.http.settings.limits.stall;
-        let is_stalled = |wait: &Wait| wait.since().is_some_and(|since| since.elapsed() >= stall);
+        let pace = self.http.settings.limits.pace();
+        let now = Instant::now();
+        let is_stalled = |wait: &Wait| wait.late(&pace).is_some_and(|late| now >= late);
         let mut waits = self.waits.borrow_mut();
         waits.retain(|wait| wait.taken.strong_count() > 0);
         let stalled: Vec<_> = waits.extract_if(.., |wait| is_stalled(wait)).collect();
         drop(waits);
         for wait in stalled {
+            self.http.directory.metrics().http_slow(Slow::Answer);
             match wait.stream {
                 Some(stream) => stream.abort(),
                 None => return true,
@@ -207,6 +210,9 @@ impl Connection {
             Err(problem) => Err(problem),
         };
         let mut response = answered.unwrap_or_else(|problem| {
+            if problem.is_slow_body() {
+                self.http.directory.metrics().http_slow(Slow::Body);
+            }
             if let Some(failure) = problem.failure() {
                 self.http.tell(about.as_ref(), &failure);
             }

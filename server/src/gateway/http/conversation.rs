@@ -22,7 +22,7 @@ use std::{
 use capnp::capability::Promise;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::{
     self, Message,
@@ -31,7 +31,11 @@ use tokio_tungstenite::tungstenite::{
 };
 use vatwerk::{Code, http_capnp::socket, limit_capnp::MAX_SOCKET_MESSAGE_BYTES};
 
-use crate::fetch::{ClientSocket, Frame, Frames, MAX_REASON_BYTES, Received, send_frame};
+use crate::{
+    account::{Account, Counted},
+    fetch::{ClientSocket, Frame, Frames, MAX_REASON_BYTES, Received, send_frame},
+    gateway::pace::{Pace, Waited},
+};
 use wire::Wire;
 
 /// How many messages of the client the object may have without having answered them.
@@ -61,6 +65,14 @@ pub struct SocketLimits {
     /// How long the connection may take no byte of what is to be sent. Default 30 s. Then it is dropped
     /// as lost.
     pub stalled: Duration,
+    /// The least bytes a second of a message that has begun to come, after a first `stalled`. 0 for any. Default
+    /// 256. A socket with a slower one is closed with 1008.
+    pub least_bytes_per_s: u64,
+    /// How many bytes of messages may not be here whole, of all sockets with the same `unfinished`. Default
+    /// 64 MiB. Further messages close their sockets with 1013.
+    pub max_unfinished_bytes: usize,
+    /// What counts for that: clones are the same account.
+    pub unfinished: Account,
     /// How long the closing handshake may take, what is still to be sent included. Default 10 s.
     /// Then the connection is dropped.
     pub close: Duration,
@@ -72,6 +84,9 @@ impl Default for SocketLimits {
             max_message_bytes: 1 << 20,
             ping_every: Some(Duration::from_secs(30)),
             stalled: Duration::from_secs(30),
+            least_bytes_per_s: 256,
+            max_unfinished_bytes: 64 << 20,
+            unfinished: Account::default(),
             close: Duration::from_secs(10),
         }
     }
@@ -81,17 +96,30 @@ impl Default for SocketLimits {
 /// connection is lost. `io` is a connection on which the handshake is over, and of which `before` has
 /// been read since.
 ///
+/// Returns why it gave the client up, if it did for what the client had begun and not finished.
+///
 /// The object is told of the end by `up`: the client's close, [`Frame::Failed`] if it did not speak the
 /// protocol, and nothing before the drop if the connection was lost.
-pub async fn converse<S>(io: S, before: &[u8], socket: ClientSocket, limits: &SocketLimits)
+pub async fn converse<S>(
+    io: S,
+    before: &[u8],
+    socket: ClientSocket,
+    limits: &SocketLimits,
+) -> Option<Unfinished>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (up, down, _open) = socket.split();
-    carry(io, before, up, down, limits).await;
+    carry(io, before, up, down, limits).await
 }
 
-async fn carry<S>(io: S, before: &[u8], up: socket::Client, down: Frames, limits: &SocketLimits)
+async fn carry<S>(
+    io: S,
+    before: &[u8],
+    up: socket::Client,
+    down: Frames,
+    limits: &SocketLimits,
+) -> Option<Unfinished>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -109,10 +137,28 @@ where
         is_pinged: false,
         watch: Box::pin(sleep(limits.ping_every.unwrap_or(FOR_EVER))),
         watches: Watch::Silence,
+        unfinished: limits.unfinished.count(0),
+        waited: Waited::default(),
+        late: None,
+        part: 0,
     };
     let end = conversation.last().await;
+    let unfinished = match &end {
+        End::GivenUp(why) => Some(*why),
+        _ => None,
+    };
     // Boxed, for an open socket need not keep room for its end.
     Box::pin(conversation.end(end)).await;
+    unfinished
+}
+
+/// What is wrong with a message that a client has begun and not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It comes too slowly.
+    Slow,
+    /// There is no room for it beside those of others.
+    NoRoom,
 }
 
 struct Conversation<'a, S> {
@@ -133,6 +179,14 @@ struct Conversation<'a, S> {
     is_pinged: bool,
     watch: Pin<Box<Sleep>>,
     watches: Watch,
+    /// What the vat holds of a message of the client that is not here whole.
+    unfinished: Counted,
+    /// How long such a message was waited for.
+    waited: Waited,
+    /// When it is late.
+    late: Option<Pin<Box<Sleep>>>,
+    /// How many bytes of it were here when that was last looked at.
+    part: u64,
 }
 
 /// What a conversation is watched for.
@@ -150,6 +204,7 @@ enum Event {
     Said(Option<Received>),
     Flushed(Result<(), tungstenite::Error>),
     Overdue,
+    GivenUp(Unfinished),
 }
 
 /// How a conversation ends.
@@ -162,6 +217,8 @@ enum End {
     Closing(Option<CloseFrame>),
     /// What the client sent is not the protocol.
     Failed(CloseFrame),
+    /// The client does not finish a message.
+    GivenUp(Unfinished),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
@@ -178,6 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
                     done.err().map(|_| End::Lost)
                 }
                 Event::Overdue => self.overdue(),
+                Event::GivenUp(why) => Some(End::GivenUp(why)),
             };
             if let Some(end) = end {
                 return end;
@@ -218,18 +276,64 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
     /// A client that does not take what is said to it is not listened to, or the answers would pile up.
     fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         if self.is_flushing || self.wire.unsent() > 0 || !self.has_room() {
+            // A client cannot be late while nobody listens.
+            self.late = None;
+            self.waited.end(0);
             return Poll::Pending;
         }
         match self.wire.poll_read(cx) {
             Poll::Ready(heard) => {
+                if let Ok(Message::Text(_) | Message::Binary(_)) = heard {
+                    self.forget_part();
+                }
                 self.heard_in_a_row += 1;
                 Poll::Ready(Event::Heard(heard))
             }
             Poll::Pending => {
                 self.wire.shrink();
-                Poll::Pending
+                self.poll_unfinished(cx).map(Event::GivenUp)
             }
         }
+    }
+
+    /// Nothing is missing of a message any more.
+    fn forget_part(&mut self) {
+        self.unfinished.set(0);
+        self.waited = Waited::default();
+        self.late = None;
+        self.part = 0;
+    }
+
+    /// Counts what is here of a message that is not whole. Ready when there is no room for it, or when it comes
+    /// too slowly.
+    fn poll_unfinished(&mut self, cx: &mut Context<'_>) -> Poll<Unfinished> {
+        let Some(part) = self.wire.unfinished() else {
+            self.forget_part();
+            return Poll::Pending;
+        };
+        let limits = self.limits;
+        let before = self.unfinished.bytes();
+        self.unfinished.set(part.bytes);
+        if part.bytes > before && limits.unfinished.sum() > limits.max_unfinished_bytes {
+            return Poll::Ready(Unfinished::NoRoom);
+        }
+        let more = part.received.saturating_sub(self.part);
+        self.part = part.received;
+        if more > 0 {
+            self.late = None;
+            self.waited.end(more);
+        }
+        let waited = &mut self.waited;
+        let late = self.late.get_or_insert_with(|| {
+            waited.begin();
+            let pace = Pace {
+                least_bytes_per_s: limits.least_bytes_per_s,
+                ..Pace::any(limits.stalled)
+            };
+            let late = waited.deadline(&pace).expect("it is waited for");
+            Box::pin(sleep_until(late))
+        });
+        late.as_mut().poll(cx).map(|()| Unfinished::Slow)
     }
 
     /// What is ready goes together. The last of it does not wait for a client that takes nothing, whose
@@ -365,20 +469,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
                     let _ = self.wire.close(close);
                     poll_fn(|cx| self.poll_closed(cx)).await;
                 }
-                End::Failed(close) => {
-                    let reason = close.reason.as_str().into();
-                    drop(send_frame(&self.up, &Frame::Failed(reason)));
-                    let _ = self.wire.close(Some(close));
-                    let _ = poll_fn(|cx| self.wire.poll_flush(cx)).await;
-                    let _ = self.wire.shutdown().await;
-                    let _ = self.wire.discard().await;
-                    return;
-                }
+                End::GivenUp(why) => return self.fail(why.close()).await,
+                End::Failed(close) => return self.fail(close).await,
             }
             let _ = poll_fn(|cx| self.wire.poll_flush(cx)).await;
             let _ = self.wire.shutdown().await;
         })
         .await;
+    }
+
+    /// Tells both sides that what the client sends is of no use, and waits for it to end.
+    async fn fail(&mut self, close: CloseFrame) {
+        let reason = close.reason.as_str().into();
+        drop(send_frame(&self.up, &Frame::Failed(reason)));
+        let _ = self.wire.close(Some(close));
+        let _ = poll_fn(|cx| self.wire.poll_flush(cx)).await;
+        let _ = self.wire.shutdown().await;
+        let _ = self.wire.discard().await;
     }
 
     /// Ready when the client has closed the socket as well, or is gone.
@@ -401,6 +508,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Conversation<'_, S> {
                 Ok(_) => {}
                 Err(_) => return Poll::Ready(()),
             }
+        }
+    }
+}
+
+impl Unfinished {
+    /// What the client is told. That there is no room is nothing that its message is to blame for: 1009 would
+    /// say that.
+    fn close(self) -> CloseFrame {
+        match self {
+            Unfinished::Slow => close_frame(CloseCode::Policy, "a message came too slowly"),
+            Unfinished::NoRoom => close_frame(CloseCode::Again, "no room for unfinished messages"),
         }
     }
 }

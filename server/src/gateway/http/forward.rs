@@ -45,7 +45,7 @@ where
     } else {
         None
     };
-    let (body, broken) = arriving(body, settings.limits.body_bytes, settings.limits.stall)?;
+    let (body, broken) = arriving(body, settings.limits.body_bytes, settings.limits.pace())?;
     let request = inward(&mut head, prefix, connection.ends, body)?;
     let asked = fetch::ask_within(&object, request, &connection.http.held).await;
     let mut response = asked.map_err(|error| match broken.why() {

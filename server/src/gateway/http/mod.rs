@@ -66,6 +66,7 @@ use vatwerk::json::Schemas;
 use super::{
     Hosts, Room,
     listener::{Listener, Stream},
+    pace::Pace,
     room::Place,
 };
 use crate::{
@@ -131,6 +132,24 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a body may not go on because of the client.
     pub stall: Duration,
+    /// The least bytes a second of a body, or of an answer's, that the client has to send or take. 0 for any.
+    pub least_bytes_per_s: u64,
+    /// How long a client may be waited for in all, for one body. Zero: no limit.
+    pub body: Duration,
+}
+
+impl Limits {
+    /// The pace at which a client has to go on with a body.
+    fn pace(&self) -> Pace {
+        Pace {
+            patience: self.stall,
+            least_bytes_per_s: self.least_bytes_per_s,
+            most: match self.body {
+                Duration::ZERO => Duration::MAX,
+                most => most,
+            },
+        }
+    }
 }
 
 impl Default for Limits {
@@ -147,6 +166,8 @@ impl Default for Limits {
             gateway: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             stall: Duration::from_secs(30),
+            least_bytes_per_s: 256,
+            body: Duration::ZERO,
         }
     }
 }

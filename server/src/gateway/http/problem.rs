@@ -188,6 +188,15 @@ impl Problem {
         })
     }
 
+    /// Whether the client sent its body too slowly.
+    pub fn is_slow_body(&self) -> bool {
+        match self {
+            Problem::SlowBody => true,
+            Problem::Unfinished(body) => body.is_slow_body(),
+            _ => false,
+        }
+    }
+
     fn explain(&self, status: StatusCode, headers: &mut HeaderMap) {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -244,7 +253,9 @@ impl Problem {
             Problem::SlowBody => told(
                 Http::REQUEST_TIMEOUT,
                 Code::LimitExceeded,
-                "the body of the request did not go on".into(),
+                "the body of the request did not go on, or too slowly (`http.stall_ms`, \
+                 `http.least_bytes_per_s`, `http.body_ms`)"
+                    .into(),
             ),
             Problem::BrokenBody => told(
                 Http::BAD_REQUEST,
@@ -443,7 +454,9 @@ pub(super) fn status(code: Code) -> (StatusCode, Option<&'static str>) {
         ),
         Code::StorageFailed => (
             Http::SERVICE_UNAVAILABLE,
-            Some("the disk failed or is full: what this wrote, if anything, was undone"),
+            Some(
+                "the object's storage failed, and what this wrote, if anything, was undone; the vat's log says why",
+            ),
         ),
         Code::StorageDamaged => (
             Http::INTERNAL_SERVER_ERROR,

@@ -10,8 +10,16 @@ use hyper_util::{rt::TokioIo, server::conn::auto::upgrade};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Problem, connection::Connection, conversation, patient::Patient};
-use crate::fetch::ClientSocket;
+use super::{
+    Problem,
+    connection::Connection,
+    conversation::{self, Unfinished},
+    patient::Patient,
+};
+use crate::{
+    fetch::ClientSocket,
+    metrics::{Overload, Slow},
+};
 
 /// What a request for a WebSocket says that is not for the object, and the answer to it.
 pub(super) struct Handshake {
@@ -92,7 +100,13 @@ where
         async move {
             if let Some((stream, before)) = raw::<S>(on_upgrade).await {
                 let limits = &http.settings.socket;
-                conversation::converse(stream, &before, socket, limits).await;
+                let unfinished = conversation::converse(stream, &before, socket, limits).await;
+                let metrics = http.directory.metrics();
+                match unfinished {
+                    None => {}
+                    Some(Unfinished::Slow) => metrics.http_slow(Slow::Message),
+                    Some(Unfinished::NoRoom) => metrics.overloaded(Overload::SocketMessages),
+                }
             }
             http.sockets.borrow_mut().remove(&number);
             http.less.notify_waiters();

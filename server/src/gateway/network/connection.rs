@@ -12,10 +12,11 @@ use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{VatNetwork as _, twoparty};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep_until};
 use vatwerk::Code;
 
 use crate::call::HangUp;
+use crate::gateway::pace::Waited;
 
 use super::frame::{Frame, FrameReader};
 use super::ledger::Verdict;
@@ -39,6 +40,8 @@ struct Incoming<R> {
     frames: FrameReader,
     /// When the rest of a message is late.
     late: Option<Pin<Box<Sleep>>>,
+    /// How long the message was waited for that is here in part.
+    waited: Waited,
     replies: Vec<Builder<HeapAllocator>>,
 }
 
@@ -120,6 +123,7 @@ impl<R: AsyncRead + Unpin + 'static> Connection<R> {
                 stream: Some(stream),
                 frames: FrameReader::new(&shared.limits),
                 late: None,
+                waited: Waited::default(),
                 replies: Vec::new(),
             }),
             shared,
@@ -308,8 +312,12 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             return Poll::Pending;
         }
         let limit = self.shared.limits.stall;
-        let late = &mut incoming.late;
-        let late = late.get_or_insert_with(|| Box::pin(sleep(limit)));
+        let Incoming { late, waited, .. } = incoming;
+        let late = late.get_or_insert_with(|| {
+            waited.begin();
+            let late = waited.deadline(&self.shared.limits.pace());
+            Box::pin(sleep_until(late.expect("it is waited for")))
+        });
         late.as_mut().poll(cx).map(|()| {
             let end = End::Late { limit };
             let error = Error::failed(format!("{}: {end}", Code::LimitExceeded));
@@ -323,6 +331,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         let shared = &self.shared;
         loop {
             if let Poll::Ready(received) = self.take(incoming) {
+                incoming.waited = Waited::default();
                 return Poll::Ready(received);
             }
             incoming.frames.make_room();
@@ -335,6 +344,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             if shared.outbox.borrow().unwritten_bytes > shared.limits.max_unwritten_bytes {
                 // The peer cannot be late while nobody reads.
                 incoming.late = None;
+                incoming.waited.end(0);
                 return Poll::Pending;
             }
             let Some(stream) = &mut incoming.stream else {
@@ -361,6 +371,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 shared.ending(End::Broken(text.into()));
                 return Poll::Ready(Err(Error::disconnected(text.into())));
             }
+            incoming.waited.end(bytes as u64);
             incoming.frames.filled(bytes);
             shared.outbox.borrow_mut().set_burst(true);
         }

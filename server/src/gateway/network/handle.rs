@@ -33,9 +33,10 @@ pub enum End {
         /// The limit: [`Limits::stall`](super::Limits::stall).
         limit: Duration,
     },
-    /// The peer sent a part of a message, and then nothing of the rest. It was sent an abort.
+    /// The peer sent a part of a message, and then nothing of the rest, or too slowly. It was sent an abort.
     #[error(
-        "nothing came of the rest of a message within {} ms (`limits.stall_ms`)",
+        "the rest of a message did not come within {} ms (`limits.stall_ms`), or more slowly than \
+         `limits.least_bytes_per_s`",
         limit.as_millis()
     )]
     Late {

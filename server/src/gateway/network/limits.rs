@@ -5,6 +5,7 @@ use std::time::Duration;
 use capnp::message::ReaderOptions;
 
 use super::budget::Budget;
+use crate::gateway::pace::Pace;
 
 /// How many segments a message may have at most, whatever [`Limits::max_segments`] says: the table
 /// of segments has to fit a read buffer.
@@ -68,6 +69,9 @@ pub struct Limits {
     /// How long a peer may take nothing of what waits to be written for it, and send nothing of the rest
     /// of a message that it has begun, before the connection is ended. Default 30 s.
     pub stall: Duration,
+    /// The least bytes a second of a message that has begun to come, after a first `stall`. 0 for any.
+    /// Default 256.
+    pub least_bytes_per_s: u64,
     /// How many bytes of a `-> stream` may be on their way to the peer without an answer. Default
     /// 512 KiB.
     pub stream_window_bytes: usize,
@@ -92,6 +96,7 @@ impl Default for Limits {
             max_imports: 65_536,
             max_unwritten_bytes: 4 << 20,
             stall: Duration::from_secs(30),
+            least_bytes_per_s: 256,
             stream_window_bytes: 512 << 10,
             linger: Duration::from_secs(2),
         }
@@ -99,6 +104,14 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The pace at which a message has to come that has begun.
+    pub(super) fn pace(&self) -> Pace {
+        Pace {
+            least_bytes_per_s: self.least_bytes_per_s,
+            ..Pace::any(self.stall)
+        }
+    }
+
     /// The options with which capnp reads a message of `bytes` within these limits.
     pub(super) fn reader_options(&self, bytes: usize) -> ReaderOptions {
         let words = self.max_traversal_words.max(bytes / 8 * PASSES);

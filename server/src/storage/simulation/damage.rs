@@ -149,7 +149,7 @@ fn a_damaged_header_is_refused() {
         damage(&disk, "0000.segment", offset);
         let error = refused(&disk);
         // A version that is another one is a later one.
-        let newer = offset == 8 && matches!(error, JournalError::Newer { found: 6, .. });
+        let newer = offset == 8 && matches!(error, JournalError::Newer { found: 7, .. });
         let damage = matches!(
             error,
             JournalError::Damaged {

@@ -294,6 +294,95 @@ fn a_file_is_as_long_as_its_database_and_gone_when_that_has_ended() {
     });
 }
 
+/// Pairs that take many pages are deleted, in one commit that is not durable when the power goes, or is.
+#[test]
+fn a_database_that_is_replaced_is_there_whole_as_it_was_or_as_it_is() {
+    let replaced = |sabotage| {
+        let vat = vat(sabotage);
+        let storage = open(&vat, 1).unwrap();
+        put(&storage, 60, 1).unwrap();
+        // Only the file has them, and the journal has them no more.
+        go_round(&vat);
+        vat.hold();
+        storage.enter_turn();
+        storage.delete_all().unwrap();
+        storage.kv().put_bytes("0", &[2; 3000]).unwrap();
+        storage.commit_turn().unwrap();
+        assert!(has(&storage, 1, 2) && storage.keys().len() == 1);
+        (vat, storage)
+    };
+    for survival in [Survival::Nothing, Survival::Everything] {
+        is_caught(&[Sabotage::CutBeforeJournal], |sabotage| {
+            let (vat, storage) = replaced(sabotage);
+            drop(storage);
+            let before = after(vat, Survival::Everything, sabotage);
+            before.is_ok_and(|vat| finds(&vat, 60, 1))
+        });
+        let (vat, storage) = replaced(None);
+        vat.release();
+        drop(storage);
+        let vat = after(vat, survival, None).unwrap();
+        assert!(finds(&vat, 1, 2) && open(&vat, 1).unwrap().keys().len() == 1);
+    }
+}
+
+/// Of the pages that were there before, one is neither written nor cut off. No database of SQLite's shows
+/// what is in it, so this writes as SQLite does.
+#[test]
+fn a_page_that_is_not_written_again_is_empty_when_its_database_is_replaced() {
+    const PAGE: usize = 4096;
+    is_caught(&[Sabotage::KeepReplaced], |sabotage| {
+        let vat = vat(sabotage);
+        let backing = Backing::open(&vat.vfs, id(1)).unwrap();
+        let databases = vat.journal().databases();
+        let database = databases.find(id(1)).unwrap();
+        let write = |number: u64, byte: u8| {
+            let offset = (number - 1) * PAGE as u64;
+            database.write(databases, &[byte; PAGE], offset).unwrap();
+        };
+        let commit = || {
+            database.sqlite_committed();
+            backing.commit(backing.failures()).unwrap();
+        };
+        let bytes = |vat: &Vat| {
+            let databases = vat.journal().databases();
+            let database = databases.open(id(1)).unwrap();
+            let mut pages = vec![0xAA; 5 * PAGE];
+            let read = database.read(databases, &mut pages, 0).unwrap();
+            databases.close(&database);
+            pages.truncate(read);
+            pages.into_iter().step_by(PAGE).collect::<Vec<_>>()
+        };
+        let found = || {
+            let mut pages = vec![0xAA; 5 * PAGE];
+            let read = database.read(databases, &mut pages, 0).unwrap();
+            pages.truncate(read);
+            pages.into_iter().step_by(PAGE).collect::<Vec<_>>()
+        };
+        (1..=4).for_each(|number| write(number, 1));
+        commit();
+        vat.journal().write_back().unwrap();
+        database.replace();
+        write(1, 2);
+        write(3, 2);
+        commit();
+        let mut is_right = found() == [2, 0, 2];
+        vat.journal().write_back().unwrap();
+        is_right &= found() == [2, 0, 2];
+        // A shorter one, which grows.
+        database.replace();
+        write(1, 3);
+        commit();
+        write(4, 4);
+        commit();
+        let expected = [3, 0, 0, 4];
+        is_right &= found() == expected;
+        drop((backing, database));
+        let vat = after(vat, Survival::Nothing, sabotage).unwrap();
+        is_right && bytes(&vat) == expected
+    });
+}
+
 #[test]
 fn a_file_that_could_not_be_written_gets_everything_in_its_order() {
     is_caught(&[Sabotage::TrustSuspect], |sabotage| {

@@ -30,7 +30,7 @@ fn id(class: u64) -> DatabaseId {
 }
 
 fn start(disk: &SimDisk) -> Vat {
-    Vat::start(disk, &vat::settings(64 << 10)).expect("the journal opens")
+    Vat::start(disk, &vat::settings(80 << 10)).expect("the journal opens")
 }
 
 fn open(vat: &Vat, class: u64) -> Storage {
@@ -200,7 +200,7 @@ fn a_thread_writes_the_pages_while_others_commit() {
     let layout = Layout::new(Path::new(DATA));
     let settings = JournalSettings {
         driver: Driver::Threads,
-        ..vat::settings(64 << 10)
+        ..vat::settings(80 << 10)
     };
     let disk = Arc::new(slow.clone());
     let (journal, _) = Journal::open_held(disk, &layout, &settings, Hold::default()).unwrap();

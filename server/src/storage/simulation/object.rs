@@ -72,6 +72,8 @@ pub enum Step {
     LargeTurnUndone,
     LargeClosureUndone,
     DeleteAll,
+    DeleteAllUndone,
+    GiveBack,
     BeginHeld,
     WriteBack,
     Read,
@@ -224,10 +226,23 @@ impl Object {
                 }
                 self.end_turn(next, true)
             }
-            Step::DeleteAll => {
+            Step::DeleteAll | Step::DeleteAllUndone => {
                 storage.enter_turn();
+                if random.percent(30) {
+                    edit::edit(random, &target, &mut State::default())?;
+                }
                 storage.delete_all()?;
-                self.end_turn(State::default(), true)
+                let mut next = State::default();
+                let pages = random.pick(&[0, 0, 1, 12, 40]);
+                edit::edit_much(random, &target, &mut next, pages)?;
+                self.end_turn(next, step == Step::DeleteAll)?;
+                self.read()
+            }
+            Step::GiveBack => {
+                storage.enter_turn();
+                storage.give_back(random.pick(&[1, 5, 1000]), Duration::MAX)?;
+                let next = open.working.clone();
+                self.end_turn(next, random.percent(80))
             }
             Step::BeginHeld => {
                 open.held = Some(storage.begin_held()?);

@@ -19,14 +19,16 @@ use crate::{
     journal::{self, Driver, testing::Sabotage},
 };
 
-const STEPS: [(u64, Step); 13] = [
+const STEPS: [(u64, Step); 15] = [
     (40, Step::Turn),
     (4, Step::TurnUndone),
     (4, Step::ClosureUndone),
     (4, Step::LargeTurn),
     (2, Step::LargeTurnUndone),
     (2, Step::LargeClosureUndone),
-    (2, Step::DeleteAll),
+    (4, Step::DeleteAll),
+    (2, Step::DeleteAllUndone),
+    (4, Step::GiveBack),
     (5, Step::BeginHeld),
     (4, Step::WriteBack),
     (4, Step::Read),

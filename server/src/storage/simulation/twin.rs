@@ -1,7 +1,7 @@
 //! The same statements for a database of the vat's and for one that SQLite has in memory: both answer the
 //! same, whatever is written before its time, undone, cut off, closed or lost.
 
-use std::path::Path;
+use std::{path::Path, rc::Rc};
 
 use rusqlite::{Connection, Result as SqlResult};
 use vatwerk::ObjectId;
@@ -40,6 +40,8 @@ enum Act {
     DropTable,
     Vacuum,
     IncrementalVacuum,
+    Replace,
+    ReplaceUndone,
     WriteBack,
     Reopen,
     LosePower,
@@ -47,7 +49,7 @@ enum Act {
     FailScratch,
 }
 
-const ACTS: [(u64, Act); 20] = [
+const ACTS: [(u64, Act); 22] = [
     (10, Act::Insert),
     (6, Act::InsertMany),
     (3, Act::InsertConflicting),
@@ -63,6 +65,8 @@ const ACTS: [(u64, Act); 20] = [
     (1, Act::DropTable),
     (3, Act::Vacuum),
     (4, Act::IncrementalVacuum),
+    (3, Act::Replace),
+    (1, Act::ReplaceUndone),
     (4, Act::WriteBack),
     (4, Act::Reopen),
     (3, Act::LosePower),
@@ -98,12 +102,7 @@ impl Twins {
         self.ours.get_or_insert_with(|| {
             disk.heal();
             let backing = Backing::open(vfs, ID).expect("it is there");
-            let connection = backing.connect().expect("it opens");
-            leave_to_journal(&connection).expect("pragmas");
-            // So small that pages are written before their time.
-            let cache = connection.execute_batch("PRAGMA cache_size = 4");
-            cache.expect("a pragma");
-            Attached::new(connection, backing)
+            connect(backing).expect("it opens")
         })
     }
 
@@ -113,6 +112,10 @@ impl Twins {
         if matches!(&ours, Err(error) if is_of_the_disk(error)) {
             if !self.goes_on {
                 self.reopen();
+            } else if sql.starts_with("RELEASE") {
+                // If it would have committed, SQLite has undone everything and says that it has not.
+                let _ = self.ours().execute_batch("ROLLBACK");
+                self.undo();
             } else if self.ours().is_autocommit() {
                 self.undo();
             }
@@ -141,6 +144,34 @@ impl Twins {
         self.undo();
     }
 
+    /// Begins both anew with some rows, or undoes that.
+    fn replace(&mut self, mode: u64, rows: &str, keep: bool) {
+        self.reopen();
+        self.ours().backing.replace();
+        // The connection of before is closed while the one after it is open.
+        let before = self.ours.take();
+        let backing = before.as_ref().map(|before| before.backing.clone());
+        let anew = backing.map(|backing| connect(backing).expect("it opens"));
+        self.ours = anew;
+        drop(before);
+        let mode = format!("PRAGMA auto_vacuum = {mode}");
+        let rows = format!("BEGIN; {TABLES} {rows}");
+        let done = self.ours().execute_batch(&rows);
+        let done = done.and_then(|()| self.ours().execute_batch(if keep { "COMMIT" } else { "" }));
+        if done.is_err() || !keep {
+            // On a disk that fails what was there stays.
+            return self.reopen();
+        }
+        let failures = self.ours().backing.failures();
+        let given = self.ours().backing.commit(failures);
+        given.expect("the journal takes it");
+        self.theirs = Connection::open_in_memory().expect("a database");
+        let filled = self
+            .theirs
+            .execute_batch(&format!("{mode}; {rows}; COMMIT"));
+        filled.expect("it has memory");
+    }
+
     fn lose_power(&mut self) {
         self.reopen();
         let disk = self.vat.disk.after_crash(Survival::Nothing);
@@ -158,6 +189,18 @@ impl Twins {
             assert_eq!(answer.as_deref(), Ok("ok"));
         }
     }
+}
+
+const TABLES: &str = "CREATE TABLE t1 (id INTEGER PRIMARY KEY, v BLOB); \
+                      CREATE TABLE t2 (id INTEGER PRIMARY KEY, v BLOB);";
+
+fn connect(backing: impl Into<Rc<Backing>>) -> SqlResult<Attached> {
+    let backing = backing.into();
+    let connection = backing.connect()?;
+    leave_to_journal(&connection)?;
+    // So small that pages are written before their time.
+    connection.execute_batch("PRAGMA cache_size = 4")?;
+    Ok(Attached::new(connection, backing))
 }
 
 fn start(disk: &SimDisk, settings: &journal::Settings) -> Vat {
@@ -239,17 +282,18 @@ fn live(seed: u64) {
     let mut twins = Twins::new(segment_bytes, random.percent(50));
     let vacuum = random.below(3);
     twins.run(&format!("PRAGMA auto_vacuum = {vacuum}; VACUUM"));
-    for table in ["t1", "t2"] {
-        twins.run(&format!(
-            "CREATE TABLE {table} (id INTEGER PRIMARY KEY, v BLOB)"
-        ));
-    }
+    twins.run(TABLES);
     for _ in 0..random.among(20..120) {
         let act = random.weighted(&ACTS);
         match act {
             Act::WriteBack => twins.vat.journal().write_back().expect("it is written"),
             Act::Reopen => twins.reopen(),
             Act::LosePower => twins.lose_power(),
+            Act::Replace | Act::ReplaceUndone => {
+                let rows = sql(&mut random, Act::InsertMany);
+                let keep = matches!(act, Act::Replace);
+                twins.replace(random.below(3), &rows, keep);
+            }
             Act::FailRead => {
                 let reads = |path: &Path, operation| {
                     path.starts_with("/data/objects") && operation == Operation::Read

@@ -35,6 +35,15 @@ pub struct Wire<S> {
     unsent: usize,
     /// Whether the buffers of `protocol` are larger than they were at first.
     has_grown: bool,
+    max_message_bytes: usize,
+}
+
+/// A message that is not here whole.
+pub struct Part {
+    /// The memory for it, in bytes: that of a frame is there when its length is.
+    pub bytes: usize,
+    /// The bytes of it that are here.
+    pub received: u64,
 }
 
 /// What is seen of the bytes that pass.
@@ -64,6 +73,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             notes,
             unsent: 0,
             has_grown: before.len() > LARGE,
+            max_message_bytes,
         }
     }
 
@@ -111,6 +121,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.protocol = WebSocketContext::new(Role::Server, Some(config));
             self.has_grown = false;
         }
+    }
+
+    /// What is here of a message of the client that is not whole, if there is one.
+    pub fn unfinished(&self) -> Option<Part> {
+        let place = &self.notes.place;
+        (!place.is_between_messages()).then(|| Part {
+            // A longer one is refused, and a short one is in the buffer that every socket has.
+            bytes: match place.announced.min(self.max_message_bytes as u64) as usize {
+                ..=BUFFER => 0,
+                bytes => bytes,
+            },
+            received: place.announced.saturating_sub(place.missing),
+        })
     }
 
     /// Whether any byte came since this was last asked.
@@ -225,6 +248,8 @@ struct Place {
     missing: u64,
     /// Whether more frames of the message are to come.
     is_within_message: bool,
+    /// The bytes of the message that is not here whole, as far as its frames have told their lengths.
+    announced: u64,
 }
 
 impl Place {
@@ -247,6 +272,9 @@ impl Place {
                 bytes = rest;
                 self.parse();
             }
+            if self.is_between_messages() {
+                self.announced = 0;
+            }
         }
     }
 
@@ -259,6 +287,7 @@ impl Place {
                 self.missing = bytes;
                 if let OpCode::Data(Data::Text | Data::Binary | Data::Continue) = header.opcode {
                     self.is_within_message = !header.is_final;
+                    self.announced = self.announced.saturating_add(bytes);
                 }
             }
             // The protocol will see it too, and fail.
@@ -317,6 +346,7 @@ mod tests {
                 }
                 place.pass(&[*last]);
                 prop_assert_eq!(place.is_between_messages(), ends);
+                prop_assert!(!ends || place.announced == 0);
             }
         }
 

@@ -381,6 +381,16 @@ fn a_peer_that_does_not_send_the_rest_of_a_message_loses_its_connection() {
         }
         sleep(Duration::from_secs(3600)).await;
         assert_eq!(peer.handle.end(), None);
+        // But it has to come, and not only to trickle.
+        let mut peer = Peer::new(Limits::default());
+        let began = Instant::now();
+        for byte in &bytes[..3] {
+            peer.send_bytes(&[*byte]).await;
+            sleep(Duration::from_secs(14)).await;
+        }
+        let (reason, _) = peer.aborted().await;
+        assert!(reason.contains("`limits.least_bytes_per_s`"), "{reason}");
+        assert_eq!(began.elapsed().as_secs(), 42);
         // The table of segments alone announces the largest message there may be.
         let announced = [0, 0, 0, 0, 0, 0, 64, 0];
         let with_room = [&announced[..], &[0; 4096]].concat();
