@@ -445,7 +445,7 @@ impl Host {
     }
 
     /// Waits until everything that the catalog says is durable: before that nobody may be told.
-    /// `storage-failed` if a commit of it has not happened, `outcome-unknown` after [`COMMIT_LIMIT`].
+    /// `storage-failed` if a commit of it has not happened, `outcome-unknown` after 30 s.
     pub async fn catalog_is_durable(&self) -> Result<()> {
         let durable = self.commits.durable(self.catalog.newest());
         let waited = timeout(COMMIT_LIMIT, durable).await;
