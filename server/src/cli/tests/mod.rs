@@ -386,7 +386,7 @@ fn objects_go_by_name_or_by_id() {
     );
     let absent = json!({
         "name": null, "id": id, "createdMs": null, "writtenMs": null, "bytes": null,
-        "exists": false, "state": "asleep", "inFlight": 0, "queued": 0, "heldCapabilities": 0, "webSockets": 0,
+        "fileBytes": 0, "exists": false, "state": "asleep", "inFlight": 0, "queued": 0, "heldCapabilities": 0, "webSockets": 0,
         "alarmMs": null, "activatedMs": null, "resets": 0,
     });
     assert_eq!(parse(&out[7]), absent);
