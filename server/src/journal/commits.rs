@@ -9,7 +9,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, spawn_local},
+};
 
 use super::{Journal, Lsn};
 use crate::{Result, health::run_or_abort};
@@ -31,6 +34,10 @@ struct Inner {
 impl Commits {
     /// Must be called inside a [`LocalSet`](tokio::task::LocalSet).
     pub fn new(journal: Journal) -> Commits {
+        // Before anybody waits: what is decided until the tasks begin is not missed.
+        let progress = journal.0.queue.progress();
+        #[cfg(any(test, feature = "testing"))]
+        let released = journal.0.queue.released();
         let commits = Commits(Rc::new(Inner {
             journal,
             waiting: RefCell::default(),
@@ -39,10 +46,10 @@ impl Commits {
             tasks: RefCell::default(),
         }));
         // Who waits for a commit is known to nobody else.
-        let following = follow(Rc::downgrade(&commits.0));
+        let following = follow(Rc::downgrade(&commits.0), progress);
         commits.spawn(run_or_abort("commits", following));
         #[cfg(any(test, feature = "testing"))]
-        commits.spawn(work_when_released(Rc::downgrade(&commits.0)));
+        commits.spawn(work_when_released(Rc::downgrade(&commits.0), released));
         commits
     }
 
@@ -135,13 +142,7 @@ impl Drop for Wait<'_> {
 }
 
 /// Wakes those whose commits are decided.
-async fn follow(inner: Weak<Inner>) {
-    let Some(mut progress) = inner
-        .upgrade()
-        .map(|inner| inner.journal.0.queue.progress())
-    else {
-        return;
-    };
+async fn follow(inner: Weak<Inner>, mut progress: watch::Receiver<Lsn>) {
     while progress.changed().await.is_ok() {
         let Some(inner) = inner.upgrade() else { return };
         let decided = *progress.borrow_and_update();
@@ -161,13 +162,7 @@ async fn follow(inner: Weak<Inner>) {
 
 /// Where no thread does the journal's work, nobody else does what was held back.
 #[cfg(any(test, feature = "testing"))]
-async fn work_when_released(inner: Weak<Inner>) {
-    let Some(mut released) = inner
-        .upgrade()
-        .map(|inner| inner.journal.0.queue.released())
-    else {
-        return;
-    };
+async fn work_when_released(inner: Weak<Inner>, mut released: watch::Receiver<bool>) {
     while released.changed().await.is_ok() {
         let Some(inner) = inner.upgrade() else { return };
         inner.journal.work();
@@ -177,5 +172,53 @@ async fn work_when_released(inner: Weak<Inner>) {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.tasks.take().iter().for_each(AbortHandle::abort);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc, time::Duration};
+
+    use futures::FutureExt;
+    use tokio::{task::LocalSet, time::timeout};
+
+    use crate::{
+        catalog::Catalog,
+        env::{Clock, Disk, sim::SimDisk},
+        folder::Layout,
+        journal::{Driver, Journal, Settings, testing::Hold},
+        storage::Vfs,
+    };
+
+    use super::*;
+
+    /// At a start the catalog is waited for before any task has begun.
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_that_is_decided_before_the_tasks_begin_wakes_what_waits_for_it() {
+        let test = async {
+            let layout = Layout::new(Path::new("/data"));
+            let disk = SimDisk::new(layout.journal());
+            disk.sync_folder(layout.root()).unwrap();
+            let hold = Hold::default();
+            let settings = Settings {
+                bytes: 8 << 20,
+                driver: Driver::Caller,
+                ..Default::default()
+            };
+            let journal = Journal::open_held(Arc::new(disk), &layout, &settings, hold.clone());
+            let journal = journal.unwrap().0;
+            hold.hold();
+            let vfs = Vfs::register(journal.clone());
+            let catalog = Catalog::open(&vfs, Clock::default()).unwrap();
+            let commits = Commits::new(journal.clone());
+            let mut durable = Box::pin(commits.durable(catalog.newest()));
+            assert!(durable.as_mut().now_or_never().is_none(), "it is held");
+            hold.release();
+            journal.work();
+            assert_eq!(commits.is_durable(catalog.newest()), Ok(true));
+            let waited = timeout(Duration::from_secs(1), durable).await;
+            assert_eq!(waited.expect("it is woken"), Ok(()));
+        };
+        LocalSet::new().run_until(test).await;
     }
 }
