@@ -20,7 +20,7 @@ annotation doc @0xc58ad6bd519f935e (struct, field, enum) :Text;
 # A comment for the generated code.
 
 annotation tag @0xa574b41924caefc7 (enumerant) :Text;
-# What an enumerant prints as.
+# The text that an enumerant prints as.
 
 annotation notag @0xc8768679ec52e012 (enumerant) :Void;
 # An enumerant prints as nothing.

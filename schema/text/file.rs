@@ -446,7 +446,7 @@ impl<'a> Printer<'a> {
     }
 }
 
-/// What an annotation may be about.
+/// The list of the kinds of declarations that an annotation may stand on.
 fn targets(it: node::annotation::Reader<'_>) -> String {
     let all = [
         ("file", it.get_targets_file()),

@@ -41,7 +41,7 @@ pub const MAX_TEXT_BYTES: usize = 64 << 20;
 pub struct File {
     /// The path to import it by, without the leading `/`: `classes/chat.capnp`.
     pub path: String,
-    /// What the file holds.
+    /// The text of the file.
     pub text: String,
 }
 

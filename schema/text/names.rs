@@ -8,7 +8,7 @@ use super::{
 };
 use crate::json::SchemaError;
 
-/// What the compiler itself calls a type.
+/// The names of the types that the compiler has built in.
 const BUILT_IN: &[&str] = &[
     "Void",
     "Bool",
@@ -44,7 +44,7 @@ pub(super) struct Names<'a> {
     nodes: &'a Nodes<'a>,
     paths: &'a Paths,
     file: u64,
-    /// What each imported file is called.
+    /// The name in this file of each imported file, by the id of that.
     pub imports: BTreeMap<u64, String>,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// What a file is called here that others are imported by.
+    /// The name of an imported file in this file; a file that has none yet is given one.
     pub fn import(&mut self, file: u64) -> Result<String> {
         if let Some(name) = self.imports.get(&file) {
             return Ok(name.clone());

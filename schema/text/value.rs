@@ -63,7 +63,7 @@ struct Printer<'n, 'a> {
 }
 
 impl<'a> Printer<'_, 'a> {
-    /// What a pointer points to, if it is not null.
+    /// The text of the value behind a pointer. `None` if the pointer is null.
     fn pointer(
         &self,
         ty: type_::Reader<'a>,
@@ -233,7 +233,7 @@ impl<'a> Printer<'_, 'a> {
     }
 }
 
-/// What a type parameter stands for, and the arguments of the place that says so.
+/// The type that a type parameter stands for, and the arguments of the place that says so.
 #[allow(clippy::type_complexity)]
 fn argument<'a, 'b>(
     place: type_::any_pointer::Reader<'a>,

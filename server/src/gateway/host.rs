@@ -51,7 +51,7 @@ impl Hosts {
     }
 }
 
-/// What a request calls the vat, with the port. `None` if it says nothing.
+/// The host that a request names, with its port. `None` if it names none.
 pub(super) fn host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Result<Option<&'r str>, BadHost> {
     if let Some(authority) = uri.authority() {
         return Ok(Some(authority.as_str()));

@@ -303,7 +303,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What a request is about: by its `Host`, if that is an object's, and by its path. `None` if that names no
+    /// The route of a request: by its `Host`, if that is an object's, and by its path. `None` if that names no
     /// object.
     fn find(&self, head: &Parts) -> Result<Option<Route>, Problem> {
         let path = head.uri.path();

@@ -71,7 +71,7 @@ pub struct SocketLimits {
     /// How many bytes of messages may not be here whole, of all sockets with the same `unfinished`. Default
     /// 64 MiB. Further messages close their sockets with 1013.
     pub max_unfinished_bytes: usize,
-    /// What counts for that: clones are the same account.
+    /// The account of the bytes of messages that are not here whole. Clones are the same account.
     pub unfinished: Account,
     /// How long the closing handshake may take, what is still to be sent included. Default 10 s.
     /// Then the connection is dropped.
@@ -152,7 +152,7 @@ where
     unfinished
 }
 
-/// What is wrong with a message that a client has begun and not finished.
+/// The fault of a message that a client has begun and not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
     /// It comes too slowly.

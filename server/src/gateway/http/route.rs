@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 
 use super::Problem;
 
-/// What a request is about.
+/// The object that a request is for, and what is wanted of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// The object.
