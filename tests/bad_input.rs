@@ -7,6 +7,7 @@ use tokio::{
     net::UnixStream,
 };
 use vatwerk::{Address, Code, storage_capnp::operations};
+use vatwerk_server::Config;
 
 use crate::support::{Do, TestVat, Wire, cell::cell, code, run, tell};
 
@@ -136,50 +137,45 @@ fn a_vat_on_tcp_answers_too_and_only_on_loopback() {
     });
 }
 
+fn open_to_all(config: &mut Config) {
+    config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
+}
+
+fn others_may(config: &mut Config) {
+    open_to_all(config);
+    config.http.insecure = true;
+    config.metrics_insecure = true;
+}
+
+fn http_is_open(config: &mut Config) {
+    open_to_all(config);
+    config.listen_insecure = true;
+    config.http.listen = Some(vec!["0.0.0.0:0".parse().unwrap()]);
+}
+
+fn metrics_are_open(config: &mut Config) {
+    http_is_open(config);
+    config.http.insecure = true;
+    config.metrics = Some("0.0.0.0:0".parse().unwrap());
+}
+
 #[test]
 fn a_vat_does_not_listen_where_others_could_reach_it_unless_told_to() {
     run(async {
-        let open_to_all = |config: &mut vatwerk_server::Config| {
-            config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
-        };
         let mut vat = TestVat::start().await;
         vat.stop().await;
-        vat.change_settings(open_to_all);
-        let refused = vat.start_serving(|server| server).await.unwrap_err();
-        assert!(
-            refused.to_string().contains("--listen-insecure"),
-            "{refused}"
-        );
-        // What other listeners may is not said of this one.
-        vat.change_settings(|config| {
-            config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
-            config.http.insecure = true;
-            config.metrics_insecure = true;
-        });
-        let refused = vat.start_serving(|server| server).await.unwrap_err();
-        assert!(
-            refused.to_string().contains("--listen-insecure"),
-            "{refused}"
-        );
-        vat.change_settings(|config| {
-            config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
-            config.listen_insecure = true;
-            config.http.listen = Some(vec!["0.0.0.0:0".parse().unwrap()]);
-        });
-        let refused = vat.start_serving(|server| server).await.unwrap_err();
-        assert!(refused.to_string().contains("--http-insecure"), "{refused}");
-        vat.change_settings(|config| {
-            config.listen = Some(vec!["tcp:0.0.0.0:0".parse().unwrap()]);
-            config.listen_insecure = true;
-            config.http.listen = Some(vec!["0.0.0.0:0".parse().unwrap()]);
-            config.http.insecure = true;
-            config.metrics = Some("0.0.0.0:0".parse().unwrap());
-        });
-        let refused = vat.start_serving(|server| server).await.unwrap_err();
-        assert!(
-            refused.to_string().contains("--metrics-insecure"),
-            "{refused}"
-        );
+        // What another listener may is not said of this one.
+        let cases: [(fn(&mut Config), &str); 4] = [
+            (open_to_all, "--listen-insecure"),
+            (others_may, "--listen-insecure"),
+            (http_is_open, "--http-insecure"),
+            (metrics_are_open, "--metrics-insecure"),
+        ];
+        for (settings, switch) in cases {
+            vat.change_settings(settings);
+            let refused = vat.start_serving(|server| server).await.unwrap_err();
+            assert!(refused.to_string().contains(switch), "{refused}");
+        }
     });
 }
 
