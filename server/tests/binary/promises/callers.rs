@@ -41,6 +41,19 @@ fn an_object_sleeps_when_the_command_that_waited_for_it_is_killed() {
 }
 
 #[test]
+fn a_command_gives_up_after_its_timeout_and_its_object_sleeps() {
+    let folder = tempdir().unwrap();
+    let vat = vat(folder.path(), SLEEPY);
+    let late = vat.run(&["call", "Patient", "x", "reach", "--timeout", "1"]);
+    let told = late.failed(1);
+    assert!(told.contains("not done within 1 s (`--timeout`)"), "{told}");
+    block_on(async {
+        until_asleep(&connect(&vat).await, "x").await;
+    });
+    assert_eq!(metric(&vat, "vatwerk_calls_in_flight"), 0.0);
+}
+
+#[test]
 fn an_object_sleeps_when_the_http_client_that_waited_for_it_hangs_up() {
     let folder = tempdir().unwrap();
     let vat = vat(folder.path(), SLEEPY);
