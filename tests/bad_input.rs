@@ -159,13 +159,16 @@ fn metrics_are_open(config: &mut Config) {
     config.metrics = Some("0.0.0.0:0".parse().unwrap());
 }
 
+/// A change to the settings of a vat.
+type Settings = fn(&mut Config);
+
 #[test]
 fn a_vat_does_not_listen_where_others_could_reach_it_unless_told_to() {
     run(async {
         let mut vat = TestVat::start().await;
         vat.stop().await;
         // What another listener may is not said of this one.
-        let cases: [(fn(&mut Config), &str); 4] = [
+        let cases: [(Settings, &str); 4] = [
             (open_to_all, "--listen-insecure"),
             (others_may, "--listen-insecure"),
             (http_is_open, "--http-insecure"),
