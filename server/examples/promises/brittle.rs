@@ -6,7 +6,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use vatwerk_server::{Class, Context, alarm::AlarmInfo, storage::SqlFunctions};
+use vatwerk_server::{
+    Class, Context,
+    alarm::AlarmInfo,
+    fetch::{Request, Response},
+    storage::SqlFunctions,
+};
 
 use crate::{
     count,
@@ -26,10 +31,15 @@ impl Armed {
         *self.0.lock().unwrap() = Some(place);
     }
 
+    /// Whether the class is to break at this place, once.
+    fn is_at(&self, place: Place) -> bool {
+        let mut armed = self.0.lock().unwrap();
+        armed.take_if(|armed| *armed == place).is_some()
+    }
+
     /// Panics if the class is to panic at this place, once.
     fn pass(&self, place: Place) {
-        let armed = self.0.lock().unwrap().take_if(|armed| *armed == place);
-        if armed.is_some() {
+        if self.is_at(place) {
             fall(place);
         }
     }
@@ -63,6 +73,8 @@ impl Class for Brittle {
     const NAME: &'static str = "Brittle";
     const SCHEMA: &'static [u8] = crate::SCHEMA;
     const ALARMS: bool = true;
+    const FETCH: bool = true;
+    const WEB_SOCKETS: bool = true;
     type Client = brittle::Client;
 
     async fn create(ctx: &Context) -> capnp::Result<()> {
@@ -75,7 +87,22 @@ impl Class for Brittle {
     async fn activate(ctx: Context) -> capnp::Result<Self> {
         let armed = Armed::of(&ctx);
         armed.pass(Place::Constructor);
+        if armed.is_at(Place::Waking) {
+            let number = count(&ctx)?.to_string();
+            for socket in ctx.web_sockets(None) {
+                socket.send(number.as_str())?;
+            }
+            ctx.set_web_socket_auto_response(None)?;
+            return Err(capnp::Error::failed("brittle: not today".into()));
+        }
         Ok(Brittle { ctx, armed })
+    }
+
+    /// Accepts a WebSocket, whose `ping` the vat answers.
+    async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
+        self.ctx
+            .set_web_socket_auto_response(Some(("ping", "pong")))?;
+        Ok(self.ctx.accept_web_socket(&request, &[])?.1)
     }
 
     fn sql_functions(functions: &mut SqlFunctions<'_>) -> vatwerk_server::Result<()> {
@@ -125,7 +152,7 @@ impl brittle::Server for Brittle {
                 Ok(())
             }
             Place::Later => Ok(self.ctx.wait_until(async move { fall(place) })?),
-            Place::Creation => {
+            Place::Creation | Place::Waking => {
                 self.armed.arm(place);
                 Ok(())
             }

@@ -132,5 +132,8 @@ interface Brittle @0xb1ad3f6c52c07e91 {
 
     creation @8;
     # When an object of the class comes into being the next time, once, after it has counted.
+
+    waking @9;
+    # Nowhere: the object fails to wake the next time, once, after it has counted and sent the number to its WebSockets.
   }
 }

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use tempfile::tempdir;
 use tokio::task::spawn_local;
 use vatwerk::Code;
-use vatwerk_client::{LocalClient, ObjectState};
+use vatwerk_client::{Client, LocalClient, ObjectState};
 
 use super::{block_on, connect, error, metric, show, until, until_busy, vat};
 use crate::promises_capnp::{patient, thorough};
@@ -134,5 +134,34 @@ fn a_class_that_finishes_its_calls_learns_that_its_caller_left_and_goes_on() {
         let reached = async || record() == r#"{"left":1,"reached":1}"#;
         until("the call goes on", reached).await;
         until_busy::<thorough::Client>(&client, "x", 0, 0).await;
+    });
+}
+
+#[test]
+fn a_client_sends_no_more_calls_than_a_vat_takes_from_it() {
+    let folder = tempdir().unwrap();
+    let vat = vat(folder.path(), "calls_per_connection = 8\n");
+    let flood = async |calls_in_flight: usize| {
+        let client = Client::builder().calls_in_flight(calls_in_flight);
+        let client = client.connect_local(&vat.address(0)).await.unwrap();
+        let object: patient::Client = client.namespace().get("x");
+        let calls = (0..100).map(|_| object.count_request().send().promise);
+        join_all(calls.collect::<Vec<_>>()).await
+    };
+    block_on(async {
+        let refused = flood(100).await.into_iter().filter_map(|call| call.err());
+        let codes: Vec<_> = refused
+            .map(|error| self::error::<()>(Err(error)).code())
+            .collect();
+        assert!(!codes.is_empty());
+        assert!(
+            codes.iter().all(|code| *code == Some(Code::Overloaded)),
+            "{codes:?}"
+        );
+        let numbers = flood(8).await.into_iter();
+        let numbers: Vec<_> = numbers
+            .map(|call| call.unwrap().get().unwrap().get_number())
+            .collect();
+        assert!(numbers.is_sorted(), "{numbers:?}");
     });
 }

@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
-use futures::FutureExt;
+use futures::{FutureExt, SinkExt, StreamExt};
 use tempfile::tempdir;
-use vatwerk_client::LocalClient;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{WebSocketStream, client_async};
+use vatwerk_client::{LocalClient, ObjectState};
 
-use super::{block_on, connect, faulty_vat, metric, until, until_busy, vat};
+use super::{block_on, connect, faulty_vat, metric, show, until, until_busy, vat};
 use crate::{
     promises_capnp::brittle::{self, Place},
     vat::{Vat, get},
@@ -157,4 +159,34 @@ fn a_service_of_the_vat_that_failed_is_restarted() {
         let counted = format!("vatwerk_service_restarts_total{{service=\"{service}\"}}");
         block_on(goes_on(folder.path(), service, async |_| (), &counted));
     }
+}
+
+/// The next text on a WebSocket.
+async fn text(socket: &mut WebSocketStream<TcpStream>) -> String {
+    let message = socket.next().await.unwrap().unwrap();
+    message.into_text().unwrap().as_str().to_owned()
+}
+
+#[test]
+fn an_object_that_fails_to_wake_has_said_nothing_and_its_heartbeats_go_on() {
+    let folder = tempdir().unwrap();
+    let vat = vat(folder.path(), "idle_ms = 50\n");
+    block_on(async {
+        let http = vat.told("http");
+        let stream = TcpStream::connect(http).await.unwrap();
+        let url = format!("ws://{http}/Brittle/x/");
+        let (mut socket, _) = client_async(url, stream).await.unwrap();
+        let client = connect(&vat).await;
+        break_at(&client, "x", Place::Waking).await.unwrap();
+        until("the object sleeps", async || {
+            show::<brittle::Client>(&client, "x").await.state == ObjectState::Asleep
+        })
+        .await;
+        count(&client, "x").await.unwrap_err();
+        for _ in 0..2 {
+            socket.send("ping".into()).await.unwrap();
+            assert_eq!(text(&mut socket).await, "pong");
+            count(&client, "x").await.unwrap();
+        }
+    });
 }
