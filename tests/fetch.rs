@@ -4,10 +4,11 @@ use std::{cell::Cell, rc::Rc, thread, time::Duration};
 
 use capnp::capability::FromClientHook;
 use futures::{StreamExt, stream};
+use tokio::sync::Semaphore;
 use vatwerk::{
     Code,
     counter_capnp::counter,
-    http_capnp::{body_size, exchange},
+    http_capnp::{body_size, byte_sink, exchange},
     object_capnp::stub,
 };
 use vatwerk_server::{
@@ -149,6 +150,83 @@ fn an_answer_that_has_no_body_is_told_to_have_none() {
             field.set_value(answer.to_string());
             request.send().promise.await.unwrap();
             assert_eq!(told.get(), Some(length), "{method} {status}");
+        }
+    });
+}
+
+/// Takes the body of an answer, but for its last chunks.
+#[derive(Clone)]
+struct Picky {
+    room: Rc<Semaphore>,
+    taken: Rc<Cell<usize>>,
+    has_ended: Rc<Cell<bool>>,
+}
+
+impl exchange::Server for Picky {
+    async fn respond(
+        self: Rc<Self>,
+        _: exchange::RespondParams,
+        mut results: exchange::RespondResults,
+    ) -> capnp::Result<()> {
+        let sink = capnp_rpc::new_client(Picky::clone(&self));
+        results.get().set_body(sink);
+        Ok(())
+    }
+}
+
+impl byte_sink::Server for Picky {
+    async fn write(self: Rc<Self>, _: byte_sink::WriteParams) -> capnp::Result<()> {
+        let room = self.room.acquire().await;
+        room.map_err(|_| capnp::Error::overloaded("the disk is full".into()))?
+            .forget();
+        self.taken.set(self.taken.get() + 1);
+        Ok(())
+    }
+
+    async fn end(
+        self: Rc<Self>,
+        _: byte_sink::EndParams,
+        _: byte_sink::EndResults,
+    ) -> capnp::Result<()> {
+        self.has_ended.set(true);
+        Ok(())
+    }
+}
+
+#[test]
+fn an_answer_whose_body_is_refused_fails_even_at_its_last_chunk() {
+    run(async {
+        let (_vat, p) = vat().await;
+        for (chunks, taken) in [(1, 0), (3, 0), (3, 2), (40, 1), (40, 39)] {
+            let answer = keep(async move |_, _| {
+                let piece = bytes::Bytes::from(vec![7; PIECE]);
+                let pieces = stream::iter(vec![Ok(piece); chunks]);
+                Ok(Response::new(Body::stream(pieces, None)))
+            });
+            let picky = Picky {
+                room: Rc::new(Semaphore::new(taken)),
+                taken: Rc::default(),
+                has_ended: Rc::default(),
+            };
+            let stub: stub::Client = p.clone().cast_to();
+            let mut request = stub.fetch_request();
+            let mut params = request.get();
+            params.set_exchange(capnp_rpc::new_client(picky.clone()));
+            let mut head = params.init_request();
+            head.set_method("GET");
+            head.set_url("/");
+            head.reborrow().init_body_size().set_fixed(0);
+            let mut field = head.init_headers(1).get(0);
+            field.set_name(DEED);
+            field.set_value(answer.to_string());
+            let asked = tokio::task::spawn_local(request.send().promise);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(picky.taken.get(), taken);
+            picky.room.close();
+            let refused = asked.await.unwrap().err().expect("it is refused");
+            assert_eq!(refused.kind, capnp::ErrorKind::Overloaded, "{refused}");
+            assert!(refused.extra.contains("the disk is full"), "{refused}");
+            assert!(!picky.has_ended.get());
         }
     });
 }

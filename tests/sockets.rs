@@ -7,9 +7,13 @@ use std::{
     time::Duration,
 };
 
-use capnp::capability::{FromClientHook, Promise};
+use capnp::capability::{FromClientHook, Promise, Request};
 use tokio::time::timeout;
-use vatwerk::{Code, http_capnp::exchange, object_capnp::stub};
+use vatwerk::{
+    Code,
+    http_capnp::{exchange, socket},
+    object_capnp::stub,
+};
 use vatwerk_server::{
     Config, Context, Error, SocketClose, SocketMessage, WebSocket,
     fetch::{ClientSocket, Frame, send_frame},
@@ -584,6 +588,29 @@ fn room_that_others_of_the_vat_take_is_waited_for() {
     });
 }
 
+/// A request for a socket, whose exchange is still to be set.
+fn ask_for_socket(
+    p: &Client,
+    answer: usize,
+) -> Request<stub::fetch_params::Owned, stub::fetch_results::Owned> {
+    let stub: stub::Client = p.clone().cast_to();
+    let mut ask = stub.fetch_request();
+    let mut request = ask.get().init_request();
+    request.set_method("GET");
+    request.set_url("/");
+    let fields = [
+        ("upgrade", "websocket".to_owned()),
+        (DEED, answer.to_string()),
+    ];
+    let mut headers = request.init_headers(2);
+    for (at, (name, value)) in (0..).zip(&fields) {
+        let mut header = headers.reborrow().get(at);
+        header.set_name(name);
+        header.set_value(value);
+    }
+    ask
+}
+
 #[test]
 fn a_socket_that_nobody_takes_up_is_given_up() {
     /// Asks for a socket, and never says that it has it.
@@ -604,21 +631,7 @@ fn a_socket_that_nobody_takes_up_is_given_up() {
             socket.send("welcome")?;
             Ok(response)
         });
-        let stub: stub::Client = p.clone().cast_to();
-        let mut ask = stub.fetch_request();
-        let mut request = ask.get().init_request();
-        request.set_method("GET");
-        request.set_url("/");
-        let fields = [
-            ("upgrade", "websocket".to_owned()),
-            (DEED, answer.to_string()),
-        ];
-        let mut headers = request.init_headers(2);
-        for (at, (name, value)) in (0..).zip(&fields) {
-            let mut header = headers.reborrow().get(at);
-            header.set_name(name);
-            header.set_value(value);
-        }
+        let mut ask = ask_for_socket(&p, answer);
         ask.get().set_exchange(capnp_rpc::new_client(Undecided));
         let asked = tokio::task::spawn_local(ask.send().promise);
         tokio::time::sleep(20 * SECOND).await;
@@ -626,6 +639,65 @@ fn a_socket_that_nobody_takes_up_is_given_up() {
         tokio::time::sleep(20 * SECOND).await;
         assert_eq!(ends(), ["1008 it was not taken up in time false, 0 left"]);
         drop(asked);
+    });
+}
+
+/// Asks for a socket, keeps its way up, and refuses all messages on it but the first.
+struct Refuses {
+    heard: Rc<RefCell<Vec<String>>>,
+    _up: Option<socket::Client>,
+}
+
+impl exchange::Server for Refuses {
+    async fn upgrade(
+        self: Rc<Self>,
+        params: exchange::UpgradeParams,
+        mut results: exchange::UpgradeResults,
+    ) -> capnp::Result<()> {
+        let up = params.get()?.get_up()?;
+        let down = capnp_rpc::new_client(Refuses {
+            heard: self.heard.clone(),
+            _up: Some(up),
+        });
+        results.get().set_down(down);
+        Ok(())
+    }
+}
+
+impl socket::Server for Refuses {
+    async fn send_text(self: Rc<Self>, params: socket::SendTextParams) -> capnp::Result<()> {
+        if !self.heard.borrow().is_empty() {
+            return Err(capnp::Error::failed("no more".into()));
+        }
+        let text = params.get()?.get_text()?.to_string()?;
+        self.heard.borrow_mut().push(text);
+        Ok(())
+    }
+}
+
+#[test]
+fn the_object_is_told_of_a_peer_that_refuses_a_message() {
+    run(async {
+        let (_vat, p) = room().await;
+        let answer = keep(async |own: Rc<Own>, request| {
+            let (socket, response) = own.ctx.accept_web_socket(&request, &[])?;
+            for text in ["first", "second", "third"] {
+                socket.send(text)?;
+            }
+            Ok(response)
+        });
+        let heard = Rc::default();
+        let mut ask = ask_for_socket(&p, answer);
+        let refuses = Refuses {
+            heard: Rc::clone(&heard),
+            _up: None,
+        };
+        ask.get().set_exchange(capnp_rpc::new_client(refuses));
+        ask.send().promise.await.unwrap();
+        tokio::time::sleep(SECOND).await;
+        // A capability that has refused a streamed call takes no other: not the end either.
+        assert_eq!(*heard.borrow(), ["first"]);
+        assert_eq!(ends(), ["1011 it refused a message false, 0 left"]);
     });
 }
 

@@ -89,7 +89,8 @@ interface ByteSink @0xc8683caa63b98c86 {
   # broken.
 
   end @1 ();
-  # That was all of it.
+  # That was all of it. The vat calls it when every `write` has returned; an error of a `write` ends the body
+  # and the exchange that it is part of.
 }
 
 interface Exchange @0xd068774f52f454f3 {
@@ -110,7 +111,8 @@ interface Socket @0xab4f7a78c0484cad {
 
   sendText @0 (text :Text) -> stream;
   # A message of text. Returns when there is room for more. To an object: when its handler has ended,
-  # and what that wrote is on disk.
+  # and what that wrote is on disk. An object whose message is refused with an error is told the end of the
+  # WebSocket, with code 1011.
 
   sendData @1 (data :Data) -> stream;
   # A message of bytes, likewise.

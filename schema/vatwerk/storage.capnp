@@ -43,7 +43,8 @@ interface Operations @0x8d4a021858678f67 {
   # Sends the entries of `range` to `sink` in batches, in order, then calls `sink.end`, and returns
   # how many there were. Each batch holds at most `maxChunkBytes`, and the next is read when the
   # sink has taken the one before, so writes made meanwhile may be seen in later batches. Inside a
-  # transaction the list is of one moment.
+  # transaction the list is of one moment. If the sink refuses a batch, the list fails with that error
+  # and `end` is not called.
 
   page @7 (range :Range) -> (entries :List(Entry), more :Bool);
   # The first entries of `range`, at most `maxChunkBytes` of them. If `more`, the rest follows the
@@ -146,10 +147,11 @@ interface EntrySink @0xcdf86e1315f9153c {
   # Implemented by the caller of `Operations.list`.
 
   write @0 (entries :List(Entry)) -> stream;
-  # The next entries, in order.
+  # The next entries, in order. Returns when the sink wants more. An error ends the list, which fails with it.
 
   end @1 ();
-  # There are no more. A sink that is dropped without `end` has not seen the whole list.
+  # There are no more. Called when every `write` has returned. A sink that is dropped without `end` has not
+  # seen the whole list.
 }
 
 interface Sql @0x9a2a273dd872ac60 {

@@ -297,7 +297,8 @@ pub struct Sink {
     /// The batches so far.
     pub batches: Rc<RefCell<Vec<Pairs>>>,
     pub ended: Rc<std::cell::Cell<bool>>,
-    /// How many batches it takes before it wants to be told to take more.
+    /// How many batches it takes before it wants to be told to take more. Closed, it refuses all that it has not
+    /// taken.
     pub room: Rc<tokio::sync::Semaphore>,
 }
 
@@ -320,7 +321,9 @@ impl entry_sink::Server for Sink {
     async fn write(self: Rc<Self>, params: entry_sink::WriteParams) -> capnp::Result<()> {
         let batch = pairs(params.get()?.get_entries()?)?;
         self.batches.borrow_mut().push(batch);
-        self.room.acquire().await.unwrap().forget();
+        let room = self.room.acquire().await;
+        room.map_err(|_| capnp::Error::overloaded("the sink is full".into()))?
+            .forget();
         Ok(())
     }
 

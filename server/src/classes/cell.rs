@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use capnp::{any_pointer, capability::Request, traits::HasTypeId};
 use vatwerk::{
     cell_capnp::cell,
     limit_capnp,
@@ -197,9 +198,11 @@ impl<S: Scope> operations::Server for Service<S> {
                 .page(&range, limit_capnp::MAX_CHUNK_BYTES as usize)?;
             count += entries.len() as u64;
             if !entries.is_empty() {
-                let mut write = sink.write_request();
+                // Not a streaming call: its errors would be told at the next one, and those of the last to nobody.
+                let mut write: Request<entry_sink::write_params::Owned, any_pointer::Owned> =
+                    sink.client.new_call(entry_sink::Client::TYPE_ID, 0, None);
                 write_entries(write.get().init_entries(entries.len() as u32), &entries);
-                write.send().await?;
+                write.send().promise.await?;
             }
             match entries.last() {
                 Some((last, _)) if more => resume(&mut range, last, entries.len() as u32),

@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    future::pending,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -11,10 +12,10 @@ use std::{
 use bytes::Bytes;
 use capnp::{
     any_pointer,
-    capability::{FromClientHook, StreamingRequest},
+    capability::{FromClientHook, Request},
     traits::HasTypeId,
 };
-use futures::Stream;
+use futures::{FutureExt, Stream, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use vatwerk::{
     Delivery,
     http_capnp::byte_sink::{self, write_params},
@@ -295,22 +296,72 @@ fn gone(how: &str) -> capnp::Error {
     fault::mark(fault::disconnected(how), Delivery::Unknown)
 }
 
-/// Writes a body into a sink, no faster than that takes it. A body is not asked for more than it is said
-/// to have: who has all of it may be gone.
-pub async fn pour(mut body: Body, sink: byte_sink::Client) -> capnp::Result<()> {
-    while body.length() != Some(0)
-        && let Some(piece) = body.piece().await
-    {
-        for piece in piece?.chunks(PIECE) {
-            let size = Some(message_size(piece.len()));
-            let mut request: StreamingRequest<write_params::Owned> = sink
-                .client
-                .new_streaming_call(byte_sink::Client::TYPE_ID, 0, size);
-            request.get().set_bytes(piece);
-            request.send().await?;
+/// The chunks of a body that its sink has been sent and has not answered.
+#[derive(Default)]
+struct Unanswered {
+    writes: FuturesUnordered<LocalBoxFuture<'static, capnp::Result<usize>>>,
+    bytes: usize,
+}
+
+impl Unanswered {
+    fn send(&mut self, sink: &byte_sink::Client, chunk: &[u8]) {
+        let (bytes, size) = (chunk.len(), Some(message_size(chunk.len())));
+        // Not a streaming call: its errors would be told at the next write, and those of the last to nobody.
+        let mut request: Request<write_params::Owned, any_pointer::Owned> =
+            sink.client.new_call(byte_sink::Client::TYPE_ID, 0, size);
+        request.get().set_bytes(chunk);
+        let answer = request.send().promise;
+        let answer = answer.map(move |answer| answer.map(|_| bytes));
+        self.writes.push(answer.boxed_local());
+        self.bytes += bytes;
+    }
+
+    /// Waits until at most so many bytes are unanswered. The error of the first chunk that is refused.
+    async fn at_most(&mut self, bytes: usize) -> capnp::Result<()> {
+        while self.bytes > bytes
+            && let Some(answer) = self.writes.next().await
+        {
+            self.bytes -= answer?;
+        }
+        Ok(())
+    }
+
+    /// The error of the first chunk that is refused. Waits for ever while none is.
+    async fn refused(&mut self) -> capnp::Error {
+        match self.at_most(0).await {
+            Ok(()) => pending().await,
+            Err(error) => error,
         }
     }
-    // Not before all of it is taken: not everybody keeps calls in order that come together.
+}
+
+/// Writes a body into a sink. At most 256 KiB, and the chunk of 64 KiB that passes them, are sent and not
+/// answered; `end` is sent when all are. The error of the body, or of the first chunk that the sink refuses. A
+/// body is not asked for more than it is said to have: who has all of it may be gone.
+pub async fn pour(mut body: Body, sink: byte_sink::Client) -> capnp::Result<()> {
+    let mut unanswered = Unanswered::default();
+    while body.length() != Some(0) {
+        let piece = tokio::select! {
+            biased;
+            error = unanswered.refused() => return Err(error),
+            piece = body.piece() => piece,
+        };
+        let piece = match piece {
+            None => break,
+            Some(Ok(piece)) => piece,
+            Some(Err(error)) => {
+                // The sink has what came before.
+                unanswered.at_most(0).await?;
+                return Err(error);
+            }
+        };
+        for chunk in piece.chunks(PIECE) {
+            unanswered.send(&sink, chunk);
+            unanswered.at_most(WINDOW).await?;
+        }
+    }
+    // Not before all of it is taken: not every peer keeps calls in order that come together.
+    unanswered.at_most(0).await?;
     sink.end_request().send().promise.await?;
     Ok(())
 }

@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
-use capnp::capability::Promise;
+use capnp::{ErrorKind, capability::Promise};
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
-use vatwerk::http_capnp::socket;
+use vatwerk::{Code, http_capnp::socket};
 
 use super::backlog::{Backlog, Count, Untaken};
 use crate::fetch::{Frame, send_frame};
@@ -69,6 +69,8 @@ pub(super) enum Carried {
     All,
     /// The peer has had its time, and has taken nothing.
     TooSlow,
+    /// The peer, which is there, has refused a frame.
+    Refused,
 }
 
 impl Down {
@@ -134,7 +136,7 @@ impl Down {
         }
     }
 
-    /// Carries frames to the peer until none is left, or the peer is too slow. To be called when
+    /// Carries frames to the peer until none is left, or the peer is too slow or refuses one. To be called when
     /// [`Down::begin_carrying`] says so.
     pub async fn carry(&self) -> Carried {
         let mut offered = Offered::default();
@@ -148,7 +150,10 @@ impl Down {
             }
             tokio::select! {
                 biased;
-                () = offered.taken() => idle = 0,
+                taken = offered.taken() => match taken {
+                    Err(error) if is_refusal(&error) => break Carried::Refused,
+                    _ => idle = 0,
+                },
                 () = self.more.notified() => {}
                 _ = ticks.tick() => {
                     idle += 1;
@@ -211,20 +216,30 @@ impl Offered {
             .push_back((send_frame(peer, &frame), bytes, counted));
     }
 
-    /// Waits until the first frame is taken. If the peer is gone, it tells otherwise.
-    async fn taken(&mut self) {
+    /// Waits until the first frame is taken.
+    async fn taken(&mut self) -> capnp::Result<()> {
         let Some((first, ..)) = self.frames.front_mut() else {
-            return;
+            return Ok(());
         };
-        let _ = poll_fn(|cx| Pin::new(&mut *first).poll(cx)).await;
+        let taken = poll_fn(|cx| Pin::new(&mut *first).poll(cx)).await;
         if let Some((_, bytes, _)) = self.frames.pop_front() {
             self.bytes -= bytes;
         }
+        taken
     }
 
+    /// Waits until no frame is left.
     async fn all_taken(mut self) {
         while !self.frames.is_empty() {
-            self.taken().await;
+            // The peer has been given up already.
+            let _ = self.taken().await;
         }
     }
+}
+
+/// Whether a frame was refused by a peer that is there, and that has not closed the socket: the way up tells of
+/// the others.
+fn is_refusal(error: &capnp::Error) -> bool {
+    let is_closed = Code::split(&error.extra).0 == Some(Code::Closed);
+    error.kind != ErrorKind::Disconnected && !is_closed
 }

@@ -40,6 +40,9 @@ const INBOX_BYTES: usize = 1 << 20;
 /// The code with which a socket is closed whose peer does not keep to the limits: "policy violation".
 const POLICY: u16 = 1008;
 
+/// The code with which a socket is closed whose peer refuses a message: "internal error".
+const REFUSED: u16 = 1011;
+
 /// Why a socket is closed whose peer does not read, for its peer and its object.
 const TOO_SLOW: &str = "it reads too slowly";
 
@@ -217,26 +220,34 @@ impl Socket {
         }
         let socket = self.clone();
         tokio::task::spawn_local(async move {
-            if socket.down.carry().await == Carried::TooSlow {
-                socket.cut_short();
+            match socket.down.carry().await {
+                Carried::All => (),
+                Carried::TooSlow => socket.give_up_slow(),
+                Carried::Refused => _ = socket.cut_short(REFUSED, "it refused a message"),
             }
         });
     }
 
-    /// The peer reads too slowly: it is told so, and nothing else of what waits for it.
-    fn cut_short(self: &Rc<Self>) {
-        let is_told = self.down.cut_short(Frame::Close {
-            code: POLICY,
-            reason: TOO_SLOW.into(),
-        });
-        if is_told && let Some(host) = self.sockets.host.upgrade() {
+    /// The peer reads too slowly.
+    fn give_up_slow(self: &Rc<Self>) {
+        if self.cut_short(POLICY, TOO_SLOW)
+            && let Some(host) = self.sockets.host.upgrade()
+        {
             host.sockets.count_slow();
         }
+    }
+
+    /// Ends a socket whose peer does not take what it is told: the peer is told why, and nothing else of what
+    /// waits for it. False if it has been told the end before.
+    fn cut_short(self: &Rc<Self>, code: u16, why: &'static str) -> bool {
+        let reason = why.into();
+        let is_told = self.down.cut_short(Frame::Close { code, reason });
         self.carry();
         if !self.has_ended() {
             self.conclude();
-            self.hear(Heard::Gone(POLICY, TOO_SLOW), None);
+            self.hear(Heard::Gone(code, why), None);
         }
+        is_told
     }
 
     /// The vat ends it: the peer is told, and the object hears no more.
