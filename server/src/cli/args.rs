@@ -46,7 +46,7 @@ pub struct Target {
     #[arg(long, value_name = "ADDR", global = true)]
     pub connect: Option<String>,
     /// Give up if it is not done within this many seconds, such as 2.5, connecting included: exit code
-    /// 1, or 3 if there is no connection by then. What was asked for may still be done [default: no
+    /// 5, or 3 if there is no connection by then. What was asked for may still be done [default: no
     /// limit, and 10 for connecting]
     #[arg(long, value_name = "SECONDS", value_parser = seconds, global = true)]
     pub timeout: Option<Duration>,
@@ -383,7 +383,7 @@ pub enum SchemaVerb {
         /// of any capnpc-LANG, DIR/vat.cgr; and the schemas of its own classes as text, in DIR/classes
         #[arg(long, value_name = "ADDR")]
         connect: Option<String>,
-        /// Give up on that vat if it is not done within this many seconds, such as 2.5: exit code 1, or
+        /// Give up on that vat if it is not done within this many seconds, such as 2.5: exit code 5, or
         /// 3 if there is no connection by then [default: no limit, and 10 for connecting]
         #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "connect")]
         timeout: Option<Duration>,

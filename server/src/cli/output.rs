@@ -2,6 +2,7 @@
 
 use std::{io, process::ExitCode};
 
+use capnp::ErrorKind;
 use serde_json::Value;
 use vatwerk::Code;
 use vatwerk_client::Error;
@@ -41,7 +42,9 @@ impl Failure {
             }
             Failure::Usage(_) => ExitCode::from(2),
             Failure::Connect(_) => ExitCode::from(3),
-            _ => ExitCode::from(1),
+            Failure::Call(Error::Call { kind, .. }) => of_kind(*kind),
+            Failure::Here(code, _) => of_kind(code.kind()),
+            Failure::Call(_) | Failure::File(..) | Failure::Stdout(_) => of_kind(ErrorKind::Failed),
         }
     }
 
@@ -71,6 +74,16 @@ impl Failure {
             other => other,
         }
     }
+}
+
+/// The exit code of a call that failed with an error of a kind.
+fn of_kind(kind: ErrorKind) -> ExitCode {
+    ExitCode::from(match kind {
+        ErrorKind::Overloaded => 4,
+        ErrorKind::Disconnected => 5,
+        ErrorKind::Unimplemented => 6,
+        _ => 1,
+    })
 }
 
 impl From<Error> for Failure {

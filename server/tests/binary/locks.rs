@@ -99,7 +99,7 @@ fn an_object_that_another_process_uses_does_not_wake_and_later_does() {
     let using = other
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .unwrap();
-    let error = vat.run(&["call", "Counter", "x", "get"]).failed(1);
+    let error = vat.run(&["call", "Counter", "x", "get"]).failed(4);
     assert!(error.starts_with("error: storage-failed: "), "{error}");
     vat.until_logged("another process");
     vat.call("Counter", "y", "increment", "{}");

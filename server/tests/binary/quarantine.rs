@@ -52,7 +52,7 @@ fn an_object_whose_file_may_not_grow_is_refused_alone_and_whole_when_it_may() {
     let refused = loop {
         let inserted = vat.run(&["sql", "Cell", "large", GROW]);
         if inserted.code != Some(0) {
-            break inserted.failed(1);
+            break inserted.failed(4);
         }
         rows += 1;
         assert!(rows < 200, "its file is never written");

@@ -6,8 +6,12 @@
 //! vatwerk-error: not-found
 //! content-type: application/json
 //!
-//! {"error":{"code":"not-found","message":"this vat serves no class `Chat` here"}}
+//! {"error":{"code":"not-found","kind":"failed","message":"this vat serves no class `Chat` here",
+//!           "delivery":"not-delivered"}}
 //! ```
+//!
+//! `kind` says what to do about it, as in Cap'n Proto: `failed` (mend the request), `overloaded` (try again later),
+//! `disconnected` (find out what became of it), `unimplemented`.
 //!
 //! | code | status | |
 //! |---|---|---|
@@ -18,14 +22,14 @@
 //! | `closed` | 409 | |
 //! | `limit-exceeded` | 422 | 413, 414 or 431 if the request itself is too large, 408 if it takes too long, 504 if the gateway of the program does |
 //! | `sql-refused`, `sql-failed` | 422 | |
-//! | a class's own | 422 | |
+//! | a class's own | 422 | by its kind: 503 if `overloaded`, 502 if `disconnected`, 501 if `unimplemented` |
 //! | `application-failed`, `activation-failed`, `storage-damaged`, `deadlock`, `internal` | 500 | |
 //! | `unimplemented` | 501 | 404 for a method that there is not, 405, 415 and 426 where HTTP has a word for it |
 //! | `disconnected`, `outcome-unknown` | 502 | |
 //! | `object-reset`, `shutting-down`, `overloaded`, `storage-failed` | 503 | with `Retry-After` |
 //!
-//! What is said with a 5xx is a sentence of this file, but for `overloaded`: what failed inside is
-//! nobody's business outside, and is in the log.
+//! What is said with a 5xx is a sentence of this file, but for `overloaded` and a class's own codes: what failed
+//! inside is nobody's business outside, and is in the log.
 //!
 //! What is no HTTP at all, or whose head is too large to be read, `hyper` answers: 400 or 431, with neither
 //! code nor body.
@@ -137,6 +141,7 @@ impl From<CallError> for Problem {
 struct Told {
     status: StatusCode,
     code: Cow<'static, str>,
+    kind: ErrorKind,
     message: Cow<'static, str>,
     /// Whether the call or request reached the object.
     delivery: Delivery,
@@ -148,12 +153,16 @@ impl Problem {
         let Told {
             status,
             code,
+            kind,
             message,
             delivery,
         } = self.told();
-        let said = serde_json::json!({
-            "error": {"code": code, "message": message, "delivery": delivery.as_str()}
-        });
+        let said = serde_json::json!({"error": {
+            "code": code,
+            "kind": code_of(kind).1,
+            "message": message,
+            "delivery": delivery.as_str(),
+        }});
         let mut response = Response::new(Body::from(said.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -183,7 +192,8 @@ impl Problem {
         let code = code.or_else(|| Code::ALL.iter().find(known).copied());
         Some(Failure {
             status: Some(told.status),
-            code: code.unwrap_or(Code::Internal),
+            // Of a code of the class's own there is the kind.
+            code: code.unwrap_or(code_of(told.kind).0),
             reason,
         })
     }
@@ -224,6 +234,7 @@ impl Problem {
         let told = |status, code: Code, message: Cow<'static, str>| Told {
             status,
             code: code.as_str().into(),
+            kind: code.kind(),
             message,
             delivery: Delivery::NotDelivered,
         };
@@ -420,8 +431,12 @@ fn failure(error: capnp::Error) -> Told {
         // `coded` has seen to it that there is a code: the class's own.
         let (code, said) = text.split_once(": ").unwrap_or_default();
         return Told {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
+            status: match error.kind {
+                ErrorKind::Failed => StatusCode::UNPROCESSABLE_ENTITY,
+                kind => status(code_of(kind).0).0,
+            },
             code: code.to_owned().into(),
+            kind: error.kind,
             message: said.to_owned().into(),
             delivery,
         };
@@ -430,8 +445,19 @@ fn failure(error: capnp::Error) -> Told {
     Told {
         status,
         code: code.as_str().into(),
+        kind: code.kind(),
         message: instead.map_or_else(|| said.to_owned().into(), Cow::Borrowed),
         delivery,
+    }
+}
+
+/// The code that an error of a kind has if it has none, and the word for the kind.
+fn code_of(kind: ErrorKind) -> (Code, &'static str) {
+    match kind {
+        ErrorKind::Overloaded => (Code::Overloaded, "overloaded"),
+        ErrorKind::Disconnected => (Code::Disconnected, "disconnected"),
+        ErrorKind::Unimplemented => (Code::Unimplemented, "unimplemented"),
+        _ => (Code::Internal, "failed"),
     }
 }
 
@@ -521,10 +547,29 @@ mod tests {
             assert_eq!(message == "/secret", passes, "{code}");
             assert_eq!(headers.contains_key("retry-after"), status == 503, "{code}");
         }
-        let own = capnp::Error::failed("out-of-tea: none left".into());
-        let (status, code, message, _) = told(Problem::Object(own));
-        assert_eq!((status, code.as_str()), (422, "out-of-tea"));
-        assert_eq!(message, "none left");
+        let kinds = [
+            (ErrorKind::Failed, 422, Code::Internal),
+            (ErrorKind::Overloaded, 503, Code::Overloaded),
+            (ErrorKind::Disconnected, 502, Code::Disconnected),
+            (ErrorKind::Unimplemented, 501, Code::Unimplemented),
+        ];
+        for (kind, expected, counted) in kinds {
+            let own = || {
+                Problem::Object(capnp::Error {
+                    kind,
+                    extra: "out-of-tea: none left".into(),
+                })
+            };
+            let (status, code, message, headers) = told(own());
+            assert_eq!((status, code.as_str()), (expected, "out-of-tea"));
+            assert_eq!(message, "none left");
+            assert_eq!(headers.contains_key("retry-after"), status == 503);
+            let failure = own().failure().map(|failure| failure.code);
+            assert_eq!(failure, (status >= 500).then_some(counted));
+            let body = own().into_response().into_body().text(9999);
+            let body: Value = serde_json::from_str(&body.now_or_never().unwrap().unwrap()).unwrap();
+            assert_eq!(body["error"]["kind"], format!("{kind:?}").to_lowercase());
+        }
         let plain = capnp::Error::failed("SELECT secret".into());
         let (status, code, message, _) = told(Problem::Object(plain));
         assert_eq!((status, code.as_str()), (500, "application-failed"));

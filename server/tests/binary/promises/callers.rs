@@ -45,7 +45,7 @@ fn a_command_gives_up_after_its_timeout_and_its_object_sleeps() {
     let folder = tempdir().unwrap();
     let vat = vat(folder.path(), SLEEPY);
     let late = vat.run(&["call", "Patient", "x", "reach", "--timeout", "1"]);
-    let told = late.failed(1);
+    let told = late.failed(5);
     assert!(told.contains("not done within 1 s (`--timeout`)"), "{told}");
     block_on(async {
         until_asleep(&connect(&vat).await, "x").await;
