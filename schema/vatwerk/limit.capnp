@@ -116,8 +116,8 @@ const deliveryUnknown :Text = "delivery-unknown";
 # running it twice does no harm.
 
 const maxMessageBytes :UInt64 = 33554432;
-# The largest RPC message either side sends, 32 MiB. A larger one ends the connection. Send larger
-# things in pieces.
+# The largest RPC message either side sends, 32 MiB. A larger one from a client ends the connection; results of
+# the vat that would be larger are `limit-exceeded` instead, when the call has run. Send larger things in pieces.
 
 const maxChunkBytes :UInt32 = 1048576;
 # The most that a page of keys or a batch of rows holds, 1 MiB, unless one entry alone is larger.

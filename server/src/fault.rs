@@ -144,6 +144,12 @@ pub fn coded(error: capnp::Error) -> capnp::Error {
 }
 
 /// Whether `text` has the form of a code: `[a-z][a-z0-9-]*: `.
+/// Whether the text of an error begins with a code, the vat's or a class's own, after what hops have put before it.
+pub fn has_code(text: &str) -> bool {
+    let (code, text) = Code::split(text);
+    code.is_some() || starts_with_code(text)
+}
+
 fn starts_with_code(text: &str) -> bool {
     let Some((word, _)) = text.split_once(": ") else {
         return false;

@@ -180,12 +180,12 @@ impl Ledger {
         let Some(question) = self.questions.get_mut(&id) else {
             return Outcome::SEND;
         };
-        let refused = question.refused;
+        let is_unknown = question.refused || question.ended;
         question.finished = true;
         if question.returned {
             self.questions.remove(&id);
         }
-        if refused {
+        if is_unknown {
             Outcome::Keep(Vec::new())
         } else {
             Outcome::SEND

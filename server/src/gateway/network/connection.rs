@@ -23,6 +23,7 @@ use super::ledger::Verdict;
 use super::outgoing::Outgoing;
 use super::promise::promises;
 use super::shared::{Due, Shared, add};
+use super::tail::{SENDER_HOSTED, TO_CALLER, tail_tag};
 use super::{End, Refusal, reply};
 
 /// The first segment of a message, in words. capnp-rpc asks for 1024 for every call, and most take
@@ -176,6 +177,11 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                 Some(Due::Finish { question, release }) => {
                     Frame::copy_of(&reply::finish(question, release))
                 }
+                Some(Due::Tail { question, results }) => {
+                    let (frame, lent) = results.answer(question)?;
+                    shared.ledger.borrow_mut().tail_returns(question, lent);
+                    frame
+                }
                 Some(Due::Exception { question, refusal }) => {
                     let Refusal { code, text } = refusal;
                     Frame::copy_of(&reply::refusal(question, code, &text))
@@ -238,17 +244,23 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         let options = self.shared.limits.reader_options(bytes);
         let mut reader = Reader::new(frame, options);
         let found = promises(reader.get_root()?, bytes)?;
-        if !found.is_empty() {
+        let tail = tail_tag(reader.get_root()?)?;
+        if !found.is_empty() || tail.is_some() {
             let mut frame = reader.into_segments();
             for address in found {
                 frame.overwrite_u16(address, SENDER_HOSTED);
             }
+            if let Some(address) = tail {
+                frame.overwrite_u16(address, TO_CALLER);
+            }
             reader = Reader::new(frame, options);
-            // A capability table that overlaps with what leads to it may have moved by that.
-            if !promises(reader.get_root()?, bytes)?.is_empty() {
+            // What overlaps with what leads to it may have moved by that.
+            let is_moved = !promises(reader.get_root()?, bytes)?.is_empty()
+                || tail_tag(reader.get_root()?)?.is_some();
+            if is_moved {
                 return Err(Refusal::new(
                     Code::InvalidArgument,
-                    "the table of capabilities overlaps with the rest of the message",
+                    "parts of the message overlap",
                 ));
             }
         }
@@ -257,6 +269,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             &self.shared.share,
             bytes,
             reader.get_root()?,
+            tail.is_some(),
             &mut incoming.replies,
         )?;
         match verdict {
@@ -273,6 +286,11 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             }
             Verdict::Swallow => Ok(None),
             Verdict::Instead(message) => Ok(Some(self.message(Frame::copy_of(&message)))),
+            Verdict::Tail { question, results } => {
+                let due = Due::Tail { question, results };
+                self.shared.due.borrow_mut().push_back(due);
+                Ok(None)
+            }
             Verdict::Hold { question, release } => {
                 if let Some(hang_up) = self.shared.hang_ups.borrow_mut().remove(&question) {
                     hang_up.tell();
@@ -400,9 +418,6 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         .await;
     }
 }
-
-/// The tag of `CapDescriptor.senderHosted`; that of a promise differs in nothing else.
-const SENDER_HOSTED: u16 = 1;
 
 impl<R: AsyncRead + Unpin + 'static> capnp_rpc::Connection<Side> for Connection<R> {
     fn get_peer_vat_id(&self) -> Side {

@@ -16,6 +16,7 @@ use vatwerk::Code;
 
 use super::budget::Share;
 use super::promise::{imported, incoming_resolve, release_imports};
+use super::tail::{TailReturn, Tails};
 use super::{Limits, Refusal, reply};
 
 /// The largest message, in words when copied, that is sent back as `unimplemented`.
@@ -31,6 +32,8 @@ pub(super) enum Verdict {
     Instead(Builder<HeapAllocator>),
     /// Keep the message, a finish of this question, until capnp-rpc has answered the question.
     Hold { question: u32, release: bool },
+    /// Drop the message, and give capnp-rpc the results of a tail call as the answer to this question of ours.
+    Tail { question: u32, results: TailReturn },
 }
 
 /// A question of the peer.
@@ -46,6 +49,10 @@ pub(super) struct Answer {
     /// Whether the result was passed on as a capability (`receiverAnswer`) before the call returned.
     pub(super) passed_on: bool,
     pub(super) exports: Vec<u32>,
+    /// Whether the peer was not sent the results: it releases nothing of them.
+    pub(super) withheld: bool,
+    /// Whether capnp-rpc knows no more of the question, and the peer has to finish it all the same.
+    pub(super) forgotten: bool,
 }
 
 /// A capability of this side that the peer holds.
@@ -66,6 +73,10 @@ pub(super) struct Question {
     pub(super) refused: bool,
     pub(super) returned: bool,
     pub(super) finished: bool,
+    /// Whether the peer has said that the results are those of a tail call, which are to come.
+    pub(super) awaits_tail: bool,
+    /// Whether the peer knows no more of the question, and is not to be told its end.
+    pub(super) ended: bool,
 }
 
 pub(super) struct Ledger {
@@ -79,6 +90,7 @@ pub(super) struct Ledger {
     pub(super) exports: HashMap<u32, Export>,
     pub(super) imports: HashMap<u32, u64>,
     pub(super) questions: HashMap<u32, Question>,
+    pub(super) tails: Tails,
     /// Questions of this side that were sent and have not been answered, and their bytes.
     pub(super) asked: usize,
     pub(super) asked_bytes: usize,
@@ -103,6 +115,7 @@ impl Ledger {
             exports: HashMap::new(),
             imports: HashMap::new(),
             questions: HashMap::new(),
+            tails: Tails::default(),
             asked: 0,
             asked_bytes: 0,
             closed_for_calls: false,
@@ -138,17 +151,21 @@ impl Ledger {
         self.closed_for_calls = true;
     }
 
-    /// Enters a message of the peer, of `bytes`. Answers of our own go to `replies`.
+    /// Enters a message of the peer, of `bytes`. Answers of our own go to `replies`. `is_tail`: the message is
+    /// a call whose results are not for the peer.
     pub(super) fn incoming(
         &mut self,
         limits: &Limits,
         share: &Share,
         bytes: usize,
         message: message::Reader<'_>,
+        is_tail: bool,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
         match message.which() {
-            Ok(message::Call(call)) => self.incoming_call(limits, share, bytes, call?, replies),
+            Ok(message::Call(call)) => {
+                self.incoming_call(limits, share, bytes, call?, is_tail, replies)
+            }
             Ok(message::Return(ret)) => self.incoming_return(limits, ret?, replies),
             Ok(message::Bootstrap(bootstrap)) => {
                 let id = bootstrap?.get_question_id();
@@ -165,6 +182,7 @@ impl Ledger {
                 let id = finish.get_question_id();
                 let release = finish.get_release_result_caps();
                 if self.refused.remove(&id) {
+                    self.tails.end(id);
                     return Ok(Verdict::Swallow);
                 }
                 if self.answers.get(&id).is_some_and(|answer| !answer.returned) {
@@ -174,8 +192,7 @@ impl Ledger {
                     let question = id;
                     return Ok(Verdict::Hold { question, release });
                 }
-                self.finish_answer(id, release);
-                Ok(Verdict::Deliver)
+                Ok(self.finish_answer(id, release))
             }
             Ok(message::Release(release)) => {
                 let release = release?;
@@ -211,6 +228,7 @@ impl Ledger {
         share: &Share,
         bytes: usize,
         call: call::Reader<'_>,
+        is_tail: bool,
         replies: &mut Vec<Builder<HeapAllocator>>,
     ) -> Read<Verdict> {
         let id = call.get_question_id();
@@ -225,23 +243,15 @@ impl Ledger {
             let whole = params.get_content().target_size();
             whole.map_or(bytes, |size| bytes.max(size.word_count as usize * 8))
         };
-        match call.get_send_results_to().which()? {
-            call::send_results_to::Caller(()) => (),
-            // A tail call: the peer passes on to us what we asked of it. capnp-rpc would never
-            // return or forget such a call. It does not run, and the question that its results are
-            // for is answered with an error (`incoming_return`).
-            call::send_results_to::Yourself(()) => {
-                release_imports(capabilities, replies);
-                self.calls += 1;
-                self.calls_refused += 1;
-                return self.refuse(limits, id, reply::results_sent_elsewhere(id), replies);
-            }
-            call::send_results_to::ThirdParty(_) => {
-                return Err(Refusal::new(
-                    Code::Unimplemented,
-                    "results of a call can only be sent to its caller",
-                ));
-            }
+        // `is_tail` stands for `yourself`, which capnp-rpc would never return.
+        if !matches!(
+            call.get_send_results_to().which()?,
+            call::send_results_to::Caller(())
+        ) {
+            return Err(Refusal::new(
+                Code::Unimplemented,
+                "results of a call can only be sent to its caller or to this vat",
+            ));
         }
         let on_refused = match call.get_target()?.which()? {
             message_target::PromisedAnswer(answer) => {
@@ -260,8 +270,16 @@ impl Ledger {
         if let Some(why) = why {
             release_imports(capabilities, replies);
             self.calls_refused += 1;
-            let reply = self.overloaded(id, &why);
+            let mut reply = self.overloaded(id, &why);
+            if is_tail {
+                self.tails.begin(id);
+                self.tails.returned(id, TailReturn::of(&reply)?);
+                reply = reply::results_sent_elsewhere(id);
+            }
             return self.refuse(limits, id, reply, replies);
+        }
+        if is_tail {
+            self.tails.begin(id);
         }
         for one in capabilities {
             if let Some(import) = imported(one) {
@@ -291,8 +309,19 @@ impl Ledger {
         let Entry::Occupied(mut question) = self.questions.entry(ret.get_answer_id()) else {
             return Err(invalid("a return for a question that was not asked"));
         };
-        if question.get().returned {
+        if question.get().returned || question.get().awaits_tail {
             return Err(invalid("a second return for the same question"));
+        }
+        if let return_::TakeFromOtherQuestion(tail) = ret.which()? {
+            let question = question.get_mut();
+            question.awaits_tail = true;
+            question.ended = ret.get_no_finish_needed();
+            let question = ret.get_answer_id();
+            let results = self.tails.take(tail, question);
+            return Ok(results.map_or(Verdict::Swallow, |results| Verdict::Tail {
+                question,
+                results,
+            }));
         }
         question.get_mut().returned = true;
         let (bytes, was_refused) = (question.get().bytes, question.get().refused);
@@ -326,7 +355,7 @@ impl Ledger {
             ),
             _ => (
                 Code::Unimplemented,
-                "the results were to be taken from another question",
+                "the results were to be had from a third party",
             ),
         };
         let mut instead = reply::exception(ret.get_answer_id(), code, why);
@@ -400,18 +429,38 @@ impl Ledger {
         }
     }
 
-    /// Forgets an answer that has been given.
-    fn finish_answer(&mut self, id: u32, release: bool) {
+    /// Forgets an answer that has been given, which the peer finishes.
+    fn finish_answer(&mut self, id: u32, release: bool) -> Verdict {
+        self.tails.end(id);
         let Some(answer) = self.answers.remove(&id) else {
-            return;
+            return Verdict::Deliver;
         };
         if answer.returned {
             self.answer_bytes -= answer.bytes;
         }
-        if release {
+        if release || answer.withheld {
             for export in answer.exports {
                 self.release_export(export, 1);
             }
+        }
+        if answer.forgotten {
+            Verdict::Swallow
+        } else if answer.withheld && !release {
+            Verdict::Instead(reply::finish(id, true))
+        } else {
+            Verdict::Deliver
+        }
+    }
+
+    /// capnp-rpc is to get the results of a tail call as the answer to this question.
+    pub(super) fn tail_returns(&mut self, question: u32, lent: Vec<u32>) {
+        let Some(question) = self.questions.get_mut(&question) else {
+            return;
+        };
+        question.awaits_tail = false;
+        // It takes nothing for a question that it has finished.
+        if !question.finished {
+            self.tails.lend(lent);
         }
     }
 

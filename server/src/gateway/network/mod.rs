@@ -30,8 +30,9 @@
 //!   as a capability (`receiverAnswer`), what was passed on becomes a broken capability; the return
 //!   itself is as usual.
 //! - A tail call of the peer (`sendResultsTo.yourself`, as C++ makes when a promise that it passed
-//!   turns out to live here) is not run, and the call that its results are for fails with
-//!   `unimplemented`. One for a third party ends the connection.
+//!   turns out to live here) runs, and what it returns answers the call that its results are for. If it
+//!   returns an unresolved promise, that call fails with `invalid-argument`. A call whose results are for a
+//!   third party ends the connection.
 //!
 //! A call that the peer has given up runs to its end, and only then is capnp-rpc told that it was:
 //! capnp-rpc never returns a cancelled call, so that neither side could use its number again. Such a
@@ -65,6 +66,7 @@ mod promise;
 mod reply;
 mod room;
 mod shared;
+mod tail;
 
 #[cfg(test)]
 mod tests;

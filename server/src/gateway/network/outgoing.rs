@@ -6,7 +6,7 @@ use std::rc::Rc;
 use capnp::Error;
 use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::rpc_capnp::{cap_descriptor, message, resolve, return_};
+use capnp_rpc::rpc_capnp::{cap_descriptor, exception, message, resolve, return_};
 use vatwerk::Code;
 
 use super::Limits;
@@ -17,6 +17,8 @@ use super::outbox::{Sent, wire_bytes};
 use super::promise::imported;
 use super::reply;
 use super::shared::{Due, Shared};
+use super::tail::TailReturn;
+use crate::fault;
 
 /// A message that capnp-rpc puts together.
 pub(super) struct Outgoing {
@@ -29,23 +31,67 @@ impl Outgoing {
         Outgoing { message, shared }
     }
 
-    /// What capnp-rpc aborts a connection with has no code of its own.
+    /// Puts a code in front of an error that capnp-rpc has made, of a call that has reached nothing: others have
+    /// theirs.
     fn add_code(&mut self) -> capnp::Result<()> {
         let root: message::Builder<'_> = self.message.get_root()?;
-        if let message::Abort(abort) = root.which()? {
-            let mut abort = abort?;
-            let reason = abort.reborrow_as_reader().get_reason()?;
-            let reason = reason.to_string().unwrap_or_default();
-            if Code::split(&reason).0.is_none() {
-                let code = match abort.reborrow_as_reader().get_type()? {
-                    capnp_rpc::rpc_capnp::exception::Type::Disconnected => Code::Disconnected,
-                    capnp_rpc::rpc_capnp::exception::Type::Unimplemented => Code::Unimplemented,
-                    _ => Code::InvalidArgument,
-                };
-                abort.set_reason(format!("{code}: {reason}"));
-            }
+        let (mut exception, is_answer): (exception::Builder<'_>, bool) = match root.which()? {
+            message::Abort(abort) => (abort?, false),
+            message::Return(ret) => match ret?.which()? {
+                return_::Exception(exception) => (exception?, true),
+                _ => return Ok(()),
+            },
+            message::Resolve(resolve) => match resolve?.which()? {
+                resolve::Exception(exception) => (exception?, false),
+                _ => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        let said = exception.reborrow_as_reader();
+        let reason = said.get_reason()?.to_string().unwrap_or_default();
+        if fault::has_code(&reason) {
+            return Ok(());
         }
+        // Of the capability of another peer, or capnp-rpc's own.
+        let text = Code::split(&reason).1;
+        let is_own = text.len() == reason.len();
+        let code = match said.get_type()? {
+            exception::Type::Disconnected => Code::Disconnected,
+            exception::Type::Unimplemented => Code::Unimplemented,
+            exception::Type::Overloaded => Code::Overloaded,
+            exception::Type::Failed if is_own => Code::InvalidArgument,
+            exception::Type::Failed => Code::ApplicationFailed,
+        };
+        let mut coded = format!("{code}: {text}");
+        if is_answer && is_own {
+            coded = reply::not_delivered(&coded);
+        }
+        exception.set_reason(coded);
         Ok(())
+    }
+
+    /// Replaces results that do not fit in a message by an error that says so. `true` if it has.
+    fn bound_results(&mut self) -> capnp::Result<bool> {
+        let (bytes, limit) = (
+            wire_bytes(&self.message),
+            self.shared.limits.max_message_bytes,
+        );
+        if bytes as u64 <= limit {
+            return Ok(false);
+        }
+        let root: message::Reader<'_> = self.message.get_root_as_reader()?;
+        let message::Return(ret) = root.which()? else {
+            return Ok(false);
+        };
+        let ret = ret?;
+        let why = format!(
+            "the results of a call, of {bytes} bytes; a message has at most {limit} (`limits.message_bytes`): ask for \
+             less at a time"
+        );
+        let mut instead = reply::exception(ret.get_answer_id(), Code::LimitExceeded, &why);
+        reply::set_no_finish_needed(&mut instead, ret.get_no_finish_needed())?;
+        self.message = instead;
+        Ok(true)
     }
 }
 
@@ -61,44 +107,69 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
     fn send(mut self: Box<Self>) -> (Promise<(), Error>, Sent) {
         let shared = self.shared.clone();
         let mut answered = None;
-        let mut shows_answers = false;
+        let (mut fails, mut shows_answers, mut releases) = (false, false, false);
         if let Ok(root) = self.message.get_root_as_reader::<message::Reader<'_>>() {
             match root.which() {
-                Ok(message::Abort(_)) => {
-                    // It goes out as it is if its reason cannot be read.
-                    let _ = self.add_code();
-                }
+                Ok(message::Abort(_)) => fails = true,
                 Ok(message::Return(Ok(ret))) => {
                     answered = Some(ret.get_answer_id());
-                    shows_answers = true;
+                    fails = matches!(ret.which(), Ok(return_::Exception(_)));
+                    shows_answers = !fails;
                 }
-                Ok(message::Resolve(_)) => shows_answers = true,
+                Ok(message::Resolve(Ok(resolve))) => {
+                    fails = matches!(resolve.which(), Ok(resolve::Exception(_)));
+                    shows_answers = !fails;
+                }
+                Ok(message::Release(_)) => releases = true,
                 _ => (),
             }
         }
+        if fails {
+            // It goes out as it is if it cannot be read.
+            let _ = self.add_code();
+        }
+        let is_too_large = answered.is_some() && self.bound_results().unwrap_or(false);
         if shows_answers {
             // A message of ours that cannot be read names nothing to hide.
             let _ = shared.ledger.borrow().hide_refused(&mut self.message);
         }
-        let mut unreachable = false;
+        let mut unreachable = is_too_large;
         if let Ok(root) = self.message.get_root_as_reader() {
             let bytes = wire_bytes(&self.message);
             let unwritten = shared.outbox.borrow().unwritten_bytes;
             let mut ledger = shared.ledger.borrow_mut();
             let outcome = ledger.outgoing(&shared.limits, &shared.share, unwritten, bytes, root);
-            if answered.is_some() && ledger.calls_in_flight() == 0 {
-                shared.changed.notify_waiters();
+            if let Some(question) = answered {
+                ledger.withhold(question, is_too_large);
+                if ledger.calls_in_flight() == 0 {
+                    shared.changed.notify_waiters();
+                }
             }
             drop(ledger);
             // A message of ours that cannot be read names nothing to enter.
             match outcome.unwrap_or(Outcome::SEND) {
-                Outcome::Send { unreachable: is } => unreachable = is,
+                Outcome::Send { unreachable: is } => unreachable |= is,
                 Outcome::Keep(due) => {
                     shared.due.borrow_mut().extend(due);
                     shared.wake_reader();
                     return (Promise::ok(()), Rc::new(self.message));
                 }
             }
+        }
+        let mut tails = || {
+            shared
+                .ledger
+                .borrow_mut()
+                .tails
+                .take_back(&mut self.message)
+        };
+        if releases && tails().is_ok_and(|is_left| !is_left) {
+            return (Promise::ok(()), Rc::new(self.message));
+        }
+        let message = Rc::new(self.message);
+        match answered {
+            Some(question) => answer(&shared, question, &message),
+            None => shared.send(message.clone()),
         }
         if let Some(question) = answered
             && let Some(release) = shared.answered(question)
@@ -107,8 +178,6 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
             shared.due.borrow_mut().push_back(due);
             shared.wake_reader();
         }
-        let message = Rc::new(self.message);
-        shared.send(message.clone());
         let seen = if unreachable {
             Rc::new(reply::empty_results())
         } else {
@@ -123,6 +192,25 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
 
     fn size_in_words(&self) -> usize {
         self.message.size_in_words()
+    }
+}
+
+/// Sends a return, which the ledger has. The results of a tail call are not for the peer: capnp-rpc gets them, when
+/// the peer has said as the answer to which question.
+fn answer(shared: &Shared, question: u32, message: &Sent) {
+    if !shared.ledger.borrow().tails.contains(question) {
+        return shared.send(message.clone());
+    }
+    shared.send(Rc::new(reply::results_sent_elsewhere(question)));
+    // A message of ours that cannot be read has no results.
+    let Ok(results) = TailReturn::of(message) else {
+        return;
+    };
+    let known = shared.ledger.borrow_mut().tails.returned(question, results);
+    if let Some((question, results)) = known {
+        let due = Due::Tail { question, results };
+        shared.due.borrow_mut().push_back(due);
+        shared.wake_reader();
     }
 }
 
@@ -218,13 +306,23 @@ impl Ledger {
         answer.unsettled = unsettled && !unreachable;
         answer.exports = exports;
         answer.bytes = 0;
-        if ret.get_no_finish_needed() {
+        // What is kept of a tail call counts until the peer has finished it.
+        answer.withheld = self.tails.contains(id);
+        answer.forgotten = ret.get_no_finish_needed();
+        if answer.forgotten && !answer.withheld {
             entry.remove();
         } else {
             answer.bytes = bytes;
             self.answer_bytes += bytes;
         }
         Ok(unreachable)
+    }
+
+    /// Enters that the peer is not given the results of a call.
+    fn withhold(&mut self, id: u32, is: bool) {
+        if is && let Some(answer) = self.answers.get_mut(&id) {
+            answer.withheld = true;
+        }
     }
 
     /// Enters a capability given to the peer: its export id, and whether it is unsettled.

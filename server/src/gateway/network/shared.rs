@@ -13,6 +13,7 @@ use crate::call::{HangUp, Pins};
 use super::budget::Share;
 use super::ledger::Ledger;
 use super::outbox::{Outbox, Sent, WriteError, wire_bytes};
+use super::tail::TailReturn;
 use super::{End, Limits, Refusal};
 
 /// Sums of what went by.
@@ -34,6 +35,8 @@ pub(super) enum Due {
     /// The end of a question that the peer finished before it was answered, and whether it wants its
     /// capabilities released.
     Finish { question: u32, release: bool },
+    /// The results of a tail call, for a question of this side.
+    Tail { question: u32, results: TailReturn },
     /// The answer to a call of this side that was not sent.
     Exception { question: u32, refusal: Refusal },
     /// The return of one reference to an export that the peer was not given.

@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 use super::object::METHODS;
 use super::peer::*;
 use super::watched;
+use crate::fault;
 use crate::gateway::network::{End, Limits};
 
 /// SplitMix64.
@@ -42,6 +43,8 @@ struct Talker {
     /// What it was given, one entry for each reference.
     exports: Vec<u32>,
     promises: Vec<u32>,
+    /// Its questions whose results are for questions of ours.
+    tails: Vec<u32>,
     /// What it has heard and not understood yet.
     heard: Vec<u8>,
 }
@@ -105,7 +108,12 @@ impl Talker {
                 let (target, cap) = (self.target(), self.cap());
                 self.open.push(question);
                 let method = self.random.below(u32::from(METHODS)) as u16;
-                call(question, target, method, cap)
+                if self.random.chance(10) {
+                    self.tails.push(question);
+                    tail(question, target, method, cap)
+                } else {
+                    call(question, target, method, cap)
+                }
             }
             550..650 => {
                 let question = 1 + self.question();
@@ -117,7 +125,10 @@ impl Talker {
                 match self.random.below(200) {
                     0..20 => return_with(question, |r| r.init_exception().set_reason("no")),
                     20 => return_with(question, |mut r| r.set_canceled(())),
-                    21 => return_with(question, |mut r| r.set_take_from_other_question(1)),
+                    21..60 => {
+                        let tail = Self::take_one(&mut self.random, &mut self.tails)?;
+                        return_with(question, |mut r| r.set_take_from_other_question(tail))
+                    }
                     _ => results(question, self.cap()),
                 }
             }
@@ -152,8 +163,8 @@ impl Talker {
             let root: message::Reader<'_> = read.get_root().unwrap();
             match root.which() {
                 Ok(message::Call(call)) => self.asked.push(call.unwrap().get_question_id()),
-                Ok(message::Return(ret)) => {
-                    if let Ok(return_::Results(results)) = ret.unwrap().which() {
+                Ok(message::Return(ret)) => match ret.unwrap().which() {
+                    Ok(return_::Results(results)) => {
                         for one in results.unwrap().get_cap_table().unwrap() {
                             if let Ok(
                                 cap_descriptor::SenderHosted(id)
@@ -164,7 +175,13 @@ impl Talker {
                             }
                         }
                     }
-                }
+                    Ok(return_::Exception(exception)) => {
+                        let reason = exception.unwrap().get_reason().unwrap();
+                        let reason = reason.to_string().unwrap();
+                        assert!(fault::has_code(&reason), "{reason}");
+                    }
+                    _ => (),
+                },
                 _ => (),
             }
         }
@@ -193,6 +210,7 @@ async fn converse(random: &mut Random, tally: &mut Tally) {
         asked: Vec::new(),
         exports: Vec::new(),
         promises: Vec::new(),
+        tails: Vec::new(),
         heard: Vec::new(),
     };
     let limits = Limits {

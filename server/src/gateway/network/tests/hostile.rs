@@ -460,37 +460,6 @@ fn stretched(message: &Outgoing, from: u32, to: u32) -> Vec<u8> {
     bytes
 }
 
-/// What we ask of the peer, it asks of us, for our own use: what C++ does when a promise that it
-/// passed turns out to be ours. That call fails, and the connection goes on.
-#[test]
-fn a_tail_call_fails_the_call_and_not_the_connection() {
-    watched(LIMIT, || async {
-        let mut peer = Peer::new(Limits::default());
-        peer.send(&[bootstrap(0)]).await;
-        peer.returned(0).await.unwrap();
-        let tail = build(|m| {
-            let mut call = m.init_call();
-            call.set_question_id(7);
-            call.set_interface_id(INTERFACE);
-            call.reborrow().get_send_results_to().set_yourself(());
-            call.init_target().set_imported_cap(0);
-        });
-        let taken = build(|m| {
-            let mut ret = m.init_return();
-            ret.set_answer_id(0);
-            ret.set_take_from_other_question(7);
-        });
-        peer.send(&[call(1, BOOT, FORWARD, Cap::Hosted(5))]).await;
-        assert_eq!(peer.asked().await, 0);
-        peer.send(&[tail, taken, finish(7, true)]).await;
-        peer.returned(7).await.unwrap();
-        let failed = peer.returned(1).await.unwrap_err();
-        assert!(failed.contains("unimplemented: "), "{failed}");
-        peer.send(&[call(2, BOOT, NOTHING, Cap::None)]).await;
-        peer.returned(2).await.unwrap();
-    });
-}
-
 /// A result that cannot be followed yet fails the call that asked for it.
 #[test]
 fn a_result_that_is_not_there_yet_fails_the_call_and_not_the_connection() {

@@ -6,6 +6,7 @@ mod hostile;
 mod object;
 mod ordinary;
 mod peer;
+mod tail;
 
 use std::sync::mpsc;
 use std::time::Duration;

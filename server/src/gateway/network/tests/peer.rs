@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::super::{End, Handle, Limits, serve};
 use super::object::{INTERFACE, Knot};
+use crate::fault;
 
 /// A capability in a message: `CapDescriptor`.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +83,16 @@ pub fn call(question: u32, target: Target, method: u16, cap: Cap) -> Outgoing {
         cap.write(params.reborrow().init_cap_table(1).get(0));
         point_to_first(params.get_content());
     })
+}
+
+/// A call whose results are for a question of the other side.
+pub fn tail(question: u32, target: Target, method: u16, cap: Cap) -> Outgoing {
+    let mut message = call(question, target, method, cap);
+    let root: message::Builder<'_> = message.get_root().unwrap();
+    if let Ok(message::Call(Ok(call))) = root.which() {
+        call.get_send_results_to().set_yourself(());
+    }
+    message
 }
 
 pub fn results(question: u32, cap: Cap) -> Outgoing {
@@ -214,7 +225,9 @@ impl Peer {
                     return match ret.which().unwrap() {
                         return_::Exception(exception) => {
                             let reason = exception.unwrap().get_reason().unwrap();
-                            Err(reason.to_string().unwrap())
+                            let reason = reason.to_string().unwrap();
+                            assert!(fault::has_code(&reason), "{reason}");
+                            Err(reason)
                         }
                         _ => Ok(()),
                     };
