@@ -50,6 +50,7 @@
 mod client;
 mod connection;
 mod error;
+mod foreign;
 mod gate;
 mod handles;
 mod hook;

@@ -33,6 +33,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::{
     Address,
+    foreign::Checked,
     gate::{Gate, Tally},
 };
 
@@ -145,7 +146,7 @@ fn start(
     let (running, stopped) = oneshot::channel();
     let (stop, stopping) = oneshot::channel::<Infallible>();
     let mut network = twoparty::VatNetwork::new(
-        BufReader::with_capacity(SOCKET_BUFFER, reader),
+        BufReader::with_capacity(SOCKET_BUFFER, Checked::new(reader)),
         BufWriter::with_capacity(SOCKET_BUFFER, writer),
         Side::Client,
         ReaderOptions {

@@ -314,3 +314,46 @@ fn nobody_there_is_exit_code_3() {
     let error = run(folder.path(), ["classes", "--connect", "nonsense"]).failed(2);
     assert!(error.contains("tcp:HOST:PORT"), "{error}");
 }
+
+#[test]
+fn a_peer_at_the_wrong_port_is_told_in_its_own_protocol() {
+    let folder = tempdir().unwrap();
+    let any = "127.0.0.1:0";
+    let args = [
+        "--listen",
+        "tcp:127.0.0.1:0",
+        "--http",
+        any,
+        "--metrics",
+        any,
+    ];
+    let vat = Vat::spawn(folder.path(), args).ready(3);
+    for listener in ["http", "metrics"] {
+        let address = format!("tcp:{}", vat.told(listener));
+        let error = run(folder.path(), ["classes", "--connect", &address]).failed(3);
+        assert!(error.contains("speaks HTTP"), "{listener}: {error}");
+    }
+    let told = |said: &[u8]| {
+        let mut stream = TcpStream::connect(vat.told("tcp")).unwrap();
+        stream.write_all(said).unwrap();
+        let mut told = Vec::new();
+        stream.read_to_end(&mut told).unwrap();
+        told
+    };
+    let requests = [
+        "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        "POST /Counter/x/call/get HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ];
+    for request in requests {
+        let told = String::from_utf8(told(request.as_bytes())).unwrap();
+        assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
+        assert!(told.contains("speaks Cap'n Proto, not HTTP"), "{told}");
+    }
+    // The beginning of a handshake, and an alert.
+    assert_eq!(
+        told(&[22, 3, 1, 0, 100, 1, 0, 0, 96]),
+        [21, 3, 1, 0, 2, 2, 40]
+    );
+    vat.call("Counter", "x", "increment", "{}");
+}

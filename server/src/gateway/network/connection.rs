@@ -18,6 +18,7 @@ use vatwerk::Code;
 use crate::call::HangUp;
 use crate::gateway::pace::Waited;
 
+use super::foreign::Foreign;
 use super::frame::{Frame, FrameReader};
 use super::ledger::Verdict;
 use super::outgoing::Outgoing;
@@ -149,6 +150,20 @@ impl<R: AsyncRead + Unpin> Inner<R> {
         error
     }
 
+    /// Why nothing can be made of what the peer sends: this, unless it speaks another protocol, in which it is told
+    /// so.
+    fn misread(&self, incoming: &Incoming<R>, refusal: Refusal) -> Refusal {
+        let shared = &self.shared;
+        let is_first = shared.traffic.messages_in.get() == 0;
+        match Foreign::of(incoming.frames.here()).filter(|_| is_first) {
+            Some(foreign) => {
+                shared.outbox.borrow_mut().end_with(foreign.answer());
+                foreign.refusal()
+            }
+            None => refusal,
+        }
+    }
+
     /// The next message that is here already.
     fn take(&self, incoming: &mut Incoming<R>) -> Poll<Received> {
         let shared = &self.shared;
@@ -201,7 +216,9 @@ impl<R: AsyncRead + Unpin> Inner<R> {
                         frame
                     }
                     Ok(None) => return Poll::Pending,
-                    Err(refusal) => return Poll::Ready(Err(self.refused(refusal))),
+                    Err(refusal) => {
+                        return Poll::Ready(Err(self.refused(self.misread(incoming, refusal))));
+                    }
                 },
             };
             let admitted = self.admit(incoming, frame);

@@ -114,6 +114,11 @@ impl FrameReader {
         }
     }
 
+    /// What is here of the next message, if no large one has begun.
+    pub(super) fn here(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
     /// Whether the stream stands between two messages.
     pub(super) fn at_boundary(&self) -> bool {
         self.large.is_none() && self.start == self.end
@@ -217,7 +222,7 @@ impl FrameReader {
     }
 
     fn header(&self) -> Result<Option<Header>, Refusal> {
-        let here = &self.buffer[self.start..self.end];
+        let here = self.here();
         let number = |index: usize| {
             let bytes = here.get(index * 4..index * 4 + 4)?;
             Some(u32::from_le_bytes(bytes.try_into().expect("four bytes")))

@@ -56,6 +56,7 @@
 mod asked;
 mod budget;
 mod connection;
+mod foreign;
 mod frame;
 mod handle;
 mod ledger;

@@ -49,12 +49,17 @@ pub(super) struct Outbox {
     burst: bool,
     /// Nothing follows what is queued.
     closing: bool,
+    /// The bytes that are written in place of all messages.
+    instead: Option<&'static [u8]>,
     writer: Option<Waker>,
 }
 
 impl Outbox {
-    /// Queues a message of `bytes`.
+    /// Queues a message of `bytes`. It is dropped if other bytes are written instead.
     pub(super) fn push(&mut self, message: Sent, bytes: usize) {
+        if self.instead.is_some() {
+            return;
+        }
         self.queue.push_back(message);
         self.unwritten_bytes += bytes;
         if !self.burst || self.unwritten_bytes >= BURST_BYTES {
@@ -68,6 +73,12 @@ impl Outbox {
         if !self.burst && !self.queue.is_empty() {
             self.wake();
         }
+    }
+
+    /// Has these bytes written in place of all messages, to a peer that would not understand those.
+    pub(super) fn end_with(&mut self, bytes: &'static [u8]) {
+        self.clear();
+        self.instead = Some(bytes);
     }
 
     /// Ends the writer once it has written what is queued.
@@ -147,6 +158,8 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
     loop {
         let work = std::future::poll_fn(|cx| shared.outbox.borrow_mut().poll_work(cx)).await;
         if !work {
+            let instead = shared.outbox.borrow_mut().instead.unwrap_or_default();
+            write_all_vectored(&mut stream, &mut [IoSlice::new(instead)], stall).await?;
             return Ok(stream.shutdown().await?);
         }
         // What the current poll of the RPC system still has to answer joins this write.
