@@ -142,6 +142,8 @@ impl Context {
             return Err(Error::InvalidArgument(error.into()));
         }
         let socket = self.sockets().open(tags)?;
+        // The socket outlives the instance, and is to find the same object.
+        self.0.storage.come_into_being()?;
         let mut response = Response::new(Body::accepted(Offer::new(socket.clone())));
         *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
         Ok((WebSocket::new(socket, self.0.clone()), response))
@@ -251,6 +253,7 @@ impl Context {
     /// Waits until everything that the object has written so far is on disk. `storage-failed` or
     /// `outcome-unknown` if that cannot be, or takes longer than 30 s.
     pub async fn sync(&self) -> Result<()> {
+        self.0.storage.come_into_being()?;
         // What this turn has written is committed when it ends.
         tokio::task::yield_now().await;
         self.0.gate.synced().await
