@@ -169,3 +169,138 @@ impl Inner {
         Ok(lsn)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use super::super::testing::{TestResult, code, open};
+    use super::*;
+
+    /// What `create` writes is more than SQLite's cache holds: its pages are in the overlay before the end.
+    const MUCH: &str = "CREATE TABLE t (v); \
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000) \
+        INSERT INTO t SELECT zeroblob(1000) FROM n";
+
+    fn created(folder: &tempfile::TempDir) -> Result<Storage> {
+        let storage = open(folder);
+        storage.begin_creation();
+        storage.enter_turn();
+        storage.exec(MUCH)?;
+        assert_eq!(storage.commit_turn()?, None);
+        storage.enter_turn();
+        storage.kv().put("made", &1)?;
+        storage.end_creation();
+        assert_eq!(storage.commit_turn()?, None);
+        storage.enter_turn();
+        storage.kv().put("woken", &1)?;
+        assert_eq!(storage.commit_turn()?, None);
+        storage.end_waking();
+        Ok(storage)
+    }
+
+    #[test]
+    fn what_is_held_is_committed_with_the_first_write_or_not_at_all() -> TestResult {
+        let folder = tempfile::tempdir()?;
+        for writes in [false, true] {
+            let storage = created(&folder)?;
+            let listed = Rc::new(Cell::new(0));
+            let count = listed.clone();
+            storage.before_birth(move || {
+                count.set(count.get() + 1);
+                Ok(())
+            });
+            for _ in 0..3 {
+                storage.enter_turn();
+                assert_eq!(storage.integers("SELECT count(*) FROM t")?, [2000]);
+                assert!(!storage.is_dirty());
+                assert_eq!(storage.commit_turn()?, None);
+            }
+            if writes {
+                storage.enter_turn();
+                storage.kv().put("k", &1)?;
+                assert!(storage.is_dirty());
+                assert!(storage.commit_turn()?.is_some());
+                storage.kv().put("l", &1)?;
+            }
+            assert_eq!(
+                (storage.is_unborn(), listed.get()),
+                (!writes, writes.into())
+            );
+            storage.close()?;
+            drop(storage);
+            let again = open(&folder);
+            assert_eq!(again.exists(), writes);
+            let expected: &[&str] = if writes {
+                &["k", "l", "made", "woken"]
+            } else {
+                &[]
+            };
+            assert_eq!(again.keys(), expected);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_committed_after_a_turn_that_was_undone() -> TestResult {
+        let folder = tempfile::tempdir()?;
+        let storage = created(&folder)?;
+        storage.enter_turn();
+        storage.kv().put("k", &1)?;
+        storage.rollback_turn();
+        // A destructor of the class, or a task that it has spawned.
+        storage.kv().put("late", &1)?;
+        storage.come_into_being()?;
+        storage.enter_turn();
+        storage.kv().put("later", &1)?;
+        assert_eq!(storage.commit_turn()?, None);
+        assert!(storage.is_unborn());
+        storage.close()?;
+        drop(storage);
+        assert!(!open(&folder).exists());
+        Ok(())
+    }
+
+    #[test]
+    fn an_unconfirmed_write_makes_an_object_and_holds_nothing_up() -> TestResult {
+        let folder = tempfile::tempdir()?;
+        let storage = created(&folder)?;
+        storage.enter_turn();
+        storage.allow_unconfirmed(|storage| storage.kv().put("k", &1))?;
+        assert!(!storage.is_dirty());
+        assert!(storage.commit_turn()?.is_some());
+        assert!(!storage.was_confirmed() && !storage.is_unborn());
+        Ok(())
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_listed_does_not_come_into_being() -> TestResult {
+        let folder = tempfile::tempdir()?;
+        let storage = created(&folder)?;
+        storage.before_birth(|| Err(Error::StorageFailed("told to".into())));
+        storage.enter_turn();
+        storage.kv().put("k", &1)?;
+        assert_eq!(code(storage.commit_turn()), "storage-failed");
+        assert!(storage.is_unborn() && storage.broken().is_some());
+        storage.close()?;
+        drop(storage);
+        assert!(!open(&folder).exists());
+        Ok(())
+    }
+
+    #[test]
+    fn an_object_that_is_emptied_before_its_first_commit_has_only_what_came_after() -> TestResult {
+        let folder = tempfile::tempdir()?;
+        let storage = created(&folder)?;
+        storage.enter_turn();
+        storage.delete_all()?;
+        storage.kv().put("k", &1)?;
+        assert!(storage.commit_turn()?.is_some());
+        storage.close()?;
+        drop(storage);
+        let again = open(&folder);
+        assert_eq!(again.keys(), ["k"]);
+        assert_eq!(code(again.exec("SELECT * FROM t")), "sql-failed");
+        Ok(())
+    }
+}
