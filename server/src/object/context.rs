@@ -116,7 +116,7 @@ impl Context {
         tokio::time::sleep(duration).await;
     }
 
-    /// Accepts the WebSocket that `request` asks for: the socket, and the response that
+    /// Accepts the WebSocket that `request` asks for, and has the object exist from then on: the socket, and the response that
     /// [`Class::fetch`](super::Class::fetch) is to return for it, whose headers may be changed. What is
     /// sent before it has been returned waits. The vat holds the socket from then on: the object may
     /// fall asleep, and wakes with the next message. `tags`, at most 10 of at most 256 bytes, are for
@@ -250,7 +250,8 @@ impl Context {
         Err(error.into())
     }
 
-    /// Waits until everything that the object has written so far is on disk. `storage-failed` or
+    /// Waits until everything that the object has written so far is on disk. An object that did not exist does
+    /// from then on. `storage-failed` or
     /// `outcome-unknown` if that cannot be, or takes longer than 30 s.
     pub async fn sync(&self) -> Result<()> {
         self.0.storage.come_into_being()?;
