@@ -638,7 +638,8 @@ struct Orphan;
 
 impl Program for Orphan {
     const MIGRATIONS: &'static [&'static str] = &["CREATE TABLE parent (id INTEGER PRIMARY KEY); \
-        CREATE TABLE child (p REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)"];
+        CREATE TABLE child (p REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED); \
+        CREATE TABLE strict_child (p REFERENCES parent (id))"];
 
     async fn create(ctx: &Context) -> capnp::Result<()> {
         if ctx.name().as_deref() == Some("bad") {
@@ -663,6 +664,12 @@ fn keys_that_are_violated_keep_an_object_from_coming_into_being_and_from_nothing
                 Ok(own.ctx.storage().sql().exec(sql, ()).map(drop)?)
             })
         };
+        // It ends with its turn.
+        write("PRAGMA defer_foreign_keys = ON").await.unwrap();
+        assert_eq!(
+            code(write("INSERT INTO strict_child VALUES (7)").await),
+            Code::ApplicationFailed
+        );
         get(&p, "k").await.unwrap();
         assert_eq!(
             code(write("INSERT INTO child VALUES (7)").await),

@@ -9,7 +9,6 @@
 //! have written. The commit of the first write has all of it; whatever ends the instance before undoes it, and
 //! leaves nothing.
 
-use super::authorizer::ours;
 use super::{Attached, Inner, Storage, toggles};
 use crate::{Error, Result, journal::Lsn};
 
@@ -147,7 +146,7 @@ impl Inner {
             let text = "the object was reset because constraints were violated: FOREIGN KEY constraint failed";
             return Err(self.latch(connection, Error::InstanceFailed(text.into())));
         }
-        self.run(connection, ours!("PRAGMA defer_foreign_keys = OFF"))
+        self.end_deferral(connection)
     }
 
     /// Gives the journal what SQLite has committed. An error means that it has not happened, and breaks the
