@@ -116,7 +116,10 @@ async fn is_listed(vat: &TestVat) -> bool {
 
 type Done = LocalBoxFuture<'static, capnp::Result<()>>;
 
-fn looks() -> Vec<(&'static str, fn(Client) -> Done)> {
+/// What is done to an object, and its name in messages.
+type Kind = (&'static str, fn(Client) -> Done);
+
+fn looks() -> Vec<Kind> {
     vec![
         ("a read of pairs", |p| {
             act(&p, async |own| own.get("k").map(drop).map_err(Into::into))
@@ -299,7 +302,7 @@ fn a_look_at_an_object_that_does_not_exist_leaves_nothing() {
     });
 }
 
-fn births() -> Vec<(&'static str, fn(Client) -> Done)> {
+fn births() -> Vec<Kind> {
     vec![
         ("a pair", |p| {
             Box::pin(async move { put(&p, "k", "v").await })
