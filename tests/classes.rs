@@ -286,8 +286,10 @@ fn a_vat_lists_its_classes_and_describes_them() {
     run(async {
         let vat = TestVat::start().await;
         let wire = vat.wire().await;
-        tell(&wire.probe("one"), &[]).await.unwrap();
-        tell(&wire.probe("two"), &[]).await.unwrap();
+        for name in ["one", "two"] {
+            let make = [Do::Put("k", "v")];
+            tell(&wire.probe(name), &make).await.unwrap();
+        }
         let classes = wire.session().classes_request().send().promise.await;
         let classes = classes.unwrap();
         let classes = classes.get().unwrap().get_classes().unwrap();

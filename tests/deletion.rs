@@ -56,8 +56,9 @@ fn what_is_deleted_is_gone_with_its_alarm_and_its_listing_also_after_a_crash() {
                     Ok((own.memory.get(), own.get("k")?, alarm))
                 });
                 assert_eq!(found.await.unwrap(), (0, None, None));
-                assert_eq!(listed(&vat).await, 1);
+                assert_eq!(listed(&vat).await, 0);
                 put(&p, "k", "anew").await.unwrap();
+                assert_eq!(listed(&vat).await, 1);
                 vat.restart().await;
                 assert_eq!(get(&p, "k").await.unwrap().unwrap(), "anew");
             }
@@ -220,6 +221,7 @@ impl Drop for Mine {
 fn whatever_destructors_do_a_deletion_leaves_no_caller_without_an_answer() {
     run(async {
         let (vat, p) = vat().await;
+        put(&p, "k", "v").await.unwrap();
         let calls = [(); 3].map(|()| {
             spawn_local(act(&p, async |_| {
                 let _mine = Mine;

@@ -46,7 +46,7 @@ fn when_the_journal_cannot_be_written_writes_fail_and_reads_go_on_until_it_can()
             assert_eq!(read(&q).await.unwrap(), ["old"; 2], "{round}");
             assert_eq!(code(write(&p, "new").await), Code::StorageFailed, "{round}");
             let newborn = format!("newborn {round}");
-            let born = tell(&wire.probe(&newborn), &[]).await;
+            let born = write(&wire.probe(&newborn), "no").await;
             assert_eq!(code(born), Code::StorageFailed, "{round}");
             // One that has to wake for it can be read too.
             night().await;

@@ -16,7 +16,7 @@ use vatwerk_server::{
 };
 
 use crate::support::{
-    TestVat,
+    Do, TestVat,
     cell::cell,
     code,
     disk::{catalog, count, is_in, listed, object_files, read, vat_on_disk, write},
@@ -125,7 +125,7 @@ fn a_catalog_whose_file_cannot_be_written_lists_everybody_all_the_same() {
         // Until the journal is full, for nothing of it is in the file.
         loop {
             let object = wire.probe(&format!("object {made}"));
-            if tell(&object, &[]).await.is_err() {
+            if tell(&object, &[Do::Put("k", "v")]).await.is_err() {
                 break;
             }
             made += 1;

@@ -232,7 +232,7 @@ fn an_object_whose_create_did_not_succeed_is_nowhere() {
             assert!(vat.object_files().is_empty(), "{:?}", vat.object_files());
         }
         vat.controls.set_mood(Hook::Create, "p", None);
-        tell(&probe, &[]).await.unwrap();
+        tell(&probe, &[Do::Put("k", "v")]).await.unwrap();
         assert_eq!(page(&space, "", "", 10).await.unwrap().0, ["p"]);
         assert!(get_existing(&space, &id).await.is_ok());
     });
@@ -252,7 +252,8 @@ fn an_object_that_is_awake_takes_the_name_it_is_called_by() {
         let wire = vat.wire().await;
         let space = wire.namespace::<probe::Client>();
         let by_id = without_a_name(&space, "late").await;
-        assert_eq!(tell(&by_id, &[Do::Who]).await.unwrap()[1], "-");
+        let made = [Do::Who, Do::Put("k", "v")];
+        assert_eq!(tell(&by_id, &made).await.unwrap()[1], "-");
         assert_eq!(page(&space, "", "", 10).await.unwrap().0, [""]);
         let named = tell(&wire.probe("late"), &[Do::Who]).await.unwrap();
         assert_eq!(named[1], "late");
@@ -339,7 +340,9 @@ fn a_listing_pages_through_any_number_of_objects_unnamed_last() {
                 .unwrap();
             use vatwerk::storage_capnp::operations;
             let cell = operations::Client::new(cell.into_client_hook());
-            cell.get_request().send().promise.await.unwrap();
+            let mut put = cell.put_request();
+            put.get().set_key("k");
+            put.send().promise.await.unwrap();
         }
 
         let (mut all, mut after, mut pages) = (Vec::new(), String::new(), 0);
@@ -380,7 +383,8 @@ fn a_narrowed_namespace_reaches_only_what_starts_with_its_prefix() {
         let wire = vat.wire().await;
         let space = wire.namespace::<probe::Client>();
         for name in ["team-a/1", "team-a/2", "team-b/1"] {
-            tell(&wire.probe(name), &[]).await.unwrap();
+            let make = [Do::Put("k", "v")];
+            tell(&wire.probe(name), &make).await.unwrap();
         }
         let id = id_of(&space, "team-a/1").await.unwrap();
         let narrow_a = narrow(&space, "team-a/");

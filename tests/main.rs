@@ -4,6 +4,7 @@ mod alarm_trouble;
 mod alarms;
 mod awkward;
 mod bad_input;
+mod births;
 mod callers;
 mod calls;
 mod chat_room;

@@ -115,7 +115,7 @@ fn an_object_is_shown_as_it_is_and_not_woken() {
         assert_eq!(shown.state, ObjectState::Awake);
         assert_eq!((shown.in_flight, shown.queued), (1, 0));
         let activated_ms = shown.activated_ms.unwrap();
-        assert!(activated_ms >= shown.info.created_ms);
+        assert!(shown.info.created_ms >= activated_ms);
         assert!(shown.alarm_ms.unwrap() >= activated_ms + HOUR_MS as i64);
 
         vat.controls.release("call");
@@ -193,6 +193,9 @@ fn a_deleted_object_is_gone_for_good_and_the_next_call_makes_it_anew() {
             tell(&wire.probe("p"), &[Do::Get("k")]).await.unwrap(),
             ["-"]
         );
+        assert_eq!(names(&space).await, ["other"]);
+        let anew = [Do::Put("k", "anew")];
+        tell(&wire.probe("p"), &anew).await.unwrap();
         assert_eq!(vat.controls.runs(Hook::Create, "p"), 2);
         assert_eq!(names(&space).await, ["other", "p"]);
         let other = tell(&wire.probe("other"), &[Do::Get("k")]).await;
@@ -281,7 +284,8 @@ fn a_narrowed_namespace_shows_counts_and_deletes_within_its_reach() {
         let wire = vat.wire().await;
         let space = wire.namespace::<probe::Client>();
         for name in ["team-a/1", "team-a/2", "team-b/1"] {
-            tell(&wire.probe(name), &[]).await.unwrap();
+            let make = [Do::Put("k", "v")];
+            tell(&wire.probe(name), &make).await.unwrap();
         }
         let ours = narrow(&space, "team-a/");
         let id = id_of(&space, "team-a/1").await;

@@ -253,7 +253,7 @@ fn objects_wait_to_come_into_being_when_many_have_that_are_not_on_disk() {
             .collect();
         let calls: Vec<_> = names
             .iter()
-            .map(|name| send(&wire.probe(name), &[]).promise)
+            .map(|name| send(&wire.probe(name), &[Do::Put("k", "v")]).promise)
             .collect();
         let calls = tokio::task::spawn_local(join_all(calls));
         settle().await;

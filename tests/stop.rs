@@ -146,6 +146,7 @@ fn an_open_transaction_does_not_hold_up_a_stop_and_leaves_nothing() {
     run_paused(async {
         let mut vat = TestVat::with(|config| config.drain_ms = 1000).await;
         let wire = vat.wire().await;
+        cell(&wire, "c").put("l", b"whole").await.unwrap();
         let tx = cell(&wire, "c").begun().await.unwrap();
         tx.ops.put("k", b"half").await.unwrap();
         vat.stop().await;

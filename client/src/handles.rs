@@ -117,8 +117,7 @@ impl<C> Namespace<C> {
         }
     }
 
-    /// The object of that name: 1 to 1024 bytes. No I/O; the object comes into being with the first
-    /// call that reaches it.
+    /// The object of that name: 1 to 1024 bytes. No I/O; the object comes into being with its first write.
     pub fn get(&self, name: &str) -> Stub<C> {
         self.stub(Key::Name(name.into()))
     }

@@ -95,7 +95,7 @@ impl<C> Clone for LocalNamespace<C> {
 }
 
 impl<C: FromClientHook> LocalNamespace<C> {
-    /// The object of that name. It comes into being with the first call.
+    /// The object of that name. It comes into being with its first write.
     pub fn get(&self, name: &str) -> C {
         self.object(Key::Name(name.into()))
     }

@@ -25,7 +25,7 @@ interface Namespace @0xe3b2d379d9f66f82 {
 
   getByName @0 (objectName :Text) -> (object :Stub);
   # The object of that name (1 to `maxNameBytes` bytes). Returns without I/O: calls may be pipelined
-  # on `object` at once. An object comes into being with the first call that reaches it.
+  # on `object` at once. An object comes into being with its first write: a call that only reads leaves nothing.
 
   get @1 (id :Data) -> (object :Stub);
   # The object of that id, likewise without I/O. `invalid-argument` for an id of another class.

@@ -86,9 +86,19 @@ pub trait Class: Sized + 'static {
     /// types, files and interfaces may be renamed, and the objects are still found.
     type Client: FromServer<Self> + HasTypeId;
 
-    /// Runs once in an object's life, before its first [`Class::activate`]. What it writes without
-    /// an await is one commit, together with the mark that the object has come into being. If it
-    /// fails, nothing of the object is kept, and the next call tries again.
+    /// Makes an object that does not exist, before its first [`Class::activate`].
+    ///
+    /// An object comes into being with its first write, not with a look at it: what this,
+    /// [`Class::MIGRATIONS`] and the first `activate` write is one commit with the first write of a method, a
+    /// request or an alarm. If the instance ends before, nothing of the object is kept, and the next call
+    /// runs this again. So it runs once in the life of an object that has written, and any number of times
+    /// for a name that is only looked at; what it leaves outside of the object should bear that.
+    ///
+    /// A `create` that says something, by a call to another object or a client, or sets an alarm, or awaits
+    /// [`Context::sync`], makes the object by itself: what it has written is on disk before that leaves, each
+    /// of its turns is a commit from then on, and the object exists when it ends.
+    ///
+    /// If it fails, nothing of the object is kept, and the next call tries again.
     fn create(ctx: &Context) -> impl Future<Output = capnp::Result<()>> {
         let _ = ctx;
         async { Ok(()) }
@@ -226,7 +236,8 @@ pub trait Class: Sized + 'static {
     }
 
     /// Wakes the object. Calls wait meanwhile. If it fails they fail, with
-    /// `activation-failed` or the error's own code, and the next call tries again.
+    /// `activation-failed` or the error's own code, and the next call tries again. What it writes for an
+    /// object that does not exist counts as what [`Class::create`] writes.
     fn activate(ctx: Context) -> impl Future<Output = capnp::Result<Self>>;
 }
 

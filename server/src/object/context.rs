@@ -116,7 +116,7 @@ impl Context {
         tokio::time::sleep(duration).await;
     }
 
-    /// Accepts the WebSocket that `request` asks for: the socket, and the response that
+    /// Accepts the WebSocket that `request` asks for, and has the object exist from then on: the socket, and the response that
     /// [`Class::fetch`](super::Class::fetch) is to return for it, whose headers may be changed. What is
     /// sent before it has been returned waits. The vat holds the socket from then on: the object may
     /// fall asleep, and wakes with the next message. `tags`, at most 10 of at most 256 bytes, are for
@@ -142,6 +142,8 @@ impl Context {
             return Err(Error::InvalidArgument(error.into()));
         }
         let socket = self.sockets().open(tags)?;
+        // The socket outlives the instance, and is to find the same object.
+        self.0.storage.come_into_being()?;
         let mut response = Response::new(Body::accepted(Offer::new(socket.clone())));
         *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
         Ok((WebSocket::new(socket, self.0.clone()), response))
@@ -248,9 +250,11 @@ impl Context {
         Err(error.into())
     }
 
-    /// Waits until everything that the object has written so far is on disk. `storage-failed` or
+    /// Waits until everything that the object has written so far is on disk. An object that did not exist does
+    /// from then on. `storage-failed` or
     /// `outcome-unknown` if that cannot be, or takes longer than 30 s.
     pub async fn sync(&self) -> Result<()> {
+        self.0.storage.come_into_being()?;
         // What this turn has written is committed when it ends.
         tokio::task::yield_now().await;
         self.0.gate.synced().await

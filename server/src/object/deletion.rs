@@ -65,6 +65,10 @@ async fn delete_database(host: &Host, slot: &Slot) -> Result<bool> {
 /// Deletes what is there of an object, in its last turn, whose writes are undone: as [`delete_database`] does,
 /// but for waiting. Returns the commit with which the object is gone.
 pub(super) fn end(host: &Host, slot: &Slot, storage: &Storage) -> Result<Lsn> {
+    if storage.is_unborn() {
+        let newest = storage.newest();
+        return storage.close().map(|()| newest);
+    }
     let object = slot.database();
     let failures = storage.failures();
     host.catalog.forget_written(object)?;
@@ -93,22 +97,27 @@ pub(super) async fn carry_out(host: &Host, slot: &Slot, end: Lsn) {
     }
 }
 
-/// Removes the database of an object that did not come into being. Earlier turns of its `create` may
-/// have written to it.
+/// Removes what there is of an object that did not come into being: earlier turns of its `create` may have
+/// written to its database, and a crash, or a commit that failed, may have left it listed.
 pub(super) async fn discard(host: &Host, slot: &Slot) {
     #[cfg(any(test, feature = "testing"))]
     host.panic_once(super::testing::Sabotage::PanicInDiscard);
     let removed = async {
-        let backing = Backing::open(&host.vfs, slot.database())?;
-        if !backing.exists() {
-            return Ok(());
+        let object = slot.database();
+        let backing = Backing::open(&host.vfs, object)?;
+        let failures = host.catalog.failures();
+        if backing.exists() {
+            let end = backing.delete(failures)?;
+            host.commits.durable(end).await?;
+            backing.forget(end)?;
         }
-        let end = backing.delete(host.catalog.failures())?;
-        host.commits.durable(end).await?;
-        backing.forget(end)
+        if host.catalog.find(object.class, object.object)?.is_some() {
+            host.catalog.remove(object, failures)?;
+        }
+        Ok(())
     };
     if let Ok(Err(error)) = timeout(COMMIT_LIMIT, removed).await {
-        let what = "the database of an object that failed to be made is not removed";
+        let what = "what there is of an object that did not come into being is not removed";
         host.tell_failed(slot, what, &error);
     }
 }

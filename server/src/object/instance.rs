@@ -65,7 +65,6 @@ pub(crate) struct Instance {
     is_noted: Cell<bool>,
     written_ms: Cell<i64>,
     note_again: Cell<Instant>,
-    unborn: Cell<bool>,
     /// Whether the database has so many free pages that some are given back when nothing else is to be done.
     is_roomy: Cell<bool>,
     /// Whether the object is deleted when the turn at hand is over.
@@ -99,7 +98,6 @@ impl Instance {
             is_noted: Cell::new(true),
             written_ms: Cell::default(),
             note_again: Cell::new(Instant::now()),
-            unborn: Cell::default(),
             is_roomy: Cell::default(),
             deletes_itself: Cell::default(),
             current: RefCell::default(),
@@ -119,7 +117,27 @@ impl Instance {
                 Some(instance) => instance.expect_alarm(due_ms),
                 None => Ok(()),
             });
+        let weak = Rc::downgrade(&instance);
+        instance.storage.before_birth(move || match weak.upgrade() {
+            Some(instance) => instance.list(),
+            None => Ok(()),
+        });
         instance
+    }
+
+    /// The object comes into being with the commit that is about to be made: it is listed before, so that
+    /// whatever exists is listed.
+    fn list(&self) -> Result<()> {
+        self.note_again.set(Instant::now());
+        if sabotaged!(self.host, ListAfterBirth) {
+            return Ok(());
+        }
+        self.record()
+    }
+
+    fn record(&self) -> Result<()> {
+        let (slot, catalog) = (&self.slot, &self.host.catalog);
+        catalog.record(slot.class.interface_id, slot.id, slot.name().as_deref())
     }
 
     /// The earliest alarm is to be this, as of the commit that is about to be made. The catalog never
@@ -139,6 +157,9 @@ impl Instance {
     /// Takes note of a commit at `lsn`.
     fn committed(&self, lsn: Lsn) {
         tracing::trace!(?lsn, "committed");
+        if sabotaged!(self.host, ListAfterBirth) {
+            let _ = self.record();
+        }
         if self.storage.was_confirmed() {
             self.gate.committed(lsn)
         } else {
@@ -157,7 +178,7 @@ impl Instance {
     /// Notes for the catalog when the object was last written, and how large it is: an object of which that
     /// is noted is missed when its file is gone, so nothing is noted of one that has not come into being.
     pub fn note_activity(&self) {
-        if self.unborn.get() {
+        if self.storage.is_unborn() {
             return;
         }
         if let Ok(room) = self.storage.room() {
@@ -178,7 +199,8 @@ impl Instance {
     /// Nothing of the object runs, and whoever comes meanwhile waits for [`GIVE_BACK_LIMIT`] at most.
     pub fn give_back(&self, leaves: bool) -> Result<bool> {
         let is_asked = (leaves || self.is_roomy.get()) && !self.host.is_stopping();
-        if !is_asked || self.storage.broken().is_some() || self.is_behind() {
+        let is_able = !self.storage.is_unborn() && self.storage.broken().is_none();
+        if !is_asked || !is_able || self.is_behind() {
             return Ok(false);
         }
         let before = self.storage.room()?;
@@ -328,7 +350,7 @@ impl Instance {
         }
         let refused = if self.current().is_none() {
             "an object deletes itself in its turns: not in a task that it has spawned"
-        } else if self.is_unborn() {
+        } else if self.storage.is_in_creation() {
             "an object that comes into being cannot delete itself: let `create` fail"
         } else {
             self.deletes_itself.set(true);
@@ -359,8 +381,13 @@ impl Instance {
     /// Says something to the world, as soon as the gate lets it.
     pub fn say(&self, output: impl Output) {
         if !self.life.is_over() || self.life.has_deleted_itself() {
-            self.gate.pass(self.storage.is_dirty(), output);
+            self.storage.speaks();
+            self.pass(output);
         }
+    }
+
+    fn pass(&self, output: impl Output) {
+        self.gate.pass(self.storage.is_dirty(), output);
     }
 
     /// An error of the object's code as it leaves the object. What of it stays inside is logged.
@@ -378,7 +405,8 @@ impl Instance {
         if self.life.is_over() {
             self.gate.let_go(output);
         } else {
-            self.say(output);
+            // Tells nobody anything of an object that does not exist.
+            self.pass(output);
         }
     }
 
@@ -391,16 +419,6 @@ impl Instance {
     /// Why the instance is about to be gone.
     pub fn broken(&self) -> Option<Error> {
         self.life.error()
-    }
-
-    /// Whether the object is known not to have come into being: then nothing of it is worth keeping.
-    /// Of an object whose database cannot be read, nothing is known.
-    pub fn is_unborn(&self) -> bool {
-        self.unborn.get()
-    }
-
-    pub fn set_unborn(&self, unborn: bool) {
-        self.unborn.set(unborn);
     }
 
     /// The event whose turn this is; `None` in a task that the class spawned.

@@ -82,7 +82,7 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
         finish(&instance, &why).await;
     }
     let why = life.ending().expect("an instance says why it ends");
-    if why.lets_out() && !instance.is_unborn() {
+    if why.lets_out() && !instance.storage.is_unborn() {
         // So that the next instance, if the disk allows, starts with nothing undecided.
         let newest = instance.storage.newest();
         let _ = timeout(COMMIT_LIMIT, host.commits.durable(newest)).await;
@@ -92,7 +92,7 @@ async fn live(host: &Rc<Host>, slot: &Rc<Slot>, life: Rc<Life>) {
         tokio::task::yield_now().await;
     }
     instance.close();
-    if instance.is_unborn() {
+    if instance.storage.is_unborn() {
         discard(host, slot).await;
     }
     match why {
@@ -137,7 +137,7 @@ async fn awake(instance: &Rc<Instance>) {
         }
         // Ended from outside while it woke: by a deletion, an operator or the vat's end.
         None => {
-            if instance.is_unborn()
+            if instance.storage.is_unborn()
                 && let Err(error) = unmake(instance)
             {
                 let what = "a `create` that was broken off is not undone";
@@ -175,7 +175,7 @@ async fn activate(instance: &Rc<Instance>) -> Option<Result<Rc<dyn Dispatch>>> {
     Some(match awake {
         Ok(awake) => awake,
         Err(_) => {
-            if instance.is_unborn()
+            if instance.storage.is_unborn()
                 && let Err(error) = unmake(instance)
             {
                 return Some(Err(error));

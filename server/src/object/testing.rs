@@ -25,6 +25,8 @@ pub enum Sabotage {
     PanicInLook,
     /// Removing the database of an object that failed to be made panics once.
     PanicInDiscard,
+    /// An object is listed some time after it has come into being, instead of before.
+    ListAfterBirth,
 }
 
 impl super::Host {

@@ -16,18 +16,16 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
     instance.storage.register_functions(class.sql_functions);
     let context = || Context::new(instance.clone());
     if !instance.storage.meta().created()? {
-        instance.set_unborn(true);
+        instance.storage.begin_creation();
         let created = alone(instance, async {
             migrate(instance, None)?;
             class.create(context()).await.map_err(activation_failed)?;
-            come_into_being(instance)
+            mark_created(instance)
         });
         if let Err(error) = created.await {
             unmake(instance)?;
             return Err(error);
         }
-        instance.set_unborn(false);
-        instance.note_activity();
     }
     learn_name(instance)?;
     if let Some(due_ms) = instance.storage.alarms().next_due()? {
@@ -40,7 +38,9 @@ pub(super) async fn wake(instance: &Rc<Instance>) -> Result<Rc<dyn Dispatch>> {
         migrate(instance, Some(&context()))?;
         class.activate(context()).await.map_err(activation_failed)
     });
-    Ok(Rc::from(activated.await?))
+    let object = activated.await?;
+    instance.storage.end_waking();
+    Ok(Rc::from(object))
 }
 
 /// Runs code of the object by itself, in turns. If it fails, its last turn is undone.
@@ -64,6 +64,9 @@ async fn alone<T>(instance: &Instance, code: impl Future<Output = Result<T>>) ->
 pub(super) fn unmake(instance: &Instance) -> Result<()> {
     instance.undo_turn();
     let storage = &instance.storage;
+    if storage.is_held_back() {
+        return Ok(());
+    }
     // One commit: tables that are gone must not count as migrated.
     storage.enter_turn();
     let forgotten = storage
@@ -72,17 +75,15 @@ pub(super) fn unmake(instance: &Instance) -> Result<()> {
     instance.end_turn().and(forgotten)
 }
 
-/// Marks the object as created, in the turn in which `create` ended: its writes and the mark are
-/// one commit. It is listed before that, so that whatever exists is listed.
-fn come_into_being(instance: &Instance) -> Result<()> {
-    let (slot, host) = (&instance.slot, &instance.host);
-    let name = slot.name();
-    host.catalog
-        .record(slot.class.interface_id, slot.id, name.as_deref())?;
-    instance
-        .storage
+/// Marks the object as created, in the turn in which `create` ended: whatever exists has the mark.
+fn mark_created(instance: &Instance) -> Result<()> {
+    let (slot, storage) = (&instance.slot, &instance.storage);
+    let now_ms = instance.host.clock.now_ms();
+    storage
         .meta()
-        .mark_created(name.as_deref(), host.clock.now_ms())
+        .mark_created(slot.name().as_deref(), now_ms)?;
+    storage.end_creation();
+    Ok(())
 }
 
 /// Brings what the object has stored up to date; of a new object, for which there is no `old`, only its

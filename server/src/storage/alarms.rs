@@ -260,6 +260,8 @@ impl Alarms {
             let _trusted = inner.gate.trust();
             write(connection).map_err(|error| inner.judge(connection, &error))?;
             inner.alarms.change();
+            // It runs whatever becomes of the instance.
+            inner.speaks();
             Ok(())
         })
     }

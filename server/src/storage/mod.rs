@@ -7,6 +7,7 @@
 mod alarms;
 mod authorizer;
 mod backing;
+mod birth;
 mod codes;
 mod costs;
 mod cursor;
@@ -55,6 +56,7 @@ pub use self::vfs::Vfs;
 pub use self::watch::Deadline;
 
 use self::authorizer::{Gate, ours};
+use self::birth::Birth;
 use self::cursor::Cursors;
 use self::toggles::Toggled;
 use self::transaction::Level;
@@ -76,6 +78,8 @@ type OnCommit = Rc<dyn Fn(Lsn)>;
 
 type BeforeAlarms = Rc<dyn Fn(Option<i64>) -> Result<()>>;
 
+type BeforeBirth = Rc<dyn Fn() -> Result<()>>;
+
 struct Inner {
     connection: RefCell<Option<Rc<Attached>>>,
     gate: Gate,
@@ -88,6 +92,8 @@ struct Inner {
     cause: RefCell<Option<Error>>,
     on_commit: RefCell<Option<OnCommit>>,
     before_alarms: RefCell<Option<BeforeAlarms>>,
+    before_birth: RefCell<Option<BeforeBirth>>,
+    birth: Cell<Birth>,
     /// Whether the object's code is being polled.
     in_turn: Cell<bool>,
     /// Whether a transaction is open, implicit or held.
@@ -134,6 +140,8 @@ impl Storage {
             cause: RefCell::default(),
             on_commit: RefCell::default(),
             before_alarms: RefCell::default(),
+            before_birth: RefCell::default(),
+            birth: Cell::default(),
             in_turn: Cell::default(),
             open: Cell::default(),
             dirty: Cell::default(),
@@ -192,6 +200,7 @@ impl Storage {
             .end_all(&Error::ObjectReset(fault::GONE.into()));
         self.0.on_commit.take();
         self.0.before_alarms.take();
+        self.0.before_birth.take();
         // Nobody needs a connection to what there was before.
         self.0.replaced.set(false);
         self.0.undo(&connection);
@@ -240,7 +249,7 @@ impl Storage {
     }
 
     /// Ends a turn and commits its writes; the position of the commit if there were any. While a held
-    /// transaction is open nothing is committed. An error means that the turn's writes are undone and
+    /// transaction is open, and before an object that does not exist has written, nothing is committed. An error means that the turn's writes are undone and
     /// the storage is [broken](Storage::broken).
     pub(crate) fn commit_turn(&self) -> Result<Option<Lsn>> {
         self.0.in_turn.set(false);
@@ -254,8 +263,9 @@ impl Storage {
     /// Whether the turn has written what is not committed yet. What a held transaction has written
     /// does not count: its holder may see it.
     pub(crate) fn is_dirty(&self) -> bool {
-        let unconfirmed = self.0.dirty.get() && !self.0.confirmed.get();
-        self.0.open.get() && !self.0.is_held() && !unconfirmed
+        let inner = &self.0;
+        let unconfirmed = inner.dirty.get() && !inner.confirmed.get();
+        inner.open.get() && !inner.is_held() && !unconfirmed && !inner.is_held_back()
     }
 
     /// The earliest alarm as of the newest commit, if that may have changed since this was last asked;
@@ -481,6 +491,9 @@ impl Inner {
         if !self.open.get() {
             return Ok(None);
         }
+        if self.is_held_back() {
+            return self.stay_unborn(connection).map(|()| None);
+        }
         let wrote = self.dirty.get();
         self.check_journal(connection)?;
         let alarms = self.tell_of_alarms(connection)?;
@@ -529,17 +542,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Gives the journal what SQLite has committed. An error means that it has not happened, and
-    /// breaks the storage.
-    fn give_to_journal(&self, connection: &Attached) -> Result<Option<Lsn>> {
-        connection
-            .backing
-            .commit(self.failures.get())
-            .map_err(|error| self.latch(connection, error))
+    /// Rolls back whatever is open, explicit transactions included, and with it an object that does not
+    /// exist yet.
+    fn undo(&self, connection: &Connection) {
+        self.undo_birth();
+        self.roll_back(connection);
     }
 
-    /// Rolls back whatever is open, explicit transactions included.
-    fn undo(&self, connection: &Connection) {
+    fn roll_back(&self, connection: &Connection) {
         self.levels.borrow_mut().clear();
         if self.open.replace(false) {
             self.alarms.undo();
@@ -560,7 +570,7 @@ impl Inner {
     /// connection of its own, and opens the transaction that makes it so.
     fn replace(&self) -> Result<()> {
         let old = self.live()?;
-        self.undo(&old);
+        self.roll_back(&old);
         old.backing.replace();
         self.connect_anew();
         let connection = self.live()?;
@@ -665,7 +675,7 @@ impl Inner {
         }
         if self.open.get() && connection.is_autocommit() {
             // SQLite rolled back everything, not only the statement.
-            if self.dirty.get() || !self.levels.borrow().is_empty() {
+            if self.dirty.get() || !self.levels.borrow().is_empty() || self.holds_object() {
                 let reset = format!("a failed statement undid the writes before it: {answer}");
                 if self.broken.borrow().is_none() {
                     self.cause.replace(Some(answer.clone()));

@@ -70,6 +70,8 @@ pub(super) struct Toggled {
     like: Cell<bool>,
     /// Foreign keys were not enforced.
     unchecked: Cell<bool>,
+    /// Whether they may be deferred in the open transaction.
+    deferred: Cell<bool>,
 }
 
 impl Toggled {
@@ -106,6 +108,7 @@ impl Inner {
     pub(super) fn toggle(&self, connection: &Attached, toggle: Toggle, on: bool) -> Result<()> {
         let failed = |error| self.judge(connection, &error);
         if toggle == Toggle::DeferForeignKeys {
+            self.toggled.deferred.set(true);
             // Without a transaction it would last into another turn.
             return self.begin(connection);
         }
@@ -128,6 +131,14 @@ impl Inner {
         // What was compiled before would be compiled anew, which nobody would measure.
         connection.flush_prepared_statement_cache();
         Ok(())
+    }
+
+    /// Defers no foreign keys any more in a transaction that goes on, in which none is violated.
+    pub(super) fn end_deferral(&self, connection: &Connection) -> Result<()> {
+        if !self.toggled.deferred.replace(false) {
+            return Ok(());
+        }
+        self.run(connection, ours!("PRAGMA defer_foreign_keys = OFF"))
     }
 
     /// Sets everything back that an exec has set, whatever came of it.

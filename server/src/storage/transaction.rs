@@ -9,6 +9,12 @@ use crate::{Error, Result, journal::Lsn};
 
 const ENDED: Error = Error::Closed("the transaction has ended");
 
+impl Kind {
+    fn is_root(self) -> bool {
+        matches!(self, Kind::Root | Kind::RootUnborn)
+    }
+}
+
 /// One explicit transaction that is open.
 pub(super) struct Level {
     id: u64,
@@ -21,6 +27,9 @@ pub(super) struct Level {
 enum Kind {
     /// A held transaction that is not nested: SQLite's own transaction.
     Root,
+    /// A held transaction that is not nested, of an object that does not exist: a savepoint in what is held
+    /// of it.
+    RootUnborn,
     /// A held transaction inside another: a savepoint.
     Nested,
     /// A closure: a savepoint.
@@ -83,10 +92,13 @@ impl Storage {
         }
         let connection = self.0.live()?;
         self.0.begin(&connection)?;
-        Ok(HeldTransaction {
-            storage: self.clone(),
-            id: self.0.push(Kind::Root),
-        })
+        let id = if self.0.is_held_back() {
+            self.0.savepoint(&connection, Kind::RootUnborn)?
+        } else {
+            self.0.push(Kind::Root)
+        };
+        let storage = self.clone();
+        Ok(HeldTransaction { storage, id })
     }
 }
 
@@ -136,8 +148,9 @@ impl HeldTransaction {
             inner.check_scope(Some(self.id))?;
             inner.check_no_closure()?;
             inner.end_cursors_from(self.id);
-            if inner.kind(self.id) == Some(Kind::Root) {
-                inner.commit_root(&connection)?
+            let is_root = inner.kind(self.id).is_some_and(Kind::is_root);
+            if is_root && !inner.is_held_back() {
+                inner.commit_root(&connection, self.id)?
             } else {
                 inner.release(&connection, self.id)?;
                 None
@@ -187,7 +200,7 @@ impl Inner {
         self.levels
             .borrow()
             .first()
-            .is_some_and(|level| level.kind == Kind::Root)
+            .is_some_and(|level| level.kind.is_root())
     }
 
     fn kind(&self, id: u64) -> Option<Kind> {
@@ -282,8 +295,7 @@ impl Inner {
         levels.iter().position(|level| level.id == id).ok_or(ENDED)
     }
 
-    fn commit_root(&self, connection: &Attached) -> Result<Option<Lsn>> {
-        self.levels.borrow_mut().clear();
+    fn commit_root(&self, connection: &Attached, id: u64) -> Result<Option<Lsn>> {
         self.note_failures();
         self.check_journal(connection)?;
         let alarms = self.tell_of_alarms(connection)?;
@@ -291,12 +303,20 @@ impl Inner {
             if fault::is_critical(&error) {
                 return self.latch(connection, commit_error("", &error));
             }
-            self.undo(connection);
+            match self.kind(id) {
+                Some(Kind::RootUnborn) => {
+                    if let Err(error) = self.rollback_to(connection, id) {
+                        return self.latch(connection, error);
+                    }
+                }
+                _ => self.undo(connection),
+            }
             Error::SqlFailed(format!(
                 "the transaction was rolled back because constraints were violated: {}",
                 fault::text(&error)
             ))
         })?;
+        self.levels.borrow_mut().clear();
         let lsn = self.give_to_journal(connection)?;
         self.alarms.committed(alarms);
         Ok(lsn)

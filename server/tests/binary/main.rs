@@ -1,6 +1,7 @@
 //! The real binary, as a process of its own.
 
 mod alarms;
+mod births;
 mod check;
 mod connections;
 mod crash;

@@ -330,6 +330,8 @@ fn objects_are_counted_shown_and_deleted() {
     assert_eq!(show(&["--id", id])["exists"], false);
     assert_eq!(vat.printed(&["objects", "count", "Counter"]), "2\n");
     assert_eq!(vat.call("Counter", "user-1", "get", "{}"), r#"{"count":0}"#);
+    assert_eq!(delete(&["--id", id]), "0\n");
+    vat.call("Counter", "user-1", "increment", "{}");
     assert_eq!(delete(&["--id", id]), "1\n");
     let refused = vat.run(&["objects", "delete", "Cell", "--id", id]);
     let error = refused.failed(1);
