@@ -8,6 +8,7 @@ mod gateway;
 mod hosts;
 mod limits;
 mod noise;
+mod numbers;
 mod open;
 mod page;
 mod pages;
