@@ -6,6 +6,7 @@ mod client;
 mod crowd;
 mod gateway;
 mod hosts;
+mod large;
 mod limits;
 mod noise;
 mod numbers;

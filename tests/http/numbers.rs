@@ -18,7 +18,7 @@ async fn counted() -> TestVat {
 }
 
 /// A number of a vat, by its name and labels as they are shown.
-async fn number(vat: &TestVat, name: &str) -> f64 {
+pub async fn number(vat: &TestVat, name: &str) -> f64 {
     let text = vat.metrics().await;
     let line = text.lines().find_map(|line| {
         line.strip_prefix("vatwerk_")?
