@@ -87,28 +87,25 @@ impl Schemas {
         method: &str,
         params: impl Into<Params>,
     ) -> Result<Value, CallError> {
-        let (method, answer) = self.send(object, class, method, params.into())?;
+        let (method, answer) = self.send(object, class, method, &params.into())?;
         let answer = answer.await.map_err(CallError::Call)?;
         let results = answer.get().map_err(CallError::Call)?;
         self.read_results(&method, results)
             .map_err(CallError::Results)
     }
 
-    /// Calls a method of an object as [`Schemas::call`] does. The results are text of at most `max_bytes`,
-    /// of which no tree of values is made.
-    pub async fn call_for_text(
+    /// Finds a method as [`Schemas::call`] does, and writes the parameters of a call of it into a message that is
+    /// empty. Any thread may do that, and [`Schemas::results_text`] reads the results.
+    pub fn write_call(
         &self,
-        object: &stub::Client,
         class: u64,
         method: &str,
         params: impl Into<Params>,
-        max_bytes: usize,
-    ) -> Result<String, CallError> {
-        let (method, answer) = self.send(object, class, method, params.into())?;
-        let answer = answer.await.map_err(CallError::Call)?;
-        let results = answer.get().map_err(CallError::Call)?;
-        self.results_text(&method, results, max_bytes)
-            .map_err(CallError::Results)
+        target: any_pointer::Builder<'_>,
+    ) -> Result<Method, CallError> {
+        let method = self.find(class, method)?;
+        self.write(&method, &params.into(), target)?;
+        Ok(method)
     }
 
     fn send(
@@ -116,24 +113,36 @@ impl Schemas {
         object: &stub::Client,
         class: u64,
         method: &str,
-        params: Params,
+        params: &Params,
     ) -> Result<(Method, Answer), CallError> {
-        let method = self
-            .method(class, method)
-            .or_else(|| self.method(stub::Client::TYPE_ID, method))
-            .ok_or_else(|| self.unknown(class, method))?;
+        let method = self.find(class, method)?;
         let hook = object.as_client_hook();
         let mut request: Request<any_pointer::Owned, any_pointer::Owned> =
             hook.new_call(method.interface_id, method.ordinal, None);
-        let written = match &params {
-            Params::Value(value) => self.write_params(&method, value, request.get()),
-            Params::Text(text) => self.write_text(method.params, text, request.get()),
+        self.write(&method, params, request.get())?;
+        Ok((method, request.send().promise))
+    }
+
+    fn find(&self, class: u64, method: &str) -> Result<Method, CallError> {
+        self.method(class, method)
+            .or_else(|| self.method(stub::Client::TYPE_ID, method))
+            .ok_or_else(|| self.unknown(class, method))
+    }
+
+    fn write(
+        &self,
+        method: &Method,
+        params: &Params,
+        target: any_pointer::Builder<'_>,
+    ) -> Result<(), CallError> {
+        let written = match params {
+            Params::Value(value) => self.write_params(method, value, target),
+            Params::Text(text) => self.write_text(method.params, text, target),
         };
         written.map_err(|error| CallError::Params {
             error,
-            signature: self.signature(&method),
-        })?;
-        Ok((method, request.send().promise))
+            signature: self.signature(method),
+        })
     }
 
     fn unknown(&self, class: u64, method: &str) -> CallError {

@@ -11,7 +11,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use bytes::Bytes;
 use capnp::Error;
 use futures::stream;
-use http::{StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use vatwerk::{CODE_GENERATOR_REQUEST, counter_capnp::counter};
 use vatwerk_server::{
     Class, Context, Server, cli,
@@ -23,6 +23,8 @@ struct Echo {
     ctx: Context,
     /// What the methods count. Only in memory: zero again tells that the object slept.
     count: Cell<i64>,
+    /// The bytes that have come of the last body of `/length`, by now.
+    came: Cell<usize>,
 }
 
 impl Class for Echo {
@@ -33,8 +35,8 @@ impl Class for Echo {
     type Client = counter::Client;
 
     async fn activate(ctx: Context) -> capnp::Result<Self> {
-        let count = Cell::new(0);
-        Ok(Echo { ctx, count })
+        let (count, came) = (Cell::new(0), Cell::new(0));
+        Ok(Echo { ctx, count, came })
     }
 
     async fn fetch(self: Rc<Self>, request: Request) -> capnp::Result<Response> {
@@ -46,7 +48,9 @@ impl Class for Echo {
         Ok(match (path.as_str(), bytes) {
             ("/", _) => Response::new("There is an echo here.\n".into()),
             ("/echo", _) => Response::new(request.into_body()),
-            ("/length", _) => Response::new(length(request.into_body()).await?.into()),
+            ("/came", _) => Response::new(format!("{}\n", self.came.get()).into()),
+            ("/headers", _) => Response::new(lines(&request).into()),
+            ("/length", _) => Response::new(self.length(request.into_body()).await?.into()),
             (_, Some(Ok(length))) => Response::new(dots(length)),
             ("/fail", _) => return Err(Error::failed("as it was asked to".into())),
             ("/panic", _) => panic!("as it was asked to"),
@@ -125,15 +129,24 @@ impl Echo {
         }
         Ok(response)
     }
+
+    /// How many bytes there are in a body, as text.
+    async fn length(&self, mut body: Body) -> capnp::Result<String> {
+        self.came.set(0);
+        while let Some(bytes) = body.piece().await {
+            self.came.set(self.came.get() + bytes?.len());
+        }
+        Ok(format!("{}\n", self.came.get()))
+    }
 }
 
-/// How many bytes there are in a body, as text.
-async fn length(mut body: Body) -> capnp::Result<String> {
-    let mut length = 0;
-    while let Some(bytes) = body.piece().await {
-        length += bytes?.len();
-    }
-    Ok(format!("{length}\n"))
+/// The header of a request, a field a line.
+fn lines(request: &Request) -> String {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        format!("{name}: {value}\n")
+    };
+    request.headers().iter().map(line).collect()
 }
 
 /// A body of so many bytes, in pieces.

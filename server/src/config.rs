@@ -5,7 +5,7 @@ mod least;
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error};
-use vatwerk::{Address, limit_capnp::MAX_SQL_BYTES};
+use vatwerk::{Address, json::MAX_PARAMS_BYTES, limit_capnp::MAX_SQL_BYTES};
 
 use crate::{
     gateway::{
@@ -148,14 +148,15 @@ pub struct Http {
     pub head_fields: usize,
     /// The longest body of a request to an object's own pages. Default: no limit, for it is a stream.
     pub body_bytes: Option<u64>,
-    /// The longest JSON of a call; a longer one is answered 413. The thread of the vat reads it, a few
-    /// milliseconds for each 262,144 bytes, and nobody else is served meanwhile. Default 262,144.
+    /// The longest JSON of a call; a longer one is answered 413. At most 33,554,432. The thread of the vat reads
+    /// up to 262,144 bytes, in a few milliseconds; longer JSON is read on other threads, two calls at a time.
+    /// Default 262,144.
     pub call_bytes: usize,
     /// The longest JSON of a call's results; longer ones are `limit-exceeded`, after the call has run. The
     /// thread of the vat writes it. Default 4,194,304.
     pub answer_bytes: usize,
-    /// How much the vat may hold of the JSON of calls and of answers, each until its connection has taken
-    /// it. With more, requests are answered 503. Never less than `call_bytes` or `answer_bytes`. Default
+    /// How much the vat may hold of the JSON of calls, of the messages that it becomes, each until the call is
+    /// over, and of answers, each until its connection has taken it. With more, requests are answered 503. Never less than `call_bytes` or `answer_bytes`. Default
     /// 67,108,864.
     pub held_bytes: usize,
     /// How long the program's own [`Server::gateway`](crate::Server::gateway) may take for a request; then it is
@@ -509,9 +510,12 @@ impl Http {
                 head_bytes: self.head_bytes,
                 head_fields: self.head_fields.min(MOST_FIELDS),
                 body_bytes: self.body_bytes,
-                json_bytes: self.call_bytes,
+                json_bytes: self.call_bytes.min(MAX_PARAMS_BYTES),
                 answer_bytes: self.answer_bytes,
-                held_bytes: self.held_bytes.max(self.call_bytes).max(self.answer_bytes),
+                held_bytes: self
+                    .held_bytes
+                    .max(self.call_bytes.min(MAX_PARAMS_BYTES))
+                    .max(self.answer_bytes),
                 gateway: Duration::from_millis(self.gateway_ms),
                 idle: Duration::from_millis(self.idle_ms),
                 stall: self.stall(),

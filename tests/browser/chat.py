@@ -68,8 +68,8 @@ class Vat:
         """How many requests were refused, with a status of 4xx."""
         with urlopen(f"http://{self.operators}/metrics") as answer:
             text = answer.read().decode()
-        found = re.search(r'^vatwerk_http_requests_total\{status="4xx"\} (\d+)$', text, re.MULTILINE)
-        return int(found[1]) if found else 0
+        counts = re.findall(r'^vatwerk_http_requests_total\{.*status="4xx"\} (\d+)$', text, re.MULTILINE)
+        return sum(map(int, counts))
 
     def falls_asleep(self):
         for _ in range(WITHIN_MS // IDLE_MS):

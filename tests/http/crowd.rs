@@ -102,6 +102,7 @@ fn in_a_crowd_only_whoever_does_not_read_is_closed() {
         let echo = reader.next().await.unwrap().unwrap();
         assert_eq!(echo, "still here".into());
         let numbers = vat.metrics().await;
-        assert!(numbers.contains("\nvatwerk_web_sockets 1\n"), "{numbers}");
+        let open = "\nvatwerk_web_sockets{class=\"Page\"} 1\n";
+        assert!(numbers.contains(open), "{numbers}");
     });
 }

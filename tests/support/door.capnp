@@ -24,3 +24,14 @@ interface Door @0xef0d8c6a27b94c53 extends(Hall, Porch) {
   pick @1 () -> (seen :Text);
   hide @2 () -> (seen :Text);
 }
+
+interface Porter @0xe52c8b07d4f1963a $Http.open(true) {
+  # A class whose calls may be large.
+
+  carry @0 (boxes :List(Box)) -> (weight :Int64);
+}
+
+struct Box {
+  label @0 :Text;
+  weight @1 :Int64 = 1;
+}

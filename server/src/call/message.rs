@@ -39,6 +39,12 @@ impl Message {
         }
     }
 
+    /// A message that was written elsewhere, without capabilities.
+    pub fn written(body: Builder<HeapAllocator>) -> Message {
+        let caps = Caps::new();
+        Message { body, caps }
+    }
+
     /// A copy of what `reader` points to.
     pub fn copy_of(reader: any_pointer::Reader<'_>) -> capnp::Result<Message> {
         let mut message = Message::new(Some(reader.target_size()?.word_count));

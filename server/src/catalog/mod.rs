@@ -15,6 +15,7 @@ mod testing;
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     rc::Rc,
 };
 
@@ -24,7 +25,7 @@ use vatwerk::ObjectId;
 pub use alarms::AlarmEntry;
 pub use classes::{Change, LedgerEntry, LedgerError, Served, reconcile};
 pub use notes::{Activity, Note};
-pub use objects::{After, Listed};
+pub use objects::{After, Changes, Listed};
 pub use rebuild::Rebuilt;
 pub use saved::{SAVED_BYTES, Saved};
 
@@ -52,6 +53,8 @@ struct Inner {
     is_closed: Cell<bool>,
     /// Why it cannot be read or written, as the log was told last.
     trouble: RefCell<Option<String>>,
+    /// By the interface of the class.
+    changes: RefCell<HashMap<u64, Changes>>,
     clock: Clock,
 }
 
@@ -72,6 +75,7 @@ impl Catalog {
             vfs: vfs.clone(),
             is_closed: Cell::default(),
             trouble: RefCell::default(),
+            changes: RefCell::default(),
         })))
     }
 

@@ -21,6 +21,15 @@ pub struct Listed {
     pub bytes: Option<u64>,
 }
 
+/// The rows that were added to the objects of a class, and taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// How many objects have come into being.
+    pub created: u64,
+    /// How many have ended.
+    pub deleted: u64,
+}
+
 /// Where a page of a listing starts: named objects come first, by name, then the others, by id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum After {
@@ -103,7 +112,7 @@ impl Catalog {
     /// Notes that an object has come into being. If it is there already, only a name that was not
     /// known before is taken.
     pub fn record(&self, class: u64, id: ObjectId, name: Option<&str>) -> Result<()> {
-        self.write(|db| {
+        let created = self.write(|db| {
             let inserted = db
                 .prepare_cached(
                     "INSERT INTO objects (class, id, name, created_ms) VALUES (?1, ?2, ?3, ?4)
@@ -116,10 +125,13 @@ impl Catalog {
                     self.0.clock.now_ms()
                 ])?;
             match name {
-                Some(name) if inserted == 0 => learn_name(db, class, id, name),
-                _ => Ok(()),
+                Some(name) if inserted == 0 => learn_name(db, class, id, name)?,
+                _ => {}
             }
-        })
+            Ok(inserted as u64)
+        })?;
+        self.count_change(class, |changes| changes.created += created);
+        Ok(())
     }
 
     /// Takes the name of an object that has come into being and had none.
@@ -133,13 +145,26 @@ impl Catalog {
     pub fn remove(&self, object: DatabaseId, failures: Failures) -> Result<bool> {
         let DatabaseId { class, object } = object;
         let key = params![class.cast_signed(), object.as_bytes()];
-        self.write_since(failures, |db| {
+        let deleted = self.write_since(failures, |db| {
             db.prepare_cached("DELETE FROM alarms WHERE class = ?1 AND id = ?2")?
                 .execute(key)?;
             let mut delete =
                 db.prepare_cached("DELETE FROM objects WHERE class = ?1 AND id = ?2")?;
-            Ok(delete.execute(key)? > 0)
-        })
+            Ok(delete.execute(key)? as u64)
+        })?;
+        self.count_change(class, |changes| changes.deleted += deleted);
+        Ok(deleted > 0)
+    }
+
+    /// How many objects of the class have come into being and have ended since the catalog was opened. A
+    /// change that its journal loses afterwards counts.
+    pub fn changes(&self, class: u64) -> Changes {
+        let changes = self.0.changes.borrow();
+        changes.get(&class).copied().unwrap_or_default()
+    }
+
+    fn count_change(&self, class: u64, change: impl FnOnce(&mut Changes)) {
+        change(self.0.changes.borrow_mut().entry(class).or_default());
     }
 
     /// Whether it was noted that something of the object has been written: then its database is there.
@@ -436,6 +461,8 @@ mod tests {
         first.record(7, id(1), None).unwrap();
         first.record(7, id(1), Some("late")).unwrap();
         first.record(7, id(1), None).unwrap();
+        let changes = |created, deleted| Changes { created, deleted };
+        assert_eq!(first.changes(7), changes(1, 0));
         let again = reopen(first);
         assert_eq!(
             again.find(7, id(1)).unwrap().unwrap().name.as_deref(),
@@ -443,6 +470,11 @@ mod tests {
         );
         assert_eq!(again.find(7, id(2)).unwrap(), None);
         assert_eq!(again.count(7).unwrap(), 1);
+        for (n, removed) in [(2, false), (1, true), (1, false)] {
+            let is_gone = again.remove(object(n), again.failures()).unwrap();
+            assert_eq!(is_gone, removed);
+        }
+        assert_eq!(again.changes(7), changes(0, 1));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! What the objects of one class do.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
+use http::StatusCode;
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
@@ -16,6 +20,8 @@ pub struct ClassMetrics {
     /// In the order of [`Code::ALL`].
     failed: [Counter; Code::ALL.len()],
     objects: Gauge<u64, AtomicU64>,
+    objects_created: Counter,
+    objects_deleted: Counter,
     object_bytes: Gauge<u64, AtomicU64>,
     queue_wait_seconds: Histogram,
     call_seconds: Histogram,
@@ -31,6 +37,10 @@ pub struct ClassMetrics {
     cuts: [Counter; Cut::WORDS.len()],
     background_failures: Counter,
     socket_handler_failures: Counter,
+    web_sockets: Gauge<u64, AtomicU64>,
+    web_socket_event_seconds: [Histogram; SocketEventKind::WORDS.len()],
+    pages: Answers,
+    json_calls: Answers,
     alarm_runs: [Counter; AlarmOutcome::WORDS.len()],
 }
 
@@ -96,6 +106,45 @@ impl Cut {
     const WORDS: [&'static str; 2] = ["caller_gone", "late"];
 }
 
+/// The kinds of what an object hears on a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketEventKind {
+    /// A message.
+    Message,
+    /// The end: the peer has closed it, is gone, or did not speak the protocol.
+    End,
+}
+
+impl SocketEventKind {
+    /// In the order of the variants.
+    const WORDS: [&'static str; 2] = ["message", "end"];
+}
+
+/// The kinds of requests over HTTP that reach a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpKind {
+    /// A request for an object's own page, the beginning of a WebSocket among them.
+    Page,
+    /// A call of a method with JSON.
+    Call,
+}
+
+/// The answers to one kind of requests over HTTP.
+pub(super) struct Answers {
+    /// By the first digit of the status, from 1 to 5.
+    by_status: [Counter; 5],
+    seconds: Histogram,
+}
+
+impl Answers {
+    /// A request was answered with this status, so long after its head was there.
+    pub fn add(&self, status: StatusCode, took: Duration) {
+        let first = usize::from(status.as_u16() / 100).clamp(1, 5);
+        self.by_status[first - 1].inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+}
+
 /// What became of one run of an alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlarmOutcome {
@@ -129,6 +178,32 @@ impl ClassMetrics {
     pub fn counted(&self, objects: u64, bytes: u64) {
         self.objects.set(objects);
         self.object_bytes.set(bytes);
+    }
+
+    /// So many objects have come into being since the vat started, and so many have ended.
+    pub fn changed(&self, created: u64, deleted: u64) {
+        let set = |counter: &Counter, value| counter.inner().store(value, Ordering::Relaxed);
+        set(&self.objects_created, created);
+        set(&self.objects_deleted, deleted);
+    }
+
+    /// So many WebSockets are open.
+    pub fn web_sockets(&self, open: u64) {
+        self.web_sockets.set(open);
+    }
+
+    /// A handler of a WebSocket is over, and took so long.
+    pub fn web_socket_event(&self, kind: SocketEventKind, took: Duration) {
+        self.web_socket_event_seconds[kind as usize].observe(took.as_secs_f64());
+    }
+
+    /// A request over HTTP was answered with this status, so long after its head was there.
+    pub fn http_answered(&self, kind: HttpKind, status: StatusCode, took: Duration) {
+        let answers = match kind {
+            HttpKind::Page => &self.pages,
+            HttpKind::Call => &self.json_calls,
+        };
+        answers.add(status, took);
     }
 
     /// A call, a request, a message or an alarm has begun, so long after it was delivered.
@@ -206,6 +281,9 @@ fn durations() -> Histogram {
 /// The numbers of all classes, from which those of each are made.
 pub(super) struct Families {
     objects: Gauges,
+    objects_created: Counters,
+    objects_deleted: Counters,
+    web_sockets: Gauges,
     object_bytes: Gauges,
     queue_wait_seconds: Histograms,
     calls: Counters,
@@ -221,6 +299,9 @@ pub(super) struct Families {
     cuts: Counters,
     background_failures: Counters,
     socket_handler_failures: Counters,
+    web_socket_event_seconds: Histograms,
+    http_requests: Counters,
+    http_request_seconds: Histograms,
     alarm_runs: Counters,
 }
 
@@ -263,6 +344,18 @@ impl Families {
             "How long objects took to wake up",
             durations,
         );
+        let web_socket_event_seconds = histograms(
+            "web_socket_event_seconds",
+            "How long handlers of WebSockets took, without the wait until what they wrote is on disk",
+            durations,
+        );
+        let http_request_seconds = histograms(
+            "http_request_seconds",
+            "How long requests over HTTP took, from their heads until those of their answers: without \
+             the rest of the answer, and with the time in which clients sent what was read before it. \
+             The class is empty for what the vat answered itself",
+            durations,
+        );
         let mut gauges = |name, help| {
             let gauges = Gauges::default();
             registry.register(name, help, gauges.clone());
@@ -273,6 +366,7 @@ impl Families {
             "object_bytes",
             "The size of the databases of objects, as objects are listed with it",
         );
+        let web_sockets = gauges("web_sockets", "WebSockets that are open");
         // `_total` is added to their names.
         let mut counters = |name, help| {
             let counters = Counters::default();
@@ -282,6 +376,15 @@ impl Families {
         Families {
             calls: counters("calls", "Calls that are over, by the code of their outcome"),
             objects,
+            objects_created: counters(
+                "objects_created",
+                "Objects that have come into being since the vat started",
+            ),
+            objects_deleted: counters(
+                "objects_deleted",
+                "Objects that have ended since the vat started",
+            ),
+            web_sockets,
             object_bytes,
             queue_wait_seconds,
             call_seconds,
@@ -305,7 +408,25 @@ impl Families {
                 "socket_handler_failures",
                 "Handlers of WebSockets that failed",
             ),
+            web_socket_event_seconds,
+            http_requests: counters(
+                "http_requests",
+                "Requests over HTTP that were answered, by the class of the status. The class of \
+                 objects is empty for what the vat answered itself",
+            ),
+            http_request_seconds,
             alarm_runs: counters("alarm_runs", "Alarms that were run"),
+        }
+    }
+
+    /// The answers over HTTP to requests for a class, or of the vat itself, whose `class` is empty.
+    pub fn answers(&self, class: &str, kind: &str) -> Answers {
+        let labels = || vec![("class", class.to_owned()), ("kind", kind.to_owned())];
+        let with = |status: &str| [labels(), vec![("status", status.to_owned())]].concat();
+        Answers {
+            by_status: ["1xx", "2xx", "3xx", "4xx", "5xx"]
+                .map(|status| self.http_requests.get_or_create_owned(&with(status))),
+            seconds: self.http_request_seconds.get_or_create_owned(&labels()),
         }
     }
 
@@ -317,11 +438,15 @@ impl Families {
         let code = |of: &Counters, word| of.get_or_create_owned(&with("code", word));
         let failures = |of: &Counters| Code::ALL.map(|failure| code(of, failure.as_str()));
         let reason = |of: &Counters, word| of.get_or_create_owned(&with("reason", word));
+        let events = &self.web_socket_event_seconds;
+        let event = |word| events.get_or_create_owned(&with("kind", word));
         let outcome = |word| self.alarm_runs.get_or_create_owned(&with("outcome", word));
         ClassMetrics {
             succeeded: code(&self.calls, "ok"),
             failed: failures(&self.calls),
             objects: self.objects.get_or_create_owned(&labels()),
+            objects_created: one(&self.objects_created),
+            objects_deleted: one(&self.objects_deleted),
             object_bytes: self.object_bytes.get_or_create_owned(&labels()),
             queue_wait_seconds: self.queue_wait_seconds.get_or_create_owned(&labels()),
             call_seconds: self.call_seconds.get_or_create_owned(&labels()),
@@ -336,6 +461,10 @@ impl Families {
             cuts: Cut::WORDS.map(|word| reason(&self.cuts, word)),
             background_failures: one(&self.background_failures),
             socket_handler_failures: one(&self.socket_handler_failures),
+            web_sockets: self.web_sockets.get_or_create_owned(&labels()),
+            web_socket_event_seconds: SocketEventKind::WORDS.map(event),
+            pages: self.answers(name, "page"),
+            json_calls: self.answers(name, "call"),
             alarm_runs: AlarmOutcome::WORDS.map(outcome),
         }
     }

@@ -4,7 +4,7 @@
 //! to record is to add, and nothing is looked up. What belongs to no class is recorded with
 //! [`Metrics`]. What somebody counts anyway is a [`Reading`], looked at when the numbers are asked for.
 //!
-//! Labels are classes, codes, outcomes, reasons, services and methods of the schemas; never objects, of
+//! Labels are classes, kinds, codes, outcomes, reasons, services and methods of the schemas; never objects, of
 //! which there is no end.
 //!
 //! Everything is recorded on the vat's thread. Any thread may have the text, from an [`Exposition`].
@@ -20,6 +20,7 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::{Arc, Mutex, atomic::AtomicU64},
+    time::Duration,
 };
 
 use http::StatusCode;
@@ -35,12 +36,12 @@ use prometheus_client::{
 };
 use vatwerk::Code;
 
-pub use class::{AlarmOutcome, ClassMetrics, Cut, Eviction, Reset};
+pub use class::{AlarmOutcome, ClassMetrics, Cut, Eviction, HttpKind, Reset, SocketEventKind};
 pub use durations::Durations;
 pub use exposition::{Exposition, Vitals};
 pub use reading::Reading;
 
-use class::Families;
+use class::{Answers, Families};
 use exposition::lock;
 
 /// The upper bounds, in seconds, by which durations of calls, waits and activations are told apart:
@@ -80,8 +81,8 @@ struct Inner {
     long_turns: Family<ClassAndMethod, Counter>,
     restarts: Restarts,
     connection_ends: Family<Vec<(&'static str, &'static str)>, Counter>,
-    /// By the first digit of the status, from 1 to 5.
-    http_answers: [Counter; 5],
+    /// The answers of the vat itself over HTTP.
+    http_answers: Answers,
     http_failures: Family<ClassAndCode, Counter>,
     http_slow: [Counter; Slow::WORDS.len()],
 }
@@ -212,14 +213,7 @@ impl Metrics {
             "Services of the vat that failed and were restarted",
             restarts.0.clone(),
         );
-        let http_answers = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
-        registry.register(
-            "http_requests",
-            "Requests over HTTP that were answered, by the class of the status",
-            http_answers.clone(),
-        );
-        let http_answers = ["1xx", "2xx", "3xx", "4xx", "5xx"]
-            .map(|status| http_answers.get_or_create_owned(&vec![("status", status)]));
+        let http_answers = families.answers("", "vat");
         let http_failures = Family::default();
         registry.register(
             "http_failures",
@@ -318,10 +312,10 @@ impl Metrics {
         self.0.restarts.clone()
     }
 
-    /// A request over HTTP was answered with this status.
-    pub fn http_answered(&self, status: StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
-        self.0.http_answers[class - 1].inc();
+    /// The vat itself answered a request over HTTP, one that reached no class, so long after its head was
+    /// there.
+    pub fn http_answered(&self, status: StatusCode, took: Duration) {
+        self.0.http_answers.add(status, took);
     }
 
     /// Something over HTTP was given up, because its client was too slow.

@@ -22,8 +22,6 @@ pub enum Reading {
     AlarmsUndelivered,
     /// Whether alarms are run: 1, or 0.
     AlarmsOn,
-    /// How many WebSockets are open.
-    WebSockets,
     /// How many bytes of messages wait for the peers of WebSockets.
     WebSocketBytes,
     /// How many WebSockets have been closed since the start, because their peers read too slowly.
@@ -106,7 +104,6 @@ impl Reading {
                 "alarms_on",
                 "Whether alarms are run: 0 for a server that was started with --alarms off",
             ),
-            Reading::WebSockets => ("web_sockets", "WebSockets that are open"),
             Reading::WebSocketBytes => (
                 "web_socket_bytes",
                 "Bytes of messages that wait for the peers of WebSockets",

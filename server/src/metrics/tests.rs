@@ -41,7 +41,15 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
     class.turn(took);
     metrics.turn_was_long("Room", "enter");
     metrics.restarts().count("alarms");
-    metrics.http_answered(StatusCode::NOT_FOUND);
+    metrics.http_answered(StatusCode::NOT_FOUND, took);
+    class.http_answered(HttpKind::Page, StatusCode::SWITCHING_PROTOCOLS, took);
+    class.http_answered(HttpKind::Call, StatusCode::OK, took);
+    class.http_answered(HttpKind::Call, StatusCode::OK, took);
+    class.web_socket_event(SocketEventKind::Message, took);
+    class.web_socket_event(SocketEventKind::Message, took);
+    class.web_socket_event(SocketEventKind::End, took);
+    class.web_sockets(4);
+    class.changed(9, 6);
     metrics.http_failed("Room", Code::Internal);
     let mut expected = BTreeMap::from([
         ("vatwerk_build_info{version=\"1.2.3\"}".to_owned(), 1.0),
@@ -67,12 +75,16 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
             1.0,
         ),
         (
-            "vatwerk_http_requests_total{status=\"4xx\"}".to_owned(),
+            "vatwerk_http_requests_total{class=\"\",kind=\"vat\",status=\"4xx\"}".to_owned(),
             1.0,
         ),
         (
-            "vatwerk_http_requests_total{status=\"5xx\"}".to_owned(),
+            "vatwerk_http_requests_total{class=\"\",kind=\"vat\",status=\"5xx\"}".to_owned(),
             0.0,
+        ),
+        (
+            "vatwerk_http_request_seconds_count{class=\"\",kind=\"vat\"}".to_owned(),
+            1.0,
         ),
     ]);
     let mut expect = |name: &str, label: &str, count: f64| {
@@ -80,6 +92,18 @@ fn what_is_recorded_shows_under_its_own_name_and_word() {
         expected.insert(name, count);
     };
     expect("calls_total", ",code=\"ok\"", 1.0);
+    for (kind, status, count) in [("page", "1xx", 1.0), ("call", "2xx", 2.0)] {
+        let label = format!(",kind=\"{kind}\"");
+        expect("http_request_seconds_count", &label, count);
+        let label = format!("{label},status=\"{status}\"");
+        expect("http_requests_total", &label, count);
+    }
+    let message = ",kind=\"message\"";
+    expect("web_socket_event_seconds_count", message, 2.0);
+    expect("web_socket_event_seconds_count", ",kind=\"end\"", 1.0);
+    expect("web_sockets", "", 4.0);
+    expect("objects_created_total", "", 9.0);
+    expect("objects_deleted_total", "", 6.0);
     expect("http_failures_total", ",code=\"internal\"", 1.0);
     expect("activations_total", "", 1.0);
     expect("gate_wait_seconds_count", "", 1.0);
@@ -208,7 +232,7 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         for label in sample.split(['{', ',', '}']).skip(1) {
             let label = label.split('=').next().unwrap();
             let known = [
-                "class", "code", "outcome", "reason", "status", "version", "le", "service",
+                "class", "kind", "code", "outcome", "reason", "status", "version", "le", "service",
                 "method", "setting", "",
             ];
             assert!(known.contains(&label), "{sample}");

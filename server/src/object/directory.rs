@@ -2,12 +2,16 @@
 
 use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
+use capnp::{
+    any_pointer,
+    capability::{FromClientHook, Promise, Response},
+};
 use vatwerk::ObjectId;
 
 use super::{class::ClassEntry, host::Host, slot::Status, stub::Stub};
 use crate::{
     Error, Result,
+    call::{Call, Message, Reply, Target},
     catalog::{After, AlarmEntry, Listed, Saved},
     folder::DatabaseId,
     metrics::Metrics,
@@ -80,6 +84,23 @@ impl Directory {
     pub fn stub_of_name<C: FromClientHook>(&self, class: &Rc<ClassEntry>, name: &str) -> Result<C> {
         let id = class.ids.of_name(name)?;
         Ok(self.stub(class, id, Some(name)))
+    }
+
+    /// Calls the object of that name, of 1 to 1,024 bytes. The parameters are handed over, not copied.
+    pub fn call(
+        &self,
+        class: &Rc<ClassEntry>,
+        name: &str,
+        method: (u64, u16),
+        params: Message,
+    ) -> Result<Promise<Response<any_pointer::Owned>, capnp::Error>> {
+        let id = class.ids.of_name(name)?;
+        let stub = Stub::new(&self.0, class, id, Some(name.into()));
+        let (reply, sent) = Reply::local();
+        let (interface_id, method_id) = method;
+        let params = Box::new(params);
+        stub.deliver(Call::sending(interface_id, method_id, params, reply));
+        Ok(sent.promise)
     }
 
     /// The classes, ordered by name, and how many objects each has.

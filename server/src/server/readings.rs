@@ -22,17 +22,25 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     metrics.limit("limits.socket_bytes_per_vat", socket_bytes);
     metrics.limit("limits.alarms_at_once", limits.alarms_at_once as u64);
     // From the start, so that the first event of a kind is seen as a change.
-    let classes: Vec<_> = host.classes.iter().cloned().collect();
-    for class in classes {
-        let (host, numbers) = (Rc::downgrade(host), metrics.class(class.name));
-        metrics.show_classes(move || {
-            if let Some(host) = host.upgrade()
-                && let Ok((objects, bytes)) = host.catalog.size(class.interface_id)
-            {
+    let classes = host.classes.iter();
+    let classes: Vec<_> = classes
+        .map(|class| (class.interface_id, metrics.class(class.name)))
+        .collect();
+    let counted = Rc::downgrade(host);
+    metrics.show_classes(move || {
+        let Some(host) = counted.upgrade() else {
+            return;
+        };
+        let sockets = host.web_sockets();
+        for (class, numbers) in &classes {
+            if let Ok((objects, bytes)) = host.catalog.size(*class) {
                 numbers.counted(objects, bytes);
             }
-        });
-    }
+            let changes = host.catalog.changes(*class);
+            numbers.changed(changes.created, changes.deleted);
+            numbers.web_sockets(sockets.get(class).copied().unwrap_or_default());
+        }
+    });
     let before = host.commits.journal().commits();
     let commits = move |host: &Host| host.commits.journal().commits() - before;
     let bytes = |host: &Host| host.commits.journal().bytes();
@@ -56,8 +64,6 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     let quarantined = |host: &Host| host.commits.journal().quarantined().len() as u64;
     metrics.show(Reading::Quarantined, of(host, quarantined));
     metrics.show(Reading::ObjectsAwake, of(host, awake));
-    let sockets = |host: &Host| host.web_sockets() as u64;
-    metrics.show(Reading::WebSockets, of(host, sockets));
     metrics.show(Reading::WebSocketBytes, of(host, Host::web_socket_bytes));
     metrics.show(Reading::WebSocketsSlow, of(host, Host::web_sockets_slow));
     metrics.show(Reading::Connections, of(gateway, connections));

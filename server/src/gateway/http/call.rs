@@ -1,24 +1,32 @@
 //! Calls of methods as JSON: of those that the class's schema opens. One that is not open is answered like one
 //! that there is not.
 //!
+//! The JSON becomes a message on the thread of the vat if it is short, and on another one if it is long. Either way
+//! the message is handed to the object as it is.
+//!
 //! A method that takes a capability gets `null` for it, and one in the results is told as
 //! `{"$capability": "Stub"}`: over HTTP there is nothing to hold it with.
 
-use std::rc::Rc;
+use std::{panic::resume_unwind, rc::Rc};
 
 use bytes::Bytes;
+use capnp::message::{Builder, HeapAllocator};
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
-use vatwerk::Delivery;
+use tokio::task::spawn_blocking;
+use vatwerk::{
+    Delivery,
+    json::{CallError, Method as Called},
+};
 
 use super::{
     Http, Problem,
     body::{Coming, arriving},
-    forward::object,
 };
 use crate::{
     Error,
     account::Counted,
+    call::Message,
     fault,
     fetch::{Body, Response},
     metrics::Overload,
@@ -27,6 +35,15 @@ use crate::{
 
 /// The longest piece of an answer, in bytes.
 const PIECE: usize = 64 << 10;
+
+/// The longest JSON of a call that the thread of the vat reads, in bytes: that takes some milliseconds.
+const SHORT: usize = 256 << 10;
+
+/// The words of the first segment of a call's message: most calls fit.
+const FIRST_WORDS: u32 = 64;
+
+/// How many calls with longer JSON are read at a time, each on a thread of its own.
+pub(super) const READERS: usize = 2;
 
 /// Calls a method of the object of that name.
 pub(super) async fn call(
@@ -50,14 +67,27 @@ pub(super) async fn call(
     if !is_json(&head.headers) {
         return Err(Problem::MediaType);
     }
-    let object = object(http, class, name)?;
-    let text = read(http, body).await?;
+    let (text, mut held) = read(http, body).await?;
     let text = String::from_utf8(text).map_err(|_| Problem::Json("not UTF-8".into()))?;
-    let longest = http.settings.limits.answer_bytes;
+    let (method, params) = write(http, class.interface_id, method, text).await?;
+    let segments = params.get_segments_for_output();
+    let bytes = segments.iter().map(|segment| segment.len()).sum();
+    held.set(0);
+    // A message that has more than all the room goes alone.
+    if !http.has_room(bytes) && http.held.sum() > 0 {
+        return Err(http.no_room(None));
+    }
+    held.set(bytes);
+    let at = (method.interface_id, method.ordinal);
     let called = http
-        .schemas
-        .call_for_text(&object, class.interface_id, method, text, longest);
-    let results = called.await?;
+        .directory
+        .call(class, name, at, Message::written(params))?;
+    let answer = called.await.map_err(CallError::Call)?;
+    drop(held);
+    let results = answer.get().map_err(CallError::Call)?;
+    let longest = http.settings.limits.answer_bytes;
+    let results = http.schemas.results_text(&method, results, longest);
+    let results = results.map_err(CallError::Results)?;
     if !http.has_room(results.len()) {
         return Err(http.no_room(Some(Delivery::Delivered)));
     }
@@ -94,8 +124,36 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
+/// Writes a call into a message, on the thread of the vat or, if its JSON is long, on another one.
+async fn write(
+    http: &Http,
+    class: u64,
+    method: &str,
+    text: String,
+) -> Result<(Called, Builder<HeapAllocator>), CallError> {
+    let is_short = text.len() <= SHORT;
+    let (schemas, method) = (http.schemas.clone(), method.to_owned());
+    let write = move || {
+        let mut message = Builder::new(HeapAllocator::new().first_segment_words(FIRST_WORDS));
+        let method = schemas.write_call(class, &method, text, message.init_root())?;
+        Ok((method, message))
+    };
+    if is_short {
+        return write();
+    }
+    let place = http.readers.clone().acquire_owned().await;
+    let written = spawn_blocking(move || {
+        // As long as it is read, also for a client that is gone.
+        let _place = place;
+        write()
+    });
+    written
+        .await
+        .unwrap_or_else(|failed| resume_unwind(failed.into_panic()))
+}
+
 /// The whole body, for which there has to be room beside those of others.
-async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
+async fn read(http: &Http, body: Coming) -> Result<(Vec<u8>, Counted), Problem> {
     let limits = &http.settings.limits;
     let limit = limits.json_bytes as u64;
     let (mut body, broken) = arriving(body, Some(limit), limits.pace())?;
@@ -109,7 +167,7 @@ async fn read(http: &Http, body: Coming) -> Result<Vec<u8>, Problem> {
         held.set(held.bytes() + piece.len());
         whole.extend_from_slice(&piece);
     }
-    Ok(whole)
+    Ok((whole, held))
 }
 
 impl Http {

@@ -36,7 +36,7 @@ use crate::{
         pace::{Pace, Waited},
         room::Place,
     },
-    metrics::{Overload, Slow},
+    metrics::{HttpKind, Overload, Slow},
 };
 
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
@@ -197,6 +197,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let under_way = UnderWay::new(self.clone());
+        let began = Instant::now();
         self.awaits.set(request.version() < Version::HTTP_2);
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
@@ -232,9 +233,7 @@ impl Connection {
             response.headers_mut().remove(header::UPGRADE);
         }
         self.http
-            .directory
-            .metrics()
-            .http_answered(response.status());
+            .count(about.as_ref(), response.status(), began.elapsed());
         let taken = Taken::new();
         self.watch(&taken);
         let held = self.http.held.clone();
@@ -361,6 +360,10 @@ impl Connection {
         *about = Some(About {
             class: class.clone(),
             name: object.name.clone(),
+            kind: match want {
+                Want::Call(_) => HttpKind::Call,
+                Want::Page(_) | Want::Moved(_) => HttpKind::Page,
+            },
         });
         match want {
             Want::Call(method) => {

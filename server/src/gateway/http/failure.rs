@@ -1,18 +1,19 @@
 //! Failures of the vat's side over HTTP, as the log and the numbers are told of them.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use http::StatusCode;
 use vatwerk::{Code, Delivery};
 
 use super::{Http, problem::status};
-use crate::{fault, object::ClassEntry};
+use crate::{fault, metrics::HttpKind, object::ClassEntry};
 
 /// The object that a request is for.
 #[derive(Clone)]
 pub(super) struct About {
     pub class: Rc<ClassEntry>,
     pub name: String,
+    pub kind: HttpKind,
 }
 
 /// A failure that is not the client's.
@@ -47,6 +48,18 @@ pub(super) fn words(error: capnp::Error) -> (Option<Code>, String) {
 }
 
 impl Http {
+    /// Counts an answer, which took that long. `about` is `None` of a request that has reached no object.
+    pub(super) fn count(&self, about: Option<&About>, status: StatusCode, took: Duration) {
+        let metrics = self.directory.metrics();
+        match about {
+            Some(about) => {
+                let class = metrics.class(about.class.name);
+                class.http_answered(about.kind, status, took);
+            }
+            None => metrics.http_answered(status, took),
+        }
+    }
+
     /// Counts a failure, and logs it unless the same of the same object was logged within the last minute.
     /// `about` is `None` of a request that has reached no object.
     pub(super) fn tell(&self, about: Option<&About>, failure: &Failure) {

@@ -48,6 +48,7 @@ use std::{
     future::Future,
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -58,7 +59,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::AbortHandle,
 };
 use vatwerk::json::Schemas;
@@ -120,7 +121,7 @@ pub struct Limits {
     pub head_fields: usize,
     /// The longest body of a request to an object's own page, if there is a limit.
     pub body_bytes: Option<u64>,
-    /// The longest JSON of a call, in bytes. The thread of the vat reads it.
+    /// The longest JSON of a call, in bytes. The thread of the vat reads it up to 256 KiB, and another what is longer.
     pub json_bytes: usize,
     /// The longest JSON of a call's results, in bytes.
     pub answer_bytes: usize,
@@ -215,7 +216,9 @@ impl Drop for Open {
 /// The HTTP connections of a vat.
 pub struct Http {
     directory: Directory,
-    schemas: Schemas,
+    schemas: Arc<Schemas>,
+    /// Places for calls whose JSON is read on another thread.
+    readers: Arc<Semaphore>,
     settings: Settings,
     hook: Option<Hook>,
     hyper: Builder<Local>,
@@ -261,7 +264,8 @@ impl Http {
             .keep_alive_timeout(limits.stall);
         Rc::new(Http {
             directory,
-            schemas,
+            schemas: Arc::new(schemas),
+            readers: Arc::new(Semaphore::new(call::READERS)),
             room,
             hyper,
             settings,

@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, rc::Rc};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vatwerk::Delivery;
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
     call::Reply,
     fault,
     fetch::Frame,
-    metrics::Reset,
+    metrics::{Reset, SocketEventKind},
     object::{
         class::Dispatch,
         event::Ticket,
@@ -175,6 +175,12 @@ pub(in crate::object) async fn run(
         };
         handler.await
     };
+    let kind = if event.is_last {
+        SocketEventKind::End
+    } else {
+        SocketEventKind::Message
+    };
+    let began = Instant::now();
     let limit = event.socket.sockets().event_timeout();
     let mut handled = Box::pin(async {
         let Some(limit) = limit else {
@@ -191,10 +197,12 @@ pub(in crate::object) async fn run(
     });
     let outcome = poll_fn(|cx| instance.poll_turn(flow, cx, |cx| handled.as_mut().poll(cx))).await;
     shielded(&instance.slot, || drop(handled));
+    let metrics = &instance.slot.metrics;
+    metrics.web_socket_event(kind, began.elapsed());
     if let Ok(Err(error)) = &outcome {
         let (class, id) = (instance.slot.class.name, instance.slot.id);
         tracing::warn!(class, %id, %error, "a handler of a WebSocket failed");
-        instance.slot.metrics.socket_handler_failed();
+        metrics.socket_handler_failed();
         // What is wrong is nobody's business outside.
         let _ = socket.end(HANDLER_FAILED, "internal error");
     } else if let Some(code) = closing {

@@ -90,9 +90,9 @@ impl Host {
         }
     }
 
-    /// How many WebSockets are open.
-    pub fn web_sockets(&self) -> usize {
-        self.sockets.count()
+    /// How many WebSockets are open, by the interface of the class; of a class that is missing, none.
+    pub fn web_sockets(&self) -> HashMap<u64, u64> {
+        self.sockets.by_class()
     }
 
     /// How many bytes wait for the peers of WebSockets.
@@ -127,10 +127,13 @@ impl Sockets {
         self.slow.set(self.slow.get() + 1);
     }
 
-    /// How many are open.
-    pub fn count(&self) -> usize {
-        let objects = self.objects.borrow();
-        objects.values().map(|object| object.count()).sum()
+    /// How many are open, by the interface of the class.
+    fn by_class(&self) -> HashMap<u64, u64> {
+        let mut open = HashMap::new();
+        for object in self.objects.borrow().values() {
+            *open.entry(object.class.interface_id).or_default() += object.count() as u64;
+        }
+        open
     }
 
     /// The sockets of an object, if it has any.
