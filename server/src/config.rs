@@ -156,7 +156,8 @@ pub struct Http {
     /// thread of the vat writes it. Default 4,194,304.
     pub answer_bytes: usize,
     /// How much the vat may hold of the JSON of calls, of the messages that it becomes, each until the call is
-    /// over, and of answers, each until its connection has taken it. With more, requests are answered 503. Never less than `call_bytes` or `answer_bytes`. Default
+    /// over, and of answers, each until its connection has taken it. With more, requests are answered 503. Never
+    /// less than `call_bytes` or `answer_bytes`. Default
     /// 67,108,864.
     pub held_bytes: usize,
     /// How long the program's own [`Server::gateway`](crate::Server::gateway) may take for a request; then it is

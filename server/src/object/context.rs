@@ -116,9 +116,9 @@ impl Context {
         tokio::time::sleep(duration).await;
     }
 
-    /// Accepts the WebSocket that `request` asks for, and has the object exist from then on: the socket, and the response that
-    /// [`Class::fetch`](super::Class::fetch) is to return for it, whose headers may be changed. What is
-    /// sent before it has been returned waits. The vat holds the socket from then on: the object may
+    /// Accepts the WebSocket that `request` asks for, and has the object exist from then on: the socket, and
+    /// the response that [`Class::fetch`](super::Class::fetch) is to return for it, whose headers may be
+    /// changed. What is sent before it has been returned waits. The vat holds the socket from then on: the object may
     /// fall asleep, and wakes with the next message. `tags`, at most 10 of at most 256 bytes, are for
     /// [`Context::web_sockets`].
     ///
@@ -251,8 +251,7 @@ impl Context {
     }
 
     /// Waits until everything that the object has written so far is on disk. An object that did not exist does
-    /// from then on. `storage-failed` or
-    /// `outcome-unknown` if that cannot be, or takes longer than 30 s.
+    /// from then on. `storage-failed` or `outcome-unknown` if that cannot be, or takes longer than 30 s.
     pub async fn sync(&self) -> Result<()> {
         self.0.storage.come_into_being()?;
         // What this turn has written is committed when it ends.

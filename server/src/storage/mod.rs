@@ -249,8 +249,8 @@ impl Storage {
     }
 
     /// Ends a turn and commits its writes; the position of the commit if there were any. While a held
-    /// transaction is open, and before an object that does not exist has written, nothing is committed. An error means that the turn's writes are undone and
-    /// the storage is [broken](Storage::broken).
+    /// transaction is open, and before an object that does not exist has written, nothing is committed. An error
+    /// means that the turn's writes are undone and the storage is [broken](Storage::broken).
     pub(crate) fn commit_turn(&self) -> Result<Option<Lsn>> {
         self.0.in_turn.set(false);
         let connection = self.0.live()?;
