@@ -401,6 +401,28 @@ fn a_list_fails_when_its_sink_refuses_a_batch_even_the_last() {
 }
 
 #[test]
+fn a_list_that_its_caller_gives_up_ends_though_its_sink_is_silent() {
+    run_paused(async {
+        let vat = TestVat::start().await;
+        let wire = vat.wire().await;
+        let cell = cell(&wire, "c");
+        cell.put("k", b"v").await.unwrap();
+        let sink = Sink::with_room(0);
+        let listing = tokio::task::spawn_local(cell.list(Span::default(), &sink));
+        settle().await;
+        let in_flight = async |calls| {
+            let line = format!("\nvatwerk_calls_in_flight {calls}\n");
+            vat.metrics().await.contains(&line)
+        };
+        assert!(in_flight(1).await);
+        listing.abort();
+        settle().await;
+        assert!(in_flight(0).await);
+        assert!(!sink.ended.get());
+    });
+}
+
+#[test]
 fn a_sink_whose_owner_hangs_up_ends_the_list_and_nothing_else() {
     run_paused(async {
         let vat = TestVat::start().await;
