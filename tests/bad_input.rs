@@ -47,7 +47,7 @@ fn garbage_ends_its_own_connection_with_a_reason_and_no_other() {
         let bystander = vat.wire().await;
         is_well(&bystander, &vat).await;
         for garbage in [
-            &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..],
+            &b"SSH-2.0-nobody\r\n"[..],
             &[0xff; 64],
             // One segment of one word, which is no pointer to a message of ours.
             &[0, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f, 9, 9, 9, 9],

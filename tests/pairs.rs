@@ -403,7 +403,7 @@ fn a_list_fails_when_its_sink_refuses_a_batch_even_the_last() {
 #[test]
 fn a_list_that_its_caller_gives_up_ends_though_its_sink_is_silent() {
     run_paused(async {
-        let vat = TestVat::start().await;
+        let vat = TestVat::with(|config| config.metrics = "127.0.0.1:0".parse().ok()).await;
         let wire = vat.wire().await;
         let cell = cell(&wire, "c");
         cell.put("k", b"v").await.unwrap();
