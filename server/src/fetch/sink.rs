@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use capnp::{
     traits::HasTypeId,
 };
 use futures::{FutureExt, Stream, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use tokio::time::timeout;
 use vatwerk::{
     Delivery,
     http_capnp::byte_sink::{self, write_params},
@@ -44,6 +46,9 @@ const COST: usize = 256;
 
 /// The largest piece in which a body is sent.
 const PIECE: usize = 64 << 10;
+
+/// How long a body that breaks off waits until its sink has taken what came before.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 /// A capability that takes a body, and the body that it takes, as it comes.
 pub fn sink() -> (byte_sink::Client, Incoming) {
@@ -350,8 +355,8 @@ pub async fn pour(mut body: Body, sink: byte_sink::Client) -> capnp::Result<()> 
             None => break,
             Some(Ok(piece)) => piece,
             Some(Err(error)) => {
-                // The sink has what came before.
-                unanswered.at_most(0).await?;
+                // The sink has what came before, if it takes it.
+                let _ = timeout(LAST_ANSWERS, unanswered.at_most(0)).await;
                 return Err(error);
             }
         };

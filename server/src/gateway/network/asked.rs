@@ -50,6 +50,9 @@ impl Ledger {
                 ..Question::default()
             };
             self.questions.insert(question, refused);
+            for one in given {
+                self.enter(one, false)?;
+            }
             let mut due = vec![Due::Exception { question, refusal }];
             due.extend(given.into_iter().filter_map(imported).map(Due::Release));
             return Ok(Outcome::Keep(due));

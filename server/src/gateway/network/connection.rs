@@ -185,7 +185,7 @@ impl<R: AsyncRead + Unpin> Inner<R> {
             let due = shared.due.borrow_mut().pop_front();
             let frame = match due {
                 Some(Due::Release(export)) => {
-                    // The ledger does not know of this reference.
+                    shared.ledger.borrow_mut().release_export(export, 1);
                     let frame = Frame::copy_of(&reply::release(export, 1));
                     return Poll::Ready(Ok(Some(Box::new(self.message(frame)))));
                 }

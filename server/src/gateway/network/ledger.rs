@@ -75,6 +75,8 @@ pub(super) struct Question {
     pub(super) finished: bool,
     /// Whether the peer has said that the results are those of a tail call, which are to come.
     pub(super) awaits_tail: bool,
+    /// The capabilities of the peer in the results of a tail call, which are here.
+    pub(super) lent: Option<Vec<u32>>,
     /// Whether the peer knows no more of the question, and is not to be told its end.
     pub(super) ended: bool,
 }
@@ -324,6 +326,7 @@ impl Ledger {
             }));
         }
         question.get_mut().returned = true;
+        let lent = question.get_mut().lent.take();
         let (bytes, was_refused) = (question.get().bytes, question.get().refused);
         let was_finished = question.get().finished;
         if was_finished || ret.get_no_finish_needed() {
@@ -339,10 +342,14 @@ impl Ledger {
                 match self.unsettled(results)? {
                     None => {
                         self.incoming_results(limits, results)?;
+                        self.tails.lend(lent.unwrap_or_default());
                         return Ok(Verdict::Deliver);
                     }
                     Some(why) => {
-                        release_imports(results.get_cap_table()?, replies);
+                        // Of a tail call the peer has given nothing.
+                        if lent.is_none() {
+                            release_imports(results.get_cap_table()?, replies);
+                        }
                         (Code::InvalidArgument, why)
                     }
                 }
@@ -370,7 +377,8 @@ impl Ledger {
         for one in results.get_cap_table()? {
             match one.which()? {
                 cap_descriptor::ReceiverHosted(id)
-                    if self.exports.get(&id).is_some_and(|export| export.unsettled) =>
+                    // One that the peer has not been given may yet become a promise.
+                    if self.exports.get(&id).is_none_or(|export| export.unsettled) =>
                 {
                     return Ok(Some("a result that is an unresolved promise of this vat"));
                 }
@@ -419,7 +427,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn release_export(&mut self, id: u32, references: u64) {
+    pub(super) fn release_export(&mut self, id: u32, references: u64) {
         if let Entry::Occupied(mut export) = self.exports.entry(id) {
             let left = export.get().references.saturating_sub(references);
             export.get_mut().references = left;
@@ -458,10 +466,7 @@ impl Ledger {
             return;
         };
         question.awaits_tail = false;
-        // It takes nothing for a question that it has finished.
-        if !question.finished {
-            self.tails.lend(lent);
-        }
+        question.lent = Some(lent);
     }
 
     fn check_unused(&self, id: u32) -> Read<()> {

@@ -31,18 +31,17 @@ impl Outgoing {
         Outgoing { message, shared }
     }
 
-    /// Puts a code in front of an error that capnp-rpc has made, of a call that has reached nothing: others have
-    /// theirs.
+    /// Puts a code in front of an error that capnp-rpc has made: others have theirs.
     fn add_code(&mut self) -> capnp::Result<()> {
         let root: message::Builder<'_> = self.message.get_root()?;
-        let (mut exception, is_answer): (exception::Builder<'_>, bool) = match root.which()? {
-            message::Abort(abort) => (abort?, false),
+        let mut exception: exception::Builder<'_> = match root.which()? {
+            message::Abort(abort) => abort?,
             message::Return(ret) => match ret?.which()? {
-                return_::Exception(exception) => (exception?, true),
+                return_::Exception(exception) => exception?,
                 _ => return Ok(()),
             },
             message::Resolve(resolve) => match resolve?.which()? {
-                resolve::Exception(exception) => (exception?, false),
+                resolve::Exception(exception) => exception?,
                 _ => return Ok(()),
             },
             _ => return Ok(()),
@@ -62,26 +61,20 @@ impl Outgoing {
             exception::Type::Failed if is_own => Code::InvalidArgument,
             exception::Type::Failed => Code::ApplicationFailed,
         };
-        let mut coded = format!("{code}: {text}");
-        if is_answer && is_own {
-            coded = reply::not_delivered(&coded);
-        }
-        exception.set_reason(coded);
+        // Whether its call has run, nobody can say.
+        exception.set_reason(format!("{code}: {text}"));
         Ok(())
     }
 
-    /// Replaces results that do not fit in a message by an error that says so. `true` if it has.
-    fn bound_results(&mut self) -> capnp::Result<bool> {
-        let (bytes, limit) = (
-            wire_bytes(&self.message),
-            self.shared.limits.max_message_bytes,
-        );
+    /// The error that the peer gets instead of results that do not fit in a message.
+    fn too_large(&self, bytes: usize) -> capnp::Result<Option<Builder<HeapAllocator>>> {
+        let limit = self.shared.limits.max_message_bytes;
         if bytes as u64 <= limit {
-            return Ok(false);
+            return Ok(None);
         }
         let root: message::Reader<'_> = self.message.get_root_as_reader()?;
         let message::Return(ret) = root.which()? else {
-            return Ok(false);
+            return Ok(None);
         };
         let ret = ret?;
         let why = format!(
@@ -90,8 +83,7 @@ impl Outgoing {
         );
         let mut instead = reply::exception(ret.get_answer_id(), Code::LimitExceeded, &why);
         reply::set_no_finish_needed(&mut instead, ret.get_no_finish_needed())?;
-        self.message = instead;
-        Ok(true)
+        Ok(Some(instead))
     }
 }
 
@@ -128,22 +120,22 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
             // It goes out as it is if it cannot be read.
             let _ = self.add_code();
         }
-        let is_too_large = answered.is_some() && self.bound_results().unwrap_or(false);
         if shows_answers {
             // A message of ours that cannot be read names nothing to hide.
             let _ = shared.ledger.borrow().hide_refused(&mut self.message);
         }
-        let mut unreachable = is_too_large;
+        let bytes = wire_bytes(&self.message);
+        let too_large = self.too_large(bytes).unwrap_or_default();
+        let mut unreachable = too_large.is_some();
         if let Ok(root) = self.message.get_root_as_reader() {
-            let bytes = wire_bytes(&self.message);
             let unwritten = shared.outbox.borrow().unwritten_bytes;
             let mut ledger = shared.ledger.borrow_mut();
-            let outcome = ledger.outgoing(&shared.limits, &shared.share, unwritten, bytes, root);
             if let Some(question) = answered {
-                ledger.withhold(question, is_too_large);
-                if ledger.calls_in_flight() == 0 {
-                    shared.changed.notify_waiters();
-                }
+                ledger.withhold(question, unreachable);
+            }
+            let outcome = ledger.outgoing(&shared.limits, &shared.share, unwritten, bytes, root);
+            if answered.is_some() && ledger.calls_in_flight() == 0 {
+                shared.changed.notify_waiters();
             }
             drop(ledger);
             // A message of ours that cannot be read names nothing to enter.
@@ -156,19 +148,25 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
                 }
             }
         }
-        let mut tails = || {
-            shared
-                .ledger
-                .borrow_mut()
-                .tails
-                .take_back(&mut self.message)
-        };
-        if releases && tails().is_ok_and(|is_left| !is_left) {
-            return (Promise::ok(()), Rc::new(self.message));
+        if let Some(instead) = too_large {
+            self.message = instead;
+        }
+        let is_tail = |call: &u32| shared.ledger.borrow().tails.contains(*call);
+        let tail = answered.filter(is_tail);
+        if tail.is_some() {
+            // That the peer need not finish the call says nothing of the question that it is for.
+            let _ = reply::set_no_finish_needed(&mut self.message, false);
+        }
+        if releases {
+            let mut ledger = shared.ledger.borrow_mut();
+            let is_left = ledger.tails.take_back(&mut self.message);
+            if is_left.is_ok_and(|is_left| !is_left) {
+                return (Promise::ok(()), Rc::new(self.message));
+            }
         }
         let message = Rc::new(self.message);
-        match answered {
-            Some(question) => answer(&shared, question, &message),
+        match tail {
+            Some(call) => keep_for_question(&shared, call, &message),
             None => shared.send(message.clone()),
         }
         if let Some(question) = answered
@@ -195,18 +193,15 @@ impl capnp_rpc::OutgoingMessage for Outgoing {
     }
 }
 
-/// Sends a return, which the ledger has. The results of a tail call are not for the peer: capnp-rpc gets them, when
-/// the peer has said as the answer to which question.
-fn answer(shared: &Shared, question: u32, message: &Sent) {
-    if !shared.ledger.borrow().tails.contains(question) {
-        return shared.send(message.clone());
-    }
-    shared.send(Rc::new(reply::results_sent_elsewhere(question)));
+/// Keeps what a tail call returned, which is not for the peer: capnp-rpc gets it, when the peer has said as the
+/// answer to which question.
+fn keep_for_question(shared: &Shared, call: u32, message: &Sent) {
+    shared.send(Rc::new(reply::results_sent_elsewhere(call)));
     // A message of ours that cannot be read has no results.
     let Ok(results) = TailReturn::of(message) else {
         return;
     };
-    let known = shared.ledger.borrow_mut().tails.returned(question, results);
+    let known = shared.ledger.borrow_mut().tails.returned(call, results);
     if let Some((question, results)) = known {
         let due = Due::Tail { question, results };
         shared.due.borrow_mut().push_back(due);
@@ -265,8 +260,9 @@ impl Ledger {
             resolve::Cap(capability) => Some(capability?),
             resolve::Exception(_) => None,
         };
-        // Given away only with calls that were not sent, or released since.
+        // Not given away as a promise, or released since.
         if !self.exports.get(&id).is_some_and(|export| export.promise) {
+            given.map(|one| self.enter(one, false)).transpose()?;
             let back = given.and_then(imported).map(Due::Release);
             return Ok(Outcome::Keep(back.into_iter().collect()));
         }
@@ -286,9 +282,11 @@ impl Ledger {
         let id = ret.get_answer_id();
         let mut exports = Vec::new();
         let mut unsettled = false;
+        let answer = self.answers.get(&id);
+        let is_told = !answer.is_some_and(|answer| answer.withheld);
         if let return_::Results(results) = ret.which()? {
             for one in results?.get_cap_table()? {
-                let (export, is_unsettled) = self.export(one)?;
+                let (export, is_unsettled) = self.enter(one, is_told)?;
                 exports.extend(export);
                 unsettled |= is_unsettled;
             }
@@ -307,9 +305,8 @@ impl Ledger {
         answer.exports = exports;
         answer.bytes = 0;
         // What is kept of a tail call counts until the peer has finished it.
-        answer.withheld = self.tails.contains(id);
         answer.forgotten = ret.get_no_finish_needed();
-        if answer.forgotten && !answer.withheld {
+        if answer.forgotten && !self.tails.contains(id) {
             entry.remove();
         } else {
             answer.bytes = bytes;
@@ -318,10 +315,10 @@ impl Ledger {
         Ok(unreachable)
     }
 
-    /// Enters that the peer is not given the results of a call.
-    fn withhold(&mut self, id: u32, is: bool) {
-        if is && let Some(answer) = self.answers.get_mut(&id) {
-            answer.withheld = true;
+    /// Enters whether the peer is given the results of a call that is about to return: not of a tail call.
+    fn withhold(&mut self, id: u32, is_too_large: bool) {
+        if let Some(answer) = self.answers.get_mut(&id) {
+            answer.withheld = is_too_large || self.tails.contains(id);
         }
     }
 
@@ -329,6 +326,16 @@ impl Ledger {
     pub(super) fn export(
         &mut self,
         one: cap_descriptor::Reader<'_>,
+    ) -> capnp::Result<(Option<u32>, bool)> {
+        self.enter(one, true)
+    }
+
+    /// Enters a capability that capnp-rpc takes for given to the peer. `is_told`: the peer gets it, and expects to hear
+    /// what it resolves to if it is a promise.
+    pub(super) fn enter(
+        &mut self,
+        one: cap_descriptor::Reader<'_>,
+        is_told: bool,
     ) -> capnp::Result<(Option<u32>, bool)> {
         let (id, is_promise) = match one.which()? {
             cap_descriptor::SenderHosted(id) => (id, false),
@@ -340,7 +347,7 @@ impl Ledger {
         // capnp-rpc calls a promise hosted when it is given again, so what was said first counts.
         let export = self.exports.entry(id).or_insert(Export {
             references: 0,
-            promise: is_promise,
+            promise: is_promise && is_told,
             unsettled: is_promise,
         });
         export.references += 1;

@@ -12,6 +12,7 @@ use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 use vatwerk::Code;
 
 use super::frame::Frame;
+use super::promise::MAX_CAPABILITIES;
 use super::reply;
 
 /// The tail calls that the peer has not finished.
@@ -58,7 +59,11 @@ impl TailReturn {
         if let message::Return(ret) = root.which()?
             && let return_::Results(results) = ret?.which()?
         {
-            for one in results?.get_cap_table()? {
+            let table = results?.get_cap_table()?;
+            if table.len() > MAX_CAPABILITIES {
+                return Ok(TailReturn::error("results with too many capabilities"));
+            }
+            for one in table {
                 let tag = match one.which()? {
                     cap_descriptor::SenderHosted(_) | cap_descriptor::SenderPromise(_) => {
                         RECEIVER_HOSTED

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use capnp::Error;
 use capnp::any_pointer;
 use capnp::capability::{Client, DispatchCallResult, FromServer, Params, Promise, Results};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 pub const NOTHING: u16 = 0;
 /// Returns the capability it is given.
@@ -34,6 +34,15 @@ pub const METHODS: u16 = 11;
 pub const PANIC: u16 = 11;
 /// Calls the capability it is given with `BIG_BYTES` bytes; not among the methods called at random.
 pub const SEND_BIG: u16 = 12;
+
+/// Calls the capability it is given, and keeps the promise of its result; none of these are called at random.
+pub const KEEP_RESULT: u16 = 13;
+/// Returns the capability that it keeps.
+pub const KEPT: u16 = 14;
+/// Returns the capability that it keeps, and `BIG_BYTES` bytes.
+pub const KEPT_BIG: u16 = 15;
+/// Returns the capability it is given, and a promise of its own.
+pub const WITH_PROMISE: u16 = 16;
 
 pub const BIG_BYTES: u32 = 100_000;
 pub const INTERFACE: u64 = 0xf00d_f00d_f00d_f00d;
@@ -115,6 +124,14 @@ impl capnp::capability::Server for Dispatch {
 }
 
 impl Knot {
+    fn kept(&self) -> Result<Client, Error> {
+        let kept = self.kept.borrow();
+        let kept = kept
+            .as_ref()
+            .ok_or_else(|| Error::failed("nothing is kept".into()));
+        Ok(Client::new(kept?.hook.add_ref()))
+    }
+
     async fn run(
         &self,
         method: u16,
@@ -184,6 +201,36 @@ impl Knot {
                     .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
                 let _: capnp::data::Builder<'_> = request.get().initn_as(BIG_BYTES);
                 request.send().promise.await?;
+            }
+            KEEP_RESULT => {
+                let request = given()?
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(INTERFACE, NOTHING, None);
+                let sent = request.send().promise;
+                let (tell, told) = oneshot::channel();
+                tokio::task::spawn_local(async move {
+                    let result = async { sent.await?.get()?.get_as_capability() };
+                    let _: Result<(), Result<Client, Error>> = tell.send(result.await);
+                });
+                let gone = || Error::failed("the test is over".into());
+                let promise = async move { told.await.map_err(|_| gone())? };
+                *self.kept.borrow_mut() = Some(capnp_rpc::new_future_client(promise));
+            }
+            KEPT => gives(results, self.kept()?),
+            KEPT_BIG => {
+                let mut two: capnp::any_pointer_list::Builder<'_> = results.get().initn_as(2);
+                two.reborrow().get(0).set_as_capability(self.kept()?.hook);
+                let data: capnp::data::Builder<'_> = two.get(1).initn_as(BIG_BYTES);
+                data.fill(7);
+            }
+            WITH_PROMISE => {
+                let promise: Client = capnp_rpc::new_future_client(std::future::pending());
+                *self.kept.borrow_mut() = Some(Client::new(promise.hook.add_ref()));
+                let mut two: capnp::any_pointer_list::Builder<'_> = results.get().initn_as(2);
+                for (place, client) in [given()?, promise].into_iter().enumerate() {
+                    two.reborrow()
+                        .get(place as u32)
+                        .set_as_capability(client.hook);
+                }
             }
             PANIC => panic!("on demand"),
             _ => return Err(Error::unimplemented("no such method".into())),

@@ -42,6 +42,7 @@ async fn outcome(
                 let release = release.unwrap();
                 *released.entry(release.get_id()).or_default() += release.get_reference_count();
             }
+            message::Resolve(_) => panic!("it was told of no promise"),
             message::Return(ret) if ret.as_ref().unwrap().get_answer_id() == question => {
                 return match ret.unwrap().which().unwrap() {
                     return_::Exception(exception) => {
@@ -209,5 +210,112 @@ fn results_that_do_not_fit_in_a_message_are_an_error_of_their_call() {
         peer.send(&[finish(1, false), call(3, BOOT, NOTHING, Cap::None)])
             .await;
         peer.returned(3).await.unwrap();
+    });
+}
+
+#[test]
+fn a_question_is_finished_also_when_the_tail_call_needs_no_finish() {
+    watched(LIMIT, || async {
+        let mut peer = asked(Limits::default()).await;
+        // Results without capabilities.
+        peer.send(&[tail(7, BOOT, NOTHING, Cap::None), take(0, 7)])
+            .await;
+        loop {
+            let message = peer.receive().await.expect("no finish before the end");
+            let root: message::Reader<'_> = message.get_root().unwrap();
+            if let message::Finish(finish) = root.which().unwrap() {
+                assert_eq!(finish.unwrap().get_question_id(), 0);
+                break;
+            }
+        }
+        peer.send(&[finish(7, true), finish(1, true)]).await;
+        peer.send(&[call(2, BOOT, NOTHING, Cap::None)]).await;
+        peer.returned(2).await.unwrap();
+        assert_eq!(peer.handle.counters().asked_in_flight, 0);
+    });
+}
+
+#[test]
+fn a_tail_call_that_cannot_be_followed_releases_what_the_peer_gave_once() {
+    watched(LIMIT, || async {
+        let mut peer = asked(Limits::default()).await;
+        let mut released = BTreeMap::new();
+        peer.send(&[tail(7, BOOT, WITH_PROMISE, Cap::Hosted(9)), take(0, 7)])
+            .await;
+        let failed = outcome(&mut peer, 1, &mut released).await.unwrap_err();
+        assert!(failed.contains("unresolved promise"), "{failed}");
+        peer.send(&[finish(7, true), finish(1, true)]).await;
+        for question in [2, 3] {
+            peer.send(&[call(question, BOOT, NOTHING, Cap::None)]).await;
+            outcome(&mut peer, question, &mut released).await.unwrap();
+        }
+        assert_eq!(released.get(&9), Some(&1));
+    });
+}
+
+/// An object that keeps the promise of what the peer is asked as question 0.
+async fn keeping(limits: Limits) -> Peer {
+    let mut peer = Peer::new(limits);
+    peer.send(&[bootstrap(0)]).await;
+    peer.returned(0).await.unwrap();
+    peer.send(&[call(1, BOOT, KEEP_RESULT, Cap::Hosted(5))])
+        .await;
+    assert_eq!(peer.asked().await, 0);
+    peer
+}
+
+#[test]
+fn a_promise_that_the_peer_was_not_given_cannot_become_itself() {
+    // The peer names it before the vat does.
+    watched(LIMIT, || async {
+        let mut peer = keeping(Limits::default()).await;
+        peer.send(&[
+            call(2, BOOT, KEPT, Cap::None),
+            results(0, Cap::Yours(1)),
+            call(3, Target::Export(1), NOTHING, Cap::None),
+            call(4, BOOT, KEPT, Cap::None),
+            call(5, BOOT, NOTHING, Cap::None),
+        ])
+        .await;
+        peer.returned(5).await.unwrap();
+    });
+    // It was part of results that did not fit in a message.
+    watched(LIMIT, || async {
+        let limits = Limits {
+            max_message_bytes: 50_000,
+            ..Limits::default()
+        };
+        let mut peer = keeping(limits).await;
+        peer.send(&[call(2, BOOT, KEPT_BIG, Cap::None)]).await;
+        peer.returned(2).await.unwrap_err();
+        peer.send(&[call(3, BOOT, KEPT, Cap::None)]).await;
+        peer.returned(3).await.unwrap();
+        peer.send(&[
+            results(0, Cap::Yours(1)),
+            call(4, BOOT, KEPT, Cap::None),
+            call(5, BOOT, NOTHING, Cap::None),
+        ])
+        .await;
+        peer.returned(5).await.unwrap();
+    });
+}
+
+#[test]
+fn a_peer_is_not_told_what_becomes_of_a_promise_that_it_was_not_given() {
+    watched(LIMIT, || async {
+        let mut peer = keeping(Limits::default()).await;
+        let mut released = BTreeMap::new();
+        peer.send(&[call(2, BOOT, FORWARD, Cap::Hosted(6))]).await;
+        let question = peer.asked().await;
+        peer.send(&[tail(7, BOOT, KEPT, Cap::None), take(question, 7)])
+            .await;
+        outcome(&mut peer, 2, &mut released).await.unwrap_err();
+        peer.send(&[call(3, BOOT, KEPT, Cap::None)]).await;
+        outcome(&mut peer, 3, &mut released).await.unwrap();
+        peer.send(&[results(0, Cap::Hosted(8))]).await;
+        for question in [4, 5] {
+            peer.send(&[call(question, BOOT, NOTHING, Cap::None)]).await;
+            outcome(&mut peer, question, &mut released).await.unwrap();
+        }
     });
 }
