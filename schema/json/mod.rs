@@ -45,6 +45,7 @@
 
 mod call;
 mod error;
+mod int64;
 mod load;
 mod merge;
 mod method;
@@ -61,6 +62,7 @@ mod tests;
 
 pub use call::{CallError, Params};
 pub use error::{JsonError, Problem, SchemaError};
+pub use int64::{Int64, UnknownInt64};
 pub use merge::merge;
 pub use method::{Interface, Method};
 pub use parse::{ParseError, parse};

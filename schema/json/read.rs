@@ -14,7 +14,7 @@ use serde::ser::{self, Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{
-    JsonError, MAX_DEPTH, MAX_JSON_BYTES, Method, Problem, Schemas,
+    Int64, JsonError, MAX_DEPTH, MAX_JSON_BYTES, Method, Problem, Schemas,
     node::{Default, FieldKind, Struct, Type},
     raw::{self, AnyStruct, AnyStructReader, ReadPointer, Width},
 };
@@ -29,11 +29,16 @@ const PREVIEW_BYTES: usize = 16 << 10;
 
 impl Schemas {
     /// The results of a call as JSON: always an object.
-    pub fn read_results(&self, method: &Method, results: any_pointer::Reader<'_>) -> Result<Value> {
+    pub fn read_results(
+        &self,
+        method: &Method,
+        results: any_pointer::Reader<'_>,
+        int64: Int64,
+    ) -> Result<Value> {
         if method.is_streaming() && self.structure(method.results).is_none() {
             return Ok(Value::Object(Map::new()));
         }
-        self.read_struct(method.results, results)
+        self.tree(method.results, results, int64)
     }
 
     /// The results of a call as JSON text of at most `max_bytes`, without a tree of its values.
@@ -41,6 +46,7 @@ impl Schemas {
         &self,
         method: &Method,
         results: any_pointer::Reader<'_>,
+        int64: Int64,
         max_bytes: usize,
     ) -> Result<String> {
         if method.is_streaming() && self.structure(method.results).is_none() {
@@ -51,7 +57,7 @@ impl Schemas {
             text: Vec::new(),
             left: max_bytes,
         };
-        let written = self.show(MAX_JSON_BYTES, |reader| {
+        let written = self.show(MAX_JSON_BYTES, int64, |reader| {
             let item = Item::Struct(method.results, pointer.get_struct(None)?);
             Ok(serde_json::to_writer(&mut text, &reader.item(item)))
         });
@@ -64,8 +70,12 @@ impl Schemas {
 
     /// A struct, by its id, as JSON: always an object.
     pub fn read_struct(&self, struct_id: u64, source: any_pointer::Reader<'_>) -> Result<Value> {
+        self.tree(struct_id, source, Int64::Number)
+    }
+
+    fn tree(&self, struct_id: u64, source: any_pointer::Reader<'_>, int64: Int64) -> Result<Value> {
         let ReadPointer(pointer) = source.get_as()?;
-        self.show(MAX_JSON_BYTES, |reader| {
+        self.show(MAX_JSON_BYTES, int64, |reader| {
             let item = Item::Struct(struct_id, pointer.get_struct(None)?);
             Ok(serde_json::to_value(reader.item(item)))
         })
@@ -81,7 +91,7 @@ impl Schemas {
     }
 
     fn default_within(&self, bytes: usize, ty: &Type, default: &Default) -> Result<Value> {
-        self.show(bytes, |reader| {
+        self.show(bytes, Int64::Number, |reader| {
             Ok(serde_json::to_value(
                 reader.item(Item::Default(ty, default)),
             ))
@@ -91,10 +101,12 @@ impl Schemas {
     fn show<T>(
         &self,
         bytes: usize,
+        int64: Int64,
         show: impl FnOnce(&Reader<'_>) -> Result<serde_json::Result<T>>,
     ) -> Result<T> {
         let reader = Reader {
             schemas: self,
+            int64,
             state: RefCell::new(State {
                 bytes_left: bytes,
                 ..State::default()
@@ -133,6 +145,7 @@ impl io::Write for Limited {
 
 struct Reader<'s> {
     schemas: &'s Schemas,
+    int64: Int64,
     state: RefCell<State>,
 }
 
@@ -179,7 +192,7 @@ impl Serialize for Shown<'_, '_, '_> {
             // What is set inside of a struct that is not, is set.
             Item::Element(id, of) => reader.with_null_as(false, || reader.structure(out, id, of)),
             Item::Default(ty, default) => reader.default(out, ty, default),
-            Item::Bits(ty, bits) => reader.schemas.decode(ty, bits).serialize(out),
+            Item::Bits(ty, bits) => reader.scalar(out, ty, bits),
         }
     }
 }
@@ -239,6 +252,19 @@ impl<'s> Reader<'s> {
         value
     }
 
+    fn scalar<S: Serializer>(
+        &self,
+        out: S,
+        ty: &Type,
+        bits: u64,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        match (ty, self.int64) {
+            (Type::Int64, Int64::String) => out.collect_str(&(bits as i64)),
+            (Type::UInt64, Int64::String) => out.collect_str(&bits),
+            _ => self.schemas.decode(ty, bits).serialize(out),
+        }
+    }
+
     /// A field that is not on the wire.
     fn default<S: Serializer>(
         &self,
@@ -248,7 +274,7 @@ impl<'s> Reader<'s> {
     ) -> std::result::Result<S::Ok, S::Error> {
         match default {
             Default::Zero => match ty.width() {
-                Some(_) => self.schemas.decode(ty, 0).serialize(out),
+                Some(_) => self.scalar(out, ty, 0),
                 None => {
                     let message = capnp::message::Builder::new_default();
                     let root = message.get_root_as_reader().map_err(JsonError::from);
@@ -256,7 +282,7 @@ impl<'s> Reader<'s> {
                     self.pointer(out, null, ty, &Default::Zero)
                 }
             },
-            Default::Bits(bits) => self.schemas.decode(ty, *bits).serialize(out),
+            Default::Bits(bits) => self.scalar(out, ty, *bits),
             Default::Text(text) => {
                 self.spend(text.len())?;
                 out.serialize_str(text)

@@ -10,7 +10,7 @@ use capnp::{
 use serde_json::{Value, json};
 
 use super::{EVERYTHING, TARGET, everything, target, trip};
-use crate::json::{Problem, SchemaError, Schemas, merge};
+use crate::json::{Int64, Problem, SchemaError, Schemas, merge};
 
 /// splitmix64: the same mutations in every run.
 struct Random(u64);
@@ -100,7 +100,7 @@ fn exercise(schemas: &Schemas, samples: &[(&str, Value, Vec<u8>)]) {
                     let _ = schemas.write_params(&method, params, written.init_root());
                     let message = serialize::read_message(&message[..], limited()).unwrap();
                     let root = message.get_root::<any_pointer::Reader>().unwrap();
-                    if let Ok(read) = schemas.read_results(&method, root) {
+                    if let Ok(read) = schemas.read_results(&method, root, Int64::Number) {
                         let mut written = message::Builder::new_default();
                         let _ = schemas.write_params(&method, &read, written.init_root());
                     }
@@ -154,7 +154,11 @@ fn damaged_results_do_no_harm() {
             continue;
         };
         let root = message.get_root::<any_pointer::Reader>().unwrap();
-        read += usize::from(schemas.read_results(&target(&schemas, name), root).is_ok());
+        read += usize::from(
+            schemas
+                .read_results(&target(&schemas, name), root, Int64::Number)
+                .is_ok(),
+        );
     }
     assert!(read > 5000, "only {read} were readable: this tested little");
 }
@@ -313,7 +317,11 @@ fn lists_of_nothing_are_not_free() {
     bytes[at + 4..at + 8].copy_from_slice(&0xffff_fff8_u32.to_le_bytes());
     let message = serialize::read_message(&bytes[..], ReaderOptions::new()).unwrap();
     let error = schemas
-        .read_results(&target(&schemas, "lists"), message.get_root().unwrap())
+        .read_results(
+            &target(&schemas, "lists"),
+            message.get_root().unwrap(),
+            Int64::Number,
+        )
         .unwrap_err();
     assert!(matches!(
         error.problem(),
