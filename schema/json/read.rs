@@ -1,6 +1,6 @@
 //! Results: from a message to JSON, a tree of its values or text.
 
-use std::{cell::RefCell, io};
+use std::{borrow::Cow, cell::RefCell, io};
 
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
 use capnp::{
@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Int64, JsonError, MAX_DEPTH, MAX_JSON_BYTES, Method, Problem, Schemas,
-    node::{Default, FieldKind, Struct, Type},
+    bytes::Hex,
+    node::{Default, Field, FieldKind, Struct, Type},
     raw::{self, AnyStruct, AnyStructReader, ReadPointer, Width},
 };
 
@@ -116,6 +117,14 @@ impl Schemas {
             let refused = reader.state.take().refused;
             refused.unwrap_or_else(|| Problem::NotJson(error.to_string()).into())
         })
+    }
+}
+
+/// A name with a prefix before it.
+fn under<'n>(prefix: &str, name: &'n str) -> Cow<'n, str> {
+    match prefix {
+        "" => name.into(),
+        prefix => format!("{prefix}{name}").into(),
     }
 }
 
@@ -287,7 +296,7 @@ impl<'s> Reader<'s> {
                 self.spend(text.len())?;
                 out.serialize_str(text)
             }
-            Default::Data(data) => self.data(out, data),
+            Default::Data(data) => self.data(out, ty, data),
             Default::Message(_) if self.state.borrow().inside_default => out.serialize_unit(),
             Default::Message(words) => {
                 let mut options = ReaderOptions::new();
@@ -305,7 +314,16 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn data<S: Serializer>(&self, out: S, data: &[u8]) -> std::result::Result<S::Ok, S::Error> {
+    fn data<S: Serializer>(
+        &self,
+        out: S,
+        ty: &Type,
+        data: &[u8],
+    ) -> std::result::Result<S::Ok, S::Error> {
+        if matches!(ty, Type::Hex) {
+            self.spend(data.len().saturating_mul(2))?;
+            return out.collect_str(&Hex(data));
+        }
         self.spend(data.len().saturating_add(data.len() / 3))?;
         out.collect_str(&Base64Display::new(data, &STANDARD))
     }
@@ -329,10 +347,10 @@ impl<'s> Reader<'s> {
                 self.spend(text.len())?;
                 out.serialize_str(text)
             }
-            Type::Data => {
+            Type::Data | Type::Hex => {
                 let data = pointer.get_data(None).map_err(JsonError::from);
                 let data = self.check(data)?;
-                self.data(out, data)
+                self.data(out, ty, data)
             }
             Type::List(element) => self.nested(|| self.list(out, pointer, element)),
             Type::Struct(id) => {
@@ -448,18 +466,53 @@ impl<'s> Reader<'s> {
         structure: &Struct,
         reader: StructReader<'_>,
     ) -> std::result::Result<S::Ok, S::Error> {
+        let mut members = out.serialize_map(None)?;
+        if let Some(unknown) = self.fill(&mut members, structure, reader, "")? {
+            members.serialize_entry("$unknownMember", &unknown)?;
+        }
+        members.end()
+    }
+
+    /// Adds the members of a struct to an object: its own, or one into which it is flattened under that prefix.
+    /// Answers the number of a union's member that the schema does not know.
+    fn fill<M: SerializeMap>(
+        &self,
+        members: &mut M,
+        structure: &Struct,
+        reader: StructReader<'_>,
+        prefix: &str,
+    ) -> std::result::Result<Option<u16>, M::Error> {
         // Members that are not set cost time, though not memory.
         self.spend(structure.fields.len())?;
-        let mut members = out.serialize_map(None)?;
         let set = raw::field(&reader, Width::W16, structure.discriminant_offset) as u16;
         let mut known = structure.discriminants == 0;
+        let mut unknown = None;
         for field in &structure.fields {
             match field.discriminant {
                 Some(discriminant) if discriminant != set => continue,
                 Some(_) => known = true,
                 None => {}
             }
-            self.spend(VALUE_BYTES + field.name.len())?;
+            let tag = structure.tag.as_ref();
+            let tag = tag.filter(|_| field.discriminant.is_some());
+            if let Some(tag) = tag.and_then(|tag| tag.name.as_ref()) {
+                self.spend(VALUE_BYTES + tag.len() + field.name.len())?;
+                members.serialize_entry(&*under(prefix, tag), &field.name)?;
+            }
+            if let Some(own) = &field.prefix {
+                let prefix = under(prefix, own);
+                let more = self.flattened(members, field, reader, &prefix);
+                let more = self.inside(more, |error| error.in_field(&field.name))?;
+                unknown = unknown.or(more);
+                continue;
+            }
+            let is_void = matches!(&field.kind, FieldKind::Slot { ty: Type::Void, .. });
+            if is_void && tag.is_some() {
+                continue;
+            }
+            let name = tag.and_then(|tag| tag.value.as_ref());
+            let name = under(prefix, name.unwrap_or(&field.name));
+            self.spend(VALUE_BYTES + name.len())?;
             let item = match &field.kind {
                 FieldKind::Group(id) => Item::Struct(*id, reader),
                 FieldKind::Slot {
@@ -481,12 +534,52 @@ impl<'s> Reader<'s> {
                     }
                 },
             };
-            let shown = members.serialize_entry(&field.name, &self.item(item));
-            self.inside(shown, |error| error.in_field(&field.name))?;
+            let shown = members.serialize_entry(&*name, &self.item(item));
+            self.inside(shown, |error| error.in_field(&name))?;
         }
-        if !known {
-            members.serialize_entry("$unknownMember", &set)?;
+        match structure.tag.as_ref().and_then(|tag| tag.name.as_ref()) {
+            _ if known => {}
+            None => unknown = Some(set),
+            Some(tag) => members.serialize_entry(&*under(prefix, tag), &set)?,
         }
-        members.end()
+        Ok(unknown)
+    }
+
+    /// Adds the members of a struct, group or union that is flattened. One that ends where a struct of its own
+    /// would be `null` has none.
+    fn flattened<M: SerializeMap>(
+        &self,
+        members: &mut M,
+        field: &Field,
+        reader: StructReader<'_>,
+        prefix: &str,
+    ) -> std::result::Result<Option<u16>, M::Error> {
+        let (id, reader, is_null) = match &field.kind {
+            FieldKind::Group(id) => (id, reader, None),
+            FieldKind::Slot {
+                offset,
+                ty: Type::Struct(id),
+                ..
+            } => {
+                let pointer = reader.get_pointer_field(*offset as usize);
+                let of = pointer.get_struct(None).map_err(JsonError::from);
+                (id, self.check(of)?, Some(pointer.is_null()))
+            }
+            FieldKind::Slot { .. } => return Ok(None),
+        };
+        let structure = self.schemas.structure(*id);
+        let structure = structure.ok_or_else(|| Problem::Schema("no such struct".into()).into());
+        let structure = self.check(structure)?;
+        let outside = self.state.borrow().inside_null;
+        let is_recursive = self.state.borrow().inside.contains(id);
+        if is_null == Some(true) && (outside || is_recursive) {
+            return Ok(None);
+        }
+        self.state.borrow_mut().inside.push(*id);
+        let unknown = self.with_null_as(is_null.unwrap_or(outside), || {
+            self.nested(|| self.fill(members, structure, reader, prefix))
+        });
+        self.state.borrow_mut().inside.pop();
+        unknown
     }
 }

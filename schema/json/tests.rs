@@ -3,10 +3,13 @@ use serde_json::Value;
 
 use super::{Int64, JsonError, Method, Schemas};
 
+mod annotations;
 mod hostile;
 mod reflect;
 mod values;
 mod wire;
+
+use hostile::Random;
 
 const EVERYTHING: &[u8] = include_bytes!("testdata/everything.cgr");
 const TARGET: u64 = 0xe1b2_c3d4_e5f6_0713;

@@ -13,7 +13,7 @@ use super::{EVERYTHING, TARGET, everything, target, trip};
 use crate::json::{Int64, Problem, SchemaError, Schemas, merge};
 
 /// splitmix64: the same mutations in every run.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -24,12 +24,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
     /// Damages some bytes, more often than not in a way that keeps the rest readable.
-    fn mutate(&mut self, bytes: &mut [u8]) {
+    pub(super) fn mutate(&mut self, bytes: &mut [u8]) {
         for _ in 0..=self.below(4) {
             let at = self.below(bytes.len());
             match self.below(4) {
@@ -54,7 +54,7 @@ impl Random {
 }
 
 /// Messages are small here, and a list of nothing must not make them large.
-fn limited() -> ReaderOptions {
+pub(super) fn limited() -> ReaderOptions {
     let mut options = ReaderOptions::new();
     options.traversal_limit_in_words(Some(20_000));
     options
