@@ -369,13 +369,13 @@ fn errors_say_where_and_what() {
         ),
         (
             "scalars",
-            json!({ "data": "AA" }),
-            r#"data: expected Data, in standard base64, got "AA""#,
+            json!({ "data": "A" }),
+            r#"data: expected Data, as a string of base64 or a list of bytes, got "A""#,
         ),
         (
             "scalars",
-            json!({ "data": [1, 2] }),
-            "data: expected Data, as a string of standard base64, got a list",
+            json!({ "data": {} }),
+            "data: expected Data, as a string of base64 or a list of bytes, got an object",
         ),
         (
             "scalars",
