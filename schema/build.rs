@@ -60,6 +60,9 @@ pub fn compile(file: impl AsRef<Path>) {
         .unwrap_or_else(|e| panic!("cannot write {stem}_capnp.cgr: {e}"));
 }
 
+/// The id of `/capnp/compat/json.capnp`.
+const JSON: u64 = 0x8ef9_9297_a43a_5e34;
+
 /// The files whose generated code is in this crate.
 fn provided() -> HashMap<u64, String> {
     let request = capnp::serialize::read_message(
@@ -75,7 +78,9 @@ fn provided() -> HashMap<u64, String> {
         .expect("our own request has files");
     files
         .iter()
-        .map(|file| (file.get_id(), "vatwerk".to_owned()))
+        .map(|file| file.get_id())
+        .chain([JSON])
+        .map(|id| (id, "vatwerk".to_owned()))
         .collect()
 }
 

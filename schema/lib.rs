@@ -40,6 +40,14 @@ capnp::generated_code!(pub mod object_capnp, "vatwerk/object_capnp.rs");
 capnp::generated_code!(pub mod storage_capnp, "vatwerk/storage_capnp.rs");
 capnp::generated_code!(pub mod vat_capnp, "vatwerk/vat_capnp.rs");
 
+/// The options of the annotations of `/capnp/compat/json.capnp`: the code that is generated for a schema with these
+/// annotations names them. Not part of the contract.
+#[doc(hidden)]
+#[allow(clippy::all)]
+pub mod json_capnp {
+    include!(concat!(env!("OUT_DIR"), "/capnp/compat/json_capnp.rs"));
+}
+
 /// HTTP over Cap'n Proto as kj has it, which a stub answers as well. Not part of the contract: it is
 /// neither in `SCHEMA_FILES` nor in what `Vat.describe` says.
 #[doc(hidden)]
@@ -54,6 +62,10 @@ pub const CODE_GENERATOR_REQUEST: &[u8] = include_bytes!("vatwerk.cgr");
 /// `vatwerk schema export` writes and what the build helper puts on the import path.
 pub const SCHEMA_FILES: &[(&str, &str)] = &[
     ("capnp/c++.capnp", include_str!("capnp/c++.capnp")),
+    (
+        "capnp/compat/json.capnp",
+        include_str!("capnp/compat/json.capnp"),
+    ),
     ("capnp/stream.capnp", include_str!("capnp/stream.capnp")),
     ("go.capnp", include_str!("go.capnp")),
     ("java.capnp", include_str!("java.capnp")),

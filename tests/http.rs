@@ -1,5 +1,6 @@
 //! Objects over HTTP: real sockets, and a vat in the test's own thread.
 
+mod annotated;
 mod births;
 mod broken;
 mod calls;

@@ -88,6 +88,20 @@ fn checked_in_request_is_current() {
 }
 
 #[test]
+fn the_request_of_a_schema_with_annotations_for_json_is_current() {
+    let data = root().join("schema/json/testdata");
+    let request = data.join("annotated.cgr");
+    check_request(&data, &[data.join("annotated.capnp")], &request);
+}
+
+#[test]
+fn the_request_of_the_annotations_for_json_is_current() {
+    let schema = root().join("schema");
+    let request = schema.join("capnp/compat/json.cgr");
+    check_request(&schema, &[schema.join("capnp/compat/json.capnp")], &request);
+}
+
+#[test]
 fn the_request_of_kj_is_current() {
     let schema = root().join("schema");
     let request = schema.join("kj/http.cgr");
@@ -412,6 +426,31 @@ const ASKED_FOR: &[(&str, u64)] = &[
     ("java.capnp:outerClassname", 0x9b06_6bb4_881f_7cd3),
 ];
 
+/// The annotations that say how a schema looks in JSON. The original declares their ids.
+const FOR_JSON: &[(&str, u64)] = &[
+    ("capnp/compat/json.capnp:name", 0xfa5b_1fd6_1c2e_7c3d),
+    ("capnp/compat/json.capnp:flatten", 0x82d3_e852_af03_36bf),
+    (
+        "capnp/compat/json.capnp:discriminator",
+        0xcfa7_94e8_d19a_0162,
+    ),
+    ("capnp/compat/json.capnp:base64", 0xd7d8_7945_0a25_3e4b),
+    ("capnp/compat/json.capnp:hex", 0xf061_e22f_0ae5_c7b5),
+    (
+        "capnp/compat/json.capnp:notification",
+        0xa0a0_54de_a32f_d98c,
+    ),
+    // These follow from their names.
+    (
+        "capnp/compat/json.capnp:FlattenOptions",
+        0xc4df_1325_7bc2_ea61,
+    ),
+    (
+        "capnp/compat/json.capnp:DiscriminatorOptions",
+        0xc2f8_c20c_293e_5319,
+    ),
+];
+
 /// The text that an annotation of that id has as its value, if a file has such.
 fn annotated(file: node::Reader<'_>, id: u64) -> Option<String> {
     let all = file.get_annotations().unwrap();
@@ -433,7 +472,7 @@ fn the_export_alone_compiles_and_says_what_every_generator_asks_for() {
     let request: code_generator_request::Reader = message.get_root().unwrap();
     let nodes: Vec<_> = request.get_nodes().unwrap().iter().collect();
     let named = |name: &str| nodes.iter().find(|it| text(it.get_display_name()) == name);
-    for (name, id) in ASKED_FOR {
+    for (name, id) in ASKED_FOR.iter().chain(FOR_JSON) {
         assert_eq!(named(name).unwrap().get_id(), *id, "{name}");
     }
 
@@ -481,7 +520,7 @@ fn ids_of_standard_annotations_are_those_that_follow_from_their_names() {
     let folder = tempfile::tempdir().unwrap();
     let mut paths = Vec::new();
     for (path, text) in SCHEMA_FILES {
-        if path.starts_with("vatwerk/") || *path == "java.capnp" {
+        if path.starts_with("vatwerk/") || path.contains("json") || *path == "java.capnp" {
             continue;
         }
         let bare = |line: &str| match line.split_once(" @0x") {

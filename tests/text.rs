@@ -206,6 +206,7 @@ fn every_schema_of_the_repository_survives_being_text() {
     for request in [
         "schema/vatwerk.cgr",
         "schema/kj/http.cgr",
+        "schema/json/testdata/annotated.cgr",
         "schema/json/testdata/everything.cgr",
         "server/examples/promises/promises.cgr",
         "tests/support/changed.cgr",

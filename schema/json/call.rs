@@ -9,7 +9,7 @@ use capnp::{
 };
 use serde_json::Value;
 
-use super::{JsonError, Method, Schemas};
+use super::{Int64, JsonError, Method, Schemas};
 use crate::object_capnp::stub;
 
 /// Why a call did not succeed.
@@ -78,7 +78,8 @@ impl From<String> for Params {
 
 impl Schemas {
     /// Calls a method of an object, by its name. `class` is the interface of the object's class; beside
-    /// its methods an object has those of `Stub`. Parameters are a JSON object, and so are the results.
+    /// its methods an object has those of `Stub`. Parameters are a JSON object, and so are the results, with 64-bit
+    /// integers in this form.
     /// The call is sent, and the parameters are dropped, when this is first polled.
     pub async fn call(
         &self,
@@ -86,11 +87,12 @@ impl Schemas {
         class: u64,
         method: &str,
         params: impl Into<Params>,
+        int64: Int64,
     ) -> Result<Value, CallError> {
         let (method, answer) = self.send(object, class, method, &params.into())?;
         let answer = answer.await.map_err(CallError::Call)?;
         let results = answer.get().map_err(CallError::Call)?;
-        self.read_results(&method, results)
+        self.read_results(&method, results, int64)
             .map_err(CallError::Results)
     }
 

@@ -77,6 +77,10 @@ pub enum Problem {
     LongText(usize),
     /// Two members of one union are set; the names of both.
     UnionConflict(String, String),
+    /// The member belongs to a union's member that is set, and none is: the union's tag is missing.
+    NoTag,
+    /// The member does not belong to the member of the union that is set, whose name this is.
+    OfOther(String),
     /// A value of this type cannot be written as JSON.
     Unsupported(&'static str),
     /// Text that is not UTF-8.
@@ -174,6 +178,15 @@ impl fmt::Display for Problem {
                     "{one} and {other} are members of one union: set one of them"
                 )
             }
+            Self::NoTag => write!(
+                f,
+                "it is of a union, and nothing says which member of that is set"
+            ),
+            Self::OfOther(set) => write!(
+                f,
+                "it is of another member of the union than {}, which is set",
+                shorten(set)
+            ),
             Self::Unsupported(what) => write!(f, "{what} cannot be given as JSON"),
             Self::NotUtf8 => write!(f, "the text is not UTF-8"),
             Self::LimitExceeded(limit) => write!(f, "larger than {limit} allows"),

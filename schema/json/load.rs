@@ -1,6 +1,6 @@
 //! From a `CodeGeneratorRequest` to [`Node`]s of our own, which need no message to be read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use capnp::{
     Word, any_pointer, message,
@@ -11,6 +11,7 @@ use capnp::{
 
 use super::{
     MAX_MEMBERS, MAX_NODES, SchemaError,
+    annotations::Json,
     node::{Default, Field, FieldKind, InterfaceNode, Kind, MethodNode, Node, Struct, Type},
 };
 use crate::http_capnp;
@@ -91,14 +92,26 @@ impl Loader {
             .unwrap_or(&display_name)
             .to_owned();
         let kind = match node.which() {
-            Ok(node::Struct(it)) => Kind::Struct(self.structure(it)?),
+            Ok(node::Struct(it)) => Kind::Struct(self.structure(it, node.get_annotations()?)?),
             Ok(node::Enum(it)) => {
                 let enumerants = it.get_enumerants()?;
                 self.count(enumerants.len())?;
                 let names = enumerants
                     .iter()
-                    .map(|enumerant| Ok(enumerant.get_name()?.to_str()?.to_owned()));
-                Kind::Enum(names.collect::<Result<_>>()?)
+                    .map(
+                        |enumerant| match Json::read(enumerant.get_annotations()?)?.name {
+                            Some(name) => Ok(name),
+                            None => Ok(enumerant.get_name()?.to_str()?.to_owned()),
+                        },
+                    )
+                    .collect::<Result<Vec<_>>>()?;
+                let mut seen = HashSet::new();
+                if let Some(twice) = names.iter().find(|name| !seen.insert(*name)) {
+                    return Err(SchemaError::Inconsistent(format!(
+                        "the JSON of {display_name}: two of its members are `{twice}` in JSON"
+                    )));
+                }
+                Kind::Enum(names)
             }
             Ok(node::Interface(it)) => {
                 let is_open = open(node.get_annotations()?)?.unwrap_or(false);
@@ -121,14 +134,23 @@ impl Loader {
         })
     }
 
-    fn structure(&mut self, it: node::struct_::Reader<'_>) -> Result<Struct> {
+    fn structure(
+        &mut self,
+        it: node::struct_::Reader<'_>,
+        annotations: struct_list::Reader<'_, annotation::Owned>,
+    ) -> Result<Struct> {
         let fields = it.get_fields()?;
         self.count(fields.len())?;
         let mut ordered = Vec::with_capacity(fields.len() as usize);
         for field in fields {
             let discriminant = field.get_discriminant_value();
-            let read = Field {
-                name: field.get_name()?.to_str()?.to_owned(),
+            let json = Json::read(field.get_annotations()?)?;
+            let declared = field.get_name()?.to_str()?;
+            let wrong = |why| SchemaError::Inconsistent(format!("{declared}: {why}"));
+            let mut read = Field {
+                name: json.name.unwrap_or_else(|| declared.to_owned()),
+                prefix: json.flatten,
+                tag: json.discriminator,
                 discriminant: (discriminant != field::NO_DISCRIMINANT).then_some(discriminant),
                 kind: match field.which()? {
                     field::Slot(slot) => {
@@ -143,18 +165,31 @@ impl Loader {
                     field::Group(group) => FieldKind::Group(group.get_type_id()),
                 },
             };
+            match &mut read.kind {
+                FieldKind::Slot { .. } if read.tag.is_some() => {
+                    return Err(wrong("only unions have a `discriminator`"));
+                }
+                FieldKind::Slot {
+                    ty: ty @ Type::Data,
+                    ..
+                } if json.is_hex => *ty = Type::Hex,
+                FieldKind::Slot { ty: Type::Data, .. } => {}
+                _ if json.is_hex || json.is_base64 => {
+                    return Err(wrong("only Data is hexadecimal or base64"));
+                }
+                _ => {}
+            }
             ordered.push((field.get_code_order(), read));
         }
         ordered.sort_by_key(|(order, _)| *order);
-        let fields: Vec<Field> = ordered.into_iter().map(|(_, field)| field).collect();
-        let by_name = fields.iter().enumerate();
         Ok(Struct {
             data_words: it.get_data_word_count(),
             pointers: it.get_pointer_count(),
             discriminants: it.get_discriminant_count(),
             discriminant_offset: it.get_discriminant_offset(),
-            by_name: by_name.map(|(i, f)| (f.name.clone(), i)).collect(),
-            fields,
+            fields: ordered.into_iter().map(|(_, field)| field).collect(),
+            tag: Json::read(annotations)?.discriminator,
+            ..Struct::default()
         })
     }
 

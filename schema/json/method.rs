@@ -179,6 +179,7 @@ impl Schemas {
             Type::Enum(id) | Type::Struct(id) | Type::Interface(id) => {
                 text.push_str(&self.name(*id));
             }
+            Type::Hex => text.push_str("Data"),
             other => {
                 let _ = write!(text, "{other:?}");
             }

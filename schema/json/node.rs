@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use capnp::Word;
 
@@ -27,7 +27,7 @@ pub(super) enum Kind {
     Other,
 }
 
-#[derive(Debug)]
+#[derive(Debug, std::default::Default)]
 pub(super) struct Struct {
     pub data_words: u16,
     pub pointers: u16,
@@ -36,12 +36,45 @@ pub(super) struct Struct {
     pub discriminant_offset: u32,
     /// In the order of their declaration.
     pub fields: Vec<Field>,
+    /// Of a union: the member of the JSON object that tells which of its members is set.
+    pub tag: Option<Tag>,
+    /// The members that the JSON object may have, by name: see [`super::layout`].
+    pub members: Vec<(String, Member)>,
     pub by_name: HashMap<String, usize>,
+}
+
+/// The annotation `discriminator` of a union.
+#[derive(Debug)]
+pub(super) struct Tag {
+    /// The name of the member that tells. There once the struct is laid out.
+    pub name: Option<String>,
+    /// The name of the value, if it is another one than that of the union's member.
+    pub value: Option<String>,
+}
+
+/// A member of a JSON object.
+#[derive(Debug)]
+pub(super) enum Member {
+    /// A field of the struct, by index.
+    Field(usize),
+    /// The name of the union's member that is set.
+    Tag,
+    /// The value of the union's member that is set, whichever that is.
+    Chosen,
+    /// A member of the struct that is flattened into this one, by index there.
+    Flat { field: usize, member: usize },
+    /// A member of whichever of the flattened members of the union is set: by field, the index there.
+    FlatChosen(BTreeMap<usize, usize>),
 }
 
 #[derive(Debug)]
 pub(super) struct Field {
+    /// In JSON.
     pub name: String,
+    /// Of a struct, group or union that is flattened: what comes before the names of its members.
+    pub prefix: Option<String>,
+    /// Of a named union whose members are told by a tag, until the union is laid out.
+    pub tag: Option<Tag>,
     /// Of a member of a union: what the discriminant is when it is set.
     pub discriminant: Option<u16>,
     pub kind: FieldKind,
@@ -95,6 +128,8 @@ pub(super) enum Type {
     Enum(u64),
     Text,
     Data,
+    /// Data that is hexadecimal in JSON.
+    Hex,
     List(Box<Type>),
     Struct(u64),
     Interface(u64),

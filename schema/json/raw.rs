@@ -146,6 +146,14 @@ impl<'a> Slots<'a> {
         }
     }
 
+    /// The struct that is there, or a new one.
+    pub(crate) fn open(pointer: PointerBuilder<'a>, size: StructSize) -> Result<Self> {
+        Ok(Self {
+            builder: pointer.get_struct(size, None)?,
+            size,
+        })
+    }
+
     /// The same struct again, for a group of it.
     pub(crate) fn reborrow(&mut self) -> Slots<'_> {
         Slots {

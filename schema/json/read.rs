@@ -1,6 +1,6 @@
 //! Results: from a message to JSON, a tree of its values or text.
 
-use std::{cell::RefCell, io};
+use std::{borrow::Cow, cell::RefCell, io};
 
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
 use capnp::{
@@ -14,8 +14,9 @@ use serde::ser::{self, Serialize, SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{
-    JsonError, MAX_DEPTH, MAX_JSON_BYTES, Method, Problem, Schemas,
-    node::{Default, FieldKind, Struct, Type},
+    Int64, JsonError, MAX_DEPTH, MAX_JSON_BYTES, Method, Problem, Schemas,
+    bytes::Hex,
+    node::{Default, Field, FieldKind, Struct, Type},
     raw::{self, AnyStruct, AnyStructReader, ReadPointer, Width},
 };
 
@@ -29,11 +30,16 @@ const PREVIEW_BYTES: usize = 16 << 10;
 
 impl Schemas {
     /// The results of a call as JSON: always an object.
-    pub fn read_results(&self, method: &Method, results: any_pointer::Reader<'_>) -> Result<Value> {
+    pub fn read_results(
+        &self,
+        method: &Method,
+        results: any_pointer::Reader<'_>,
+        int64: Int64,
+    ) -> Result<Value> {
         if method.is_streaming() && self.structure(method.results).is_none() {
             return Ok(Value::Object(Map::new()));
         }
-        self.read_struct(method.results, results)
+        self.tree(method.results, results, int64)
     }
 
     /// The results of a call as JSON text of at most `max_bytes`, without a tree of its values.
@@ -41,6 +47,7 @@ impl Schemas {
         &self,
         method: &Method,
         results: any_pointer::Reader<'_>,
+        int64: Int64,
         max_bytes: usize,
     ) -> Result<String> {
         if method.is_streaming() && self.structure(method.results).is_none() {
@@ -51,7 +58,7 @@ impl Schemas {
             text: Vec::new(),
             left: max_bytes,
         };
-        let written = self.show(MAX_JSON_BYTES, |reader| {
+        let written = self.show(MAX_JSON_BYTES, int64, |reader| {
             let item = Item::Struct(method.results, pointer.get_struct(None)?);
             Ok(serde_json::to_writer(&mut text, &reader.item(item)))
         });
@@ -64,8 +71,12 @@ impl Schemas {
 
     /// A struct, by its id, as JSON: always an object.
     pub fn read_struct(&self, struct_id: u64, source: any_pointer::Reader<'_>) -> Result<Value> {
+        self.tree(struct_id, source, Int64::Number)
+    }
+
+    fn tree(&self, struct_id: u64, source: any_pointer::Reader<'_>, int64: Int64) -> Result<Value> {
         let ReadPointer(pointer) = source.get_as()?;
-        self.show(MAX_JSON_BYTES, |reader| {
+        self.show(MAX_JSON_BYTES, int64, |reader| {
             let item = Item::Struct(struct_id, pointer.get_struct(None)?);
             Ok(serde_json::to_value(reader.item(item)))
         })
@@ -81,7 +92,7 @@ impl Schemas {
     }
 
     fn default_within(&self, bytes: usize, ty: &Type, default: &Default) -> Result<Value> {
-        self.show(bytes, |reader| {
+        self.show(bytes, Int64::Number, |reader| {
             Ok(serde_json::to_value(
                 reader.item(Item::Default(ty, default)),
             ))
@@ -91,10 +102,12 @@ impl Schemas {
     fn show<T>(
         &self,
         bytes: usize,
+        int64: Int64,
         show: impl FnOnce(&Reader<'_>) -> Result<serde_json::Result<T>>,
     ) -> Result<T> {
         let reader = Reader {
             schemas: self,
+            int64,
             state: RefCell::new(State {
                 bytes_left: bytes,
                 ..State::default()
@@ -104,6 +117,14 @@ impl Schemas {
             let refused = reader.state.take().refused;
             refused.unwrap_or_else(|| Problem::NotJson(error.to_string()).into())
         })
+    }
+}
+
+/// A name with a prefix before it.
+fn under<'n>(prefix: &str, name: &'n str) -> Cow<'n, str> {
+    match prefix {
+        "" => name.into(),
+        prefix => format!("{prefix}{name}").into(),
     }
 }
 
@@ -133,6 +154,7 @@ impl io::Write for Limited {
 
 struct Reader<'s> {
     schemas: &'s Schemas,
+    int64: Int64,
     state: RefCell<State>,
 }
 
@@ -179,7 +201,7 @@ impl Serialize for Shown<'_, '_, '_> {
             // What is set inside of a struct that is not, is set.
             Item::Element(id, of) => reader.with_null_as(false, || reader.structure(out, id, of)),
             Item::Default(ty, default) => reader.default(out, ty, default),
-            Item::Bits(ty, bits) => reader.schemas.decode(ty, bits).serialize(out),
+            Item::Bits(ty, bits) => reader.scalar(out, ty, bits),
         }
     }
 }
@@ -239,6 +261,19 @@ impl<'s> Reader<'s> {
         value
     }
 
+    fn scalar<S: Serializer>(
+        &self,
+        out: S,
+        ty: &Type,
+        bits: u64,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        match (ty, self.int64) {
+            (Type::Int64, Int64::String) => out.collect_str(&(bits as i64)),
+            (Type::UInt64, Int64::String) => out.collect_str(&bits),
+            _ => self.schemas.decode(ty, bits).serialize(out),
+        }
+    }
+
     /// A field that is not on the wire.
     fn default<S: Serializer>(
         &self,
@@ -248,7 +283,7 @@ impl<'s> Reader<'s> {
     ) -> std::result::Result<S::Ok, S::Error> {
         match default {
             Default::Zero => match ty.width() {
-                Some(_) => self.schemas.decode(ty, 0).serialize(out),
+                Some(_) => self.scalar(out, ty, 0),
                 None => {
                     let message = capnp::message::Builder::new_default();
                     let root = message.get_root_as_reader().map_err(JsonError::from);
@@ -256,12 +291,12 @@ impl<'s> Reader<'s> {
                     self.pointer(out, null, ty, &Default::Zero)
                 }
             },
-            Default::Bits(bits) => self.schemas.decode(ty, *bits).serialize(out),
+            Default::Bits(bits) => self.scalar(out, ty, *bits),
             Default::Text(text) => {
                 self.spend(text.len())?;
                 out.serialize_str(text)
             }
-            Default::Data(data) => self.data(out, data),
+            Default::Data(data) => self.data(out, ty, data),
             Default::Message(_) if self.state.borrow().inside_default => out.serialize_unit(),
             Default::Message(words) => {
                 let mut options = ReaderOptions::new();
@@ -279,7 +314,16 @@ impl<'s> Reader<'s> {
         }
     }
 
-    fn data<S: Serializer>(&self, out: S, data: &[u8]) -> std::result::Result<S::Ok, S::Error> {
+    fn data<S: Serializer>(
+        &self,
+        out: S,
+        ty: &Type,
+        data: &[u8],
+    ) -> std::result::Result<S::Ok, S::Error> {
+        if matches!(ty, Type::Hex) {
+            self.spend(data.len().saturating_mul(2))?;
+            return out.collect_str(&Hex(data));
+        }
         self.spend(data.len().saturating_add(data.len() / 3))?;
         out.collect_str(&Base64Display::new(data, &STANDARD))
     }
@@ -303,10 +347,10 @@ impl<'s> Reader<'s> {
                 self.spend(text.len())?;
                 out.serialize_str(text)
             }
-            Type::Data => {
+            Type::Data | Type::Hex => {
                 let data = pointer.get_data(None).map_err(JsonError::from);
                 let data = self.check(data)?;
-                self.data(out, data)
+                self.data(out, ty, data)
             }
             Type::List(element) => self.nested(|| self.list(out, pointer, element)),
             Type::Struct(id) => {
@@ -422,18 +466,53 @@ impl<'s> Reader<'s> {
         structure: &Struct,
         reader: StructReader<'_>,
     ) -> std::result::Result<S::Ok, S::Error> {
+        let mut members = out.serialize_map(None)?;
+        if let Some(unknown) = self.fill(&mut members, structure, reader, "")? {
+            members.serialize_entry("$unknownMember", &unknown)?;
+        }
+        members.end()
+    }
+
+    /// Adds the members of a struct to an object: its own, or one into which it is flattened under that prefix.
+    /// Answers the number of a union's member that the schema does not know.
+    fn fill<M: SerializeMap>(
+        &self,
+        members: &mut M,
+        structure: &Struct,
+        reader: StructReader<'_>,
+        prefix: &str,
+    ) -> std::result::Result<Option<u16>, M::Error> {
         // Members that are not set cost time, though not memory.
         self.spend(structure.fields.len())?;
-        let mut members = out.serialize_map(None)?;
         let set = raw::field(&reader, Width::W16, structure.discriminant_offset) as u16;
         let mut known = structure.discriminants == 0;
+        let mut unknown = None;
         for field in &structure.fields {
             match field.discriminant {
                 Some(discriminant) if discriminant != set => continue,
                 Some(_) => known = true,
                 None => {}
             }
-            self.spend(VALUE_BYTES + field.name.len())?;
+            let tag = structure.tag.as_ref();
+            let tag = tag.filter(|_| field.discriminant.is_some());
+            if let Some(tag) = tag.and_then(|tag| tag.name.as_ref()) {
+                self.spend(VALUE_BYTES + tag.len() + field.name.len())?;
+                members.serialize_entry(&*under(prefix, tag), &field.name)?;
+            }
+            if let Some(own) = &field.prefix {
+                let prefix = under(prefix, own);
+                let more = self.flattened(members, field, reader, &prefix);
+                let more = self.inside(more, |error| error.in_field(&field.name))?;
+                unknown = unknown.or(more);
+                continue;
+            }
+            let is_void = matches!(&field.kind, FieldKind::Slot { ty: Type::Void, .. });
+            if is_void && tag.is_some() {
+                continue;
+            }
+            let name = tag.and_then(|tag| tag.value.as_ref());
+            let name = under(prefix, name.unwrap_or(&field.name));
+            self.spend(VALUE_BYTES + name.len())?;
             let item = match &field.kind {
                 FieldKind::Group(id) => Item::Struct(*id, reader),
                 FieldKind::Slot {
@@ -455,12 +534,52 @@ impl<'s> Reader<'s> {
                     }
                 },
             };
-            let shown = members.serialize_entry(&field.name, &self.item(item));
-            self.inside(shown, |error| error.in_field(&field.name))?;
+            let shown = members.serialize_entry(&*name, &self.item(item));
+            self.inside(shown, |error| error.in_field(&name))?;
         }
-        if !known {
-            members.serialize_entry("$unknownMember", &set)?;
+        match structure.tag.as_ref().and_then(|tag| tag.name.as_ref()) {
+            _ if known => {}
+            None => unknown = Some(set),
+            Some(tag) => members.serialize_entry(&*under(prefix, tag), &set)?,
         }
-        members.end()
+        Ok(unknown)
+    }
+
+    /// Adds the members of a struct, group or union that is flattened. One that ends where a struct of its own
+    /// would be `null` has none.
+    fn flattened<M: SerializeMap>(
+        &self,
+        members: &mut M,
+        field: &Field,
+        reader: StructReader<'_>,
+        prefix: &str,
+    ) -> std::result::Result<Option<u16>, M::Error> {
+        let (id, reader, is_null) = match &field.kind {
+            FieldKind::Group(id) => (id, reader, None),
+            FieldKind::Slot {
+                offset,
+                ty: Type::Struct(id),
+                ..
+            } => {
+                let pointer = reader.get_pointer_field(*offset as usize);
+                let of = pointer.get_struct(None).map_err(JsonError::from);
+                (id, self.check(of)?, Some(pointer.is_null()))
+            }
+            FieldKind::Slot { .. } => return Ok(None),
+        };
+        let structure = self.schemas.structure(*id);
+        let structure = structure.ok_or_else(|| Problem::Schema("no such struct".into()).into());
+        let structure = self.check(structure)?;
+        let outside = self.state.borrow().inside_null;
+        let is_recursive = self.state.borrow().inside.contains(id);
+        if is_null == Some(true) && (outside || is_recursive) {
+            return Ok(None);
+        }
+        self.state.borrow_mut().inside.push(*id);
+        let unknown = self.with_null_as(is_null.unwrap_or(outside), || {
+            self.nested(|| self.fill(members, structure, reader, prefix))
+        });
+        self.state.borrow_mut().inside.pop();
+        unknown
     }
 }

@@ -21,6 +21,7 @@ impl Type {
             Self::Int64 | Self::UInt64 | Self::Float64 => Width::W64,
             Self::Text
             | Self::Data
+            | Self::Hex
             | Self::List(_)
             | Self::Struct(_)
             | Self::Interface(_)

@@ -3,7 +3,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde_json::Value;
 
 use super::{
-    Interface, JsonError, Method, SchemaError, load,
+    Interface, JsonError, Method, SchemaError, layout, load,
     node::{Kind, Node, Struct},
 };
 
@@ -36,10 +36,9 @@ impl Schemas {
         let mut seen = HashSet::new();
         nodes.retain(|node| seen.insert(node.id));
         let by_id = nodes.iter().enumerate().map(|(i, node)| (node.id, i));
-        Ok(Self {
-            by_id: by_id.collect(),
-            nodes,
-        })
+        let by_id = by_id.collect();
+        layout::lay_out(&mut nodes, &by_id)?;
+        Ok(Self { by_id, nodes })
     }
 
     /// The interface of that id.

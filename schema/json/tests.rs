@@ -1,12 +1,15 @@
 use capnp::{any_pointer, message, serialize};
 use serde_json::Value;
 
-use super::{JsonError, Method, Schemas};
+use super::{Int64, JsonError, Method, Schemas};
 
+mod annotations;
 mod hostile;
 mod reflect;
 mod values;
 mod wire;
+
+use hostile::Random;
 
 const EVERYTHING: &[u8] = include_bytes!("testdata/everything.cgr");
 const TARGET: u64 = 0xe1b2_c3d4_e5f6_0713;
@@ -34,14 +37,17 @@ fn trip(schemas: &Schemas, method: &Method, params: &Value) -> Result<Value, Jso
     let bytes = serialize::write_message_to_words(&sent);
     let received = serialize::read_message(&bytes[..], message::ReaderOptions::new()).unwrap();
     let results = || received.get_root::<any_pointer::Reader>().unwrap();
-    let read = schemas.read_results(method, results());
+    let read = schemas.read_results(method, results(), Int64::Number);
     // As text it is the same.
-    match (&read, schemas.results_text(method, results(), usize::MAX)) {
+    match (
+        &read,
+        schemas.results_text(method, results(), Int64::Number, usize::MAX),
+    ) {
         (Ok(value), Ok(text)) => {
             assert_eq!(text, value.to_string());
-            let exactly = schemas.results_text(method, results(), text.len());
+            let exactly = schemas.results_text(method, results(), Int64::Number, text.len());
             assert_eq!(exactly.unwrap(), text);
-            let shorter = schemas.results_text(method, results(), text.len() - 1);
+            let shorter = schemas.results_text(method, results(), Int64::Number, text.len() - 1);
             let problem = shorter.unwrap_err().problem().clone();
             assert!(matches!(problem, super::Problem::LongText(_)), "{problem}");
         }

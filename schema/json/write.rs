@@ -1,8 +1,7 @@
 //! Parameters: from JSON straight into a message.
 
-use std::{collections::BTreeSet, fmt};
+use std::fmt;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use capnp::{
     any_pointer,
     private::layout::{ElementSize, ListBuilder, PointerBuilder, StructSize},
@@ -11,14 +10,14 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use serde_json::Value;
 
 use super::{
-    JsonError, MAX_DEPTH, MAX_PARAMS_BYTES, Method, Problem, Schemas,
-    node::{Default, Field, FieldKind, Struct, Type},
+    JsonError, MAX_DEPTH, MAX_PARAMS_BYTES, Method, Problem, Schemas, bytes,
+    node::{Struct, Type},
     parse,
     raw::{self, Slots, SlotsList, Width, WritePointer},
     scalar::{Given, mismatch},
 };
 
-type Result<T> = std::result::Result<T, JsonError>;
+pub(super) type Result<T> = std::result::Result<T, JsonError>;
 
 /// The most elements that a list of Cap'n Proto has.
 const MAX_ELEMENTS: u32 = (1 << 29) - 1;
@@ -87,7 +86,7 @@ impl Schemas {
 }
 
 /// JSON that is read twice: a list of Cap'n Proto has its length before its elements.
-trait Source {
+pub(super) trait Source {
     fn read<'de, S: DeserializeSeed<'de>>(&'de self, seed: S) -> serde_json::Result<S::Value>;
 
     /// The lengths of all lists, in the order in which they begin.
@@ -127,18 +126,18 @@ impl Source for str {
     }
 }
 
-fn not_json(error: &serde_json::Error) -> JsonError {
+pub(super) fn not_json(error: &serde_json::Error) -> JsonError {
     Problem::NotJson(error.to_string()).into()
 }
 
 /// The kinds of values, as far as [`Measure`] tells them apart.
-enum Kind {
+pub(super) enum Kind {
     Object,
     Other,
 }
 
 /// Notes the lengths of lists.
-struct Measure<'a>(&'a mut Vec<u32>);
+pub(super) struct Measure<'a>(pub &'a mut Vec<u32>);
 
 impl<'de> DeserializeSeed<'de> for Measure<'_> {
     type Value = Kind;
@@ -198,24 +197,24 @@ impl<'de> Visitor<'de> for Measure<'_> {
     }
 }
 
-struct Writer<'s> {
-    schemas: &'s Schemas,
+pub(super) struct Writer<'s> {
+    pub schemas: &'s Schemas,
     words_left: u64,
-    depth: usize,
-    lengths: std::vec::IntoIter<u32>,
+    pub depth: usize,
+    pub lengths: std::vec::IntoIter<u32>,
     /// Why a value was refused, and where as far as that is known by now. `serde` passes on only a text.
     refused: Option<JsonError>,
 }
 
 impl<'s> Writer<'s> {
-    fn put_in<'w, 'a>(&'w mut self, place: Place<'a>) -> IntoPlace<'w, 's, 'a> {
+    pub(super) fn put_in<'w, 'a>(&'w mut self, place: Place<'a, 's>) -> IntoPlace<'w, 's, 'a> {
         IntoPlace {
             writer: self,
             place,
         }
     }
 
-    fn spend(&mut self, words: u64) -> Result<()> {
+    pub(super) fn spend(&mut self, words: u64) -> Result<()> {
         self.words_left = self
             .words_left
             .checked_sub(words)
@@ -223,7 +222,7 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    fn deeper(&mut self) -> Result<()> {
+    pub(super) fn deeper(&mut self) -> Result<()> {
         if self.depth == MAX_DEPTH {
             return Err(Problem::LimitExceeded("MAX_DEPTH").into());
         }
@@ -231,14 +230,14 @@ impl<'s> Writer<'s> {
         Ok(())
     }
 
-    fn structure(&self, id: u64) -> Result<&'s Struct> {
+    pub(super) fn structure(&self, id: u64) -> Result<&'s Struct> {
         self.schemas
             .structure(id)
             .ok_or_else(|| Problem::Schema(format!("no struct {}", self.schemas.name(id))).into())
     }
 
     /// Passes on what was done, or says to `serde` that it was refused.
-    fn check<T, E: de::Error>(&mut self, done: Result<T>) -> std::result::Result<T, E> {
+    pub(super) fn check<T, E: de::Error>(&mut self, done: Result<T>) -> std::result::Result<T, E> {
         done.map_err(|refused| {
             self.refused = Some(refused);
             E::custom("refused")
@@ -246,7 +245,7 @@ impl<'s> Writer<'s> {
     }
 
     /// Adds to where a value was refused.
-    fn inside<T, E>(
+    pub(super) fn inside<T, E>(
         &mut self,
         done: std::result::Result<T, E>,
         place: impl FnOnce(JsonError) -> JsonError,
@@ -264,14 +263,39 @@ impl<'s> Writer<'s> {
                 self.spend((text.len() as u64 + 1).div_ceil(8))?;
                 pointer.set_text(text.into());
             }
-            Type::Data => {
-                let data = STANDARD
-                    .decode(text)
-                    .map_err(|_| mismatch("Data, in standard base64", Given::Text(text)))?;
+            Type::Data | Type::Hex => {
+                let data = bytes::decode(ty, text).ok_or_else(|| unfit(ty, Given::Text(text)))?;
                 self.spend((data.len() as u64).div_ceil(8))?;
                 pointer.set_data(&data);
             }
             _ => return Err(unfit(ty, Given::Text(text)).into()),
+        }
+        Ok(())
+    }
+
+    /// Data that is given as a list of numbers.
+    fn bytes<'de, A: SeqAccess<'de>>(
+        &mut self,
+        pointer: PointerBuilder<'_>,
+        mut seq: A,
+    ) -> std::result::Result<(), A::Error> {
+        let count = self.lengths.next().unwrap_or(0);
+        let spent = if count > MAX_ELEMENTS {
+            Err(Problem::LimitExceeded("MAX_PARAMS_BYTES").into())
+        } else {
+            self.spend(u64::from(count).div_ceil(8))
+        };
+        self.check(spent)?;
+        for (i, byte) in pointer.init_data(count).iter_mut().enumerate() {
+            let mut bits = None;
+            let place = Place::Scalar {
+                ty: &Type::UInt8,
+                bits: &mut bits,
+                skips_null: false,
+            };
+            let next = seq.next_element_seed(self.put_in(place));
+            self.inside(next, |error| error.in_element(i))?;
+            *byte = bits.unwrap_or_default() as u8;
         }
         Ok(())
     }
@@ -334,101 +358,6 @@ impl<'s> Writer<'s> {
             List::Pointers(pointer.init_list(ElementSize::Pointer, count))
         })
     }
-
-    fn members<'de, A: MapAccess<'de>>(
-        &mut self,
-        mut slots: Slots<'_>,
-        structure: &Struct,
-        mut map: A,
-    ) -> std::result::Result<(), A::Error> {
-        let deeper = self.deeper();
-        self.check(deeper)?;
-        let mut given = BTreeSet::new();
-        let mut chosen: Option<&Field> = None;
-        while let Some(name) = map.next_key_seed(Name(structure))? {
-            let found = self.member(&mut slots, structure, name, &mut given, &mut chosen);
-            let field = self.check(found)?;
-            let done = self.value(slots.reborrow(), field, &mut map);
-            self.inside(done, |error| error.in_field(&field.name))?;
-        }
-        self.depth -= 1;
-        Ok(())
-    }
-
-    /// The field of that name, which has no value yet.
-    fn member<'a>(
-        &self,
-        slots: &mut Slots<'_>,
-        structure: &'a Struct,
-        name: std::result::Result<usize, String>,
-        given: &mut BTreeSet<usize>,
-        chosen: &mut Option<&'a Field>,
-    ) -> Result<&'a Field> {
-        let at = name.map_err(|name| {
-            let known = structure.fields.iter().map(|it| it.name.clone());
-            let known = known.collect();
-            JsonError::from(Problem::UnknownField { known }).in_field(&name)
-        })?;
-        let field = &structure.fields[at];
-        if !given.insert(at) {
-            return Err(JsonError::from(Problem::Twice).in_field(&field.name));
-        }
-        if let Some(discriminant) = field.discriminant {
-            if let Some(other) = chosen {
-                let names = (other.name.clone(), field.name.clone());
-                return Err(Problem::UnionConflict(names.0, names.1).into());
-            }
-            *chosen = Some(field);
-            slots.set(
-                Width::W16,
-                structure.discriminant_offset,
-                discriminant.into(),
-            )?;
-        }
-        Ok(field)
-    }
-
-    fn value<'de, A: MapAccess<'de>>(
-        &mut self,
-        mut slots: Slots<'_>,
-        field: &Field,
-        map: &mut A,
-    ) -> std::result::Result<(), A::Error> {
-        match &field.kind {
-            FieldKind::Group(id) => {
-                let group = self.structure(*id);
-                let group = self.check(group)?;
-                map.next_value_seed(self.put_in(Place::Struct(slots.reborrow(), group)))
-            }
-            FieldKind::Slot {
-                offset,
-                ty,
-                default,
-                ..
-            } => match ty.width() {
-                None => {
-                    let pointer = slots.pointer(*offset).map_err(JsonError::from);
-                    let pointer = self.check(pointer)?;
-                    map.next_value_seed(self.put_in(Place::Pointer(pointer, ty)))
-                }
-                Some(width) => {
-                    let mut bits = None;
-                    map.next_value_seed(self.put_in(Place::Scalar {
-                        ty,
-                        bits: &mut bits,
-                        skips_null: true,
-                    }))?;
-                    let Some(bits) = bits else { return Ok(()) };
-                    let default = match default {
-                        Default::Bits(bits) => *bits,
-                        _ => 0,
-                    };
-                    let set = slots.set(width, *offset, bits ^ default);
-                    self.check(set.map_err(JsonError::from))
-                }
-            },
-        }
-    }
 }
 
 /// A list that is being written.
@@ -438,56 +367,38 @@ enum List<'a, 's> {
     Pointers(ListBuilder<'a>),
 }
 
-/// The name of a member: the index of its field, or the name if there is none.
-struct Name<'a>(&'a Struct);
-
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = std::result::Result<usize, String>;
-
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        source: D,
-    ) -> std::result::Result<Self::Value, D::Error> {
-        source.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Name<'_> {
-    type Value = std::result::Result<usize, String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> std::result::Result<Self::Value, E> {
-        let known = self.0.by_name.get(name).copied();
-        Ok(known.ok_or_else(|| name.to_owned()))
-    }
-}
-
 /// Where a value goes. Nothing is there yet, and `null` leaves it so.
-enum Place<'a> {
+pub(super) enum Place<'a, 's> {
     Pointer(PointerBuilder<'a>, &'a Type),
     /// An element of a list, or a group.
-    Struct(Slots<'a>, &'a Struct),
+    Struct(Slots<'a>, &'s Struct),
     Scalar {
         ty: &'a Type,
         bits: &'a mut Option<u64>,
         /// Whether `null` stands for the default, of whatever type it is.
         skips_null: bool,
     },
+    /// The name of the member of a union that is set: its field, by index. `null` says nothing.
+    Tag(&'s Struct, &'a mut Option<usize>),
 }
 
-struct IntoPlace<'w, 's, 'a> {
+pub(super) struct IntoPlace<'w, 's, 'a> {
     writer: &'w mut Writer<'s>,
-    place: Place<'a>,
+    place: Place<'a, 's>,
 }
 
 impl IntoPlace<'_, '_, '_> {
     fn scalar<E: de::Error>(self, given: Given<'_>) -> std::result::Result<(), E> {
         let IntoPlace { writer, place } = self;
         let done = match (place, given) {
-            (Place::Pointer(..) | Place::Struct(..), Given::Null) => Ok(()),
+            (Place::Pointer(..) | Place::Struct(..) | Place::Tag(..), Given::Null) => Ok(()),
+            (Place::Tag(structure, told), given) => match structure.variant(given) {
+                Ok(field) => {
+                    *told = Some(field);
+                    Ok(())
+                }
+                Err(problem) => Err(problem.into()),
+            },
             (
                 Place::Scalar {
                     skips_null: true, ..
@@ -550,6 +461,7 @@ impl<'de> Visitor<'de> for IntoPlace<'_, '_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> std::result::Result<(), A::Error> {
         match self.place {
             Place::Pointer(pointer, Type::List(element)) => self.writer.list(pointer, element, seq),
+            Place::Pointer(pointer, Type::Data | Type::Hex) => self.writer.bytes(pointer, seq),
             place => IntoPlace { place, ..self }.scalar(Given::List),
         }
     }
@@ -574,7 +486,11 @@ impl<'de> Visitor<'de> for IntoPlace<'_, '_, '_> {
 /// The problem of a value that does not fit the type of a pointer.
 fn unfit(ty: &Type, given: Given<'_>) -> Problem {
     match ty {
-        Type::Data => mismatch("Data, as a string of standard base64", given),
+        Type::Data => mismatch("Data, as a string of base64 or a list of bytes", given),
+        Type::Hex => mismatch(
+            "Data, as a string of hexadecimal digits or a list of bytes",
+            given,
+        ),
         Type::List(_) => mismatch("a list", given),
         Type::Struct(_) => mismatch("an object", given),
         Type::Interface(_) | Type::Capability => Problem::Unsupported("a capability"),
@@ -583,13 +499,13 @@ fn unfit(ty: &Type, given: Given<'_>) -> Problem {
     }
 }
 
-fn size(structure: &Struct) -> StructSize {
+pub(super) fn size(structure: &Struct) -> StructSize {
     StructSize {
         data: structure.data_words,
         pointers: structure.pointers,
     }
 }
 
-fn words(size: StructSize) -> u64 {
+pub(super) fn words(size: StructSize) -> u64 {
     u64::from(size.data) + u64::from(size.pointers)
 }

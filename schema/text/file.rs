@@ -345,13 +345,15 @@ impl<'a> Printer<'a> {
                     "" => self.nodes.doc(group.get_id())?,
                     doc => doc,
                 };
-                // A union that has a name is a group with nothing in it but a union.
-                if ordinal.is_empty() {
+                // A union that has a name is a group with nothing in it but a union: which of the two it was
+                // is lost, unless it has an annotation that is for unions only.
+                if ordinal.is_empty() && !self.is_for_unions(it)? {
                     self.open(&format!("{name} :group{annotations}"), doc)?;
                     self.members(group, scope)?;
                 } else {
+                    let bang = if ordinal.is_empty() { "" } else { "!" };
                     // Its number says when the union got its tag, and so where that lies.
-                    self.open(&format!("{name}{ordinal}! :union{annotations}"), doc)?;
+                    self.open(&format!("{name}{ordinal}{bang} :union{annotations}"), doc)?;
                     let mut all: Vec<(u32, field::Reader<'a>)> =
                         (0..).zip(inner.get_fields()?).collect();
                     all.sort_by_key(|(_, it)| it.get_code_order());
@@ -362,6 +364,19 @@ impl<'a> Printer<'a> {
                 self.close()
             }
         }
+    }
+
+    /// Whether a field has an annotation that a union may have and a group may not.
+    fn is_for_unions(&self, it: field::Reader<'a>) -> Result<bool> {
+        for annotation in it.get_annotations()? {
+            if let node::Annotation(it) = self.nodes.get(annotation.get_id())?.which()?
+                && it.get_targets_union()
+                && !it.get_targets_group()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// A colon and a type.

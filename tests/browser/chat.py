@@ -182,7 +182,7 @@ def chat(vat: Vat, ann: Person, bob: Person) -> list[str]:
     both_see()
 
     step("a page calls methods as README says")
-    assert ann.page.evaluate(snippet()) == 1
+    assert ann.page.evaluate(snippet()) == "1"
     counted = vat.ask("call", "Counter", "user-123", "get")
     assert counted == {"count": 1}, counted
 

@@ -32,6 +32,28 @@ fn methods_are_called_with_json() {
 }
 
 #[test]
+fn integers_of_64_bits_are_text_if_the_query_says_so() {
+    run(async {
+        let vat = vat().await;
+        for mut client in Client::each(&vat).await {
+            let name = format!("{}", matches!(client, Client::One(_)));
+            let path = format!("/Page/{name}/call/increment");
+            let large = 9_223_372_036_854_775_805;
+            let answer = client
+                .post(&path, r#"{"amount": 9223372036854775805}"#)
+                .await;
+            assert_eq!(answer.text, format!(r#"{{"count":{large}}}"#));
+            let text = format!("{path}?int64=string");
+            let answer = client.post(&text, r#"{"amount": "1"}"#).await;
+            assert_eq!(answer.text, format!(r#"{{"count":"{}"}}"#, large + 1_i64));
+            let number = format!("{path}?int64=number");
+            let answer = client.post(&number, "").await;
+            assert_eq!(answer.text, format!(r#"{{"count":{}}}"#, i64::MAX));
+        }
+    });
+}
+
+#[test]
 fn a_client_that_hangs_up_ends_its_call() {
     run(async {
         let vat = vat().await;
@@ -74,6 +96,20 @@ fn what_is_no_call_is_refused_with_a_status_a_code_and_words() {
             ("/Page//call/get", "", 400, "invalid-argument", "1 to 1024"),
             (&long, "", 400, "invalid-argument", "1 to 1024"),
             ("/Page/n/call/get", "{", 400, "invalid-argument", "not JSON"),
+            (
+                "/Page/n/call/increment?amount=5",
+                "",
+                400,
+                "invalid-argument",
+                "`amount=5` in the query of a call's URL has no meaning: there may be `int64=number`",
+            ),
+            (
+                "/Page/n/call/increment?int64=text",
+                "",
+                400,
+                "invalid-argument",
+                "`int64=string`",
+            ),
             ("/Page/n/call/get", "[]", 400, "invalid-argument", "object"),
             (
                 "/Page/n/call/increment",

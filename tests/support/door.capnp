@@ -2,6 +2,7 @@
 # A class for the tests of which methods are open to calls over HTTP.
 
 using Http = import "/vatwerk/http.capnp";
+using Json = import "/capnp/compat/json.capnp";
 
 interface Hall @0xd7c2b7a1f3a6be21 {
   # An interface that is extended and does not speak of HTTP.
@@ -34,4 +35,21 @@ interface Porter @0xe52c8b07d4f1963a $Http.open(true) {
 struct Box {
   label @0 :Text;
   weight @1 :Int64 = 1;
+}
+
+interface Printer @0xf1c2a9d6b04e7385 $Http.open(true) {
+  # A class whose schema says how it looks in JSON.
+
+  print @0 Sticker -> Sticker;
+}
+
+struct Sticker {
+  orderId @0 :UInt64 $Json.name("order_id");
+  seal @1 :Data $Json.hex;
+  box @2 :Box $Json.flatten(prefix = "box.");
+  content :union $Json.flatten() $Json.discriminator(name = "kind", valueName = "value") {
+    nothing @3 :Void;
+    words @4 :List(Text);
+    number @5 :UInt64;
+  }
 }

@@ -10,10 +10,10 @@ use capnp::{
 use serde_json::{Value, json};
 
 use super::{EVERYTHING, TARGET, everything, target, trip};
-use crate::json::{Problem, SchemaError, Schemas, merge};
+use crate::json::{Int64, Problem, SchemaError, Schemas, merge};
 
 /// splitmix64: the same mutations in every run.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -24,12 +24,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
     /// Damages some bytes, more often than not in a way that keeps the rest readable.
-    fn mutate(&mut self, bytes: &mut [u8]) {
+    pub(super) fn mutate(&mut self, bytes: &mut [u8]) {
         for _ in 0..=self.below(4) {
             let at = self.below(bytes.len());
             match self.below(4) {
@@ -54,7 +54,7 @@ impl Random {
 }
 
 /// Messages are small here, and a list of nothing must not make them large.
-fn limited() -> ReaderOptions {
+pub(super) fn limited() -> ReaderOptions {
     let mut options = ReaderOptions::new();
     options.traversal_limit_in_words(Some(20_000));
     options
@@ -100,7 +100,7 @@ fn exercise(schemas: &Schemas, samples: &[(&str, Value, Vec<u8>)]) {
                     let _ = schemas.write_params(&method, params, written.init_root());
                     let message = serialize::read_message(&message[..], limited()).unwrap();
                     let root = message.get_root::<any_pointer::Reader>().unwrap();
-                    if let Ok(read) = schemas.read_results(&method, root) {
+                    if let Ok(read) = schemas.read_results(&method, root, Int64::Number) {
                         let mut written = message::Builder::new_default();
                         let _ = schemas.write_params(&method, &read, written.init_root());
                     }
@@ -154,7 +154,11 @@ fn damaged_results_do_no_harm() {
             continue;
         };
         let root = message.get_root::<any_pointer::Reader>().unwrap();
-        read += usize::from(schemas.read_results(&target(&schemas, name), root).is_ok());
+        read += usize::from(
+            schemas
+                .read_results(&target(&schemas, name), root, Int64::Number)
+                .is_ok(),
+        );
     }
     assert!(read > 5000, "only {read} were readable: this tested little");
 }
@@ -313,7 +317,11 @@ fn lists_of_nothing_are_not_free() {
     bytes[at + 4..at + 8].copy_from_slice(&0xffff_fff8_u32.to_le_bytes());
     let message = serialize::read_message(&bytes[..], ReaderOptions::new()).unwrap();
     let error = schemas
-        .read_results(&target(&schemas, "lists"), message.get_root().unwrap())
+        .read_results(
+            &target(&schemas, "lists"),
+            message.get_root().unwrap(),
+            Int64::Number,
+        )
         .unwrap_err();
     assert!(matches!(
         error.problem(),

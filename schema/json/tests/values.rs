@@ -1,9 +1,10 @@
 //! There and back, and what is refused.
 
+use capnp::message;
 use serde_json::{Value, json};
 
 use super::{everything, target, trip};
-use crate::json::{JsonError, MAX_DEPTH, Problem};
+use crate::json::{Int64, JsonError, MAX_DEPTH, Problem};
 
 /// What comes back of one parameter.
 fn field(method: &str, name: &str, value: Value) -> Result<Value, JsonError> {
@@ -69,6 +70,41 @@ fn scalars_are_taken_in_other_forms_too() {
         ("int32", json!(null), json!(0)),
     ] {
         assert_eq!(field("scalars", name, given).unwrap(), kept, "{name}");
+    }
+}
+
+#[test]
+fn integers_of_64_bits_may_be_read_as_strings() {
+    let schemas = everything();
+    for (method, given, strings) in [
+        (
+            "scalars",
+            json!({ "int64": i64::MIN, "uint64": u64::MAX, "int32": -1 }),
+            json!({ "int64": i64::MIN.to_string(), "uint64": u64::MAX.to_string(), "int32": -1 }),
+        ),
+        (
+            "defaults",
+            json!({}),
+            json!({ "int64": i64::MIN.to_string(), "uint64": u64::MAX.to_string(), "int8": -5 }),
+        ),
+    ] {
+        let method = target(&schemas, method);
+        let numbers = trip(&schemas, &method, &given).unwrap();
+        let mut sent = message::Builder::new_default();
+        schemas
+            .write_params(&method, &given, sent.init_root())
+            .unwrap();
+        let root = || sent.get_root_as_reader().unwrap();
+        let read = schemas
+            .read_results(&method, root(), Int64::String)
+            .unwrap();
+        let text = schemas.results_text(&method, root(), Int64::String, usize::MAX);
+        assert_eq!(text.unwrap(), read.to_string());
+        for (name, value) in strings.as_object().unwrap() {
+            assert_eq!(&read[name], value, "{name}");
+        }
+        // They are taken as they are printed.
+        assert_eq!(trip(&schemas, &method, &read).unwrap(), numbers);
     }
 }
 
@@ -333,13 +369,13 @@ fn errors_say_where_and_what() {
         ),
         (
             "scalars",
-            json!({ "data": "AA" }),
-            r#"data: expected Data, in standard base64, got "AA""#,
+            json!({ "data": "A" }),
+            r#"data: expected Data, as a string of base64 or a list of bytes, got "A""#,
         ),
         (
             "scalars",
-            json!({ "data": [1, 2] }),
-            "data: expected Data, as a string of standard base64, got a list",
+            json!({ "data": {} }),
+            "data: expected Data, as a string of base64 or a list of bytes, got an object",
         ),
         (
             "scalars",

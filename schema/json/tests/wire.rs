@@ -4,7 +4,7 @@ use capnp::{any_pointer, message, serialize};
 use serde_json::json;
 
 use super::{everything, ours, target};
-use crate::json::Problem;
+use crate::json::{Int64, Problem};
 
 #[test]
 fn parameters_are_written_once() {
@@ -100,7 +100,7 @@ fn what_generated_code_writes_is_read() {
     entry.set_value(&[1, 2, 255]);
     assert_eq!(
         schemas
-            .read_results(&get, message.get_root_as_reader().unwrap())
+            .read_results(&get, message.get_root_as_reader().unwrap(), Int64::Number)
             .unwrap(),
         json!({ "entries": [{ "key": "k", "value": "AQL/" }] })
     );
@@ -111,7 +111,7 @@ fn what_generated_code_writes_is_read() {
     let _ = results;
     assert_eq!(
         schemas
-            .read_results(&get, message.get_root_as_reader().unwrap())
+            .read_results(&get, message.get_root_as_reader().unwrap(), Int64::Number)
             .unwrap(),
         json!({ "value": { "none": null } })
     );
@@ -157,7 +157,10 @@ fn capabilities_are_shown_and_not_followed() {
     ] {
         let id = schemas.interface_named(interface).unwrap().id();
         let method = schemas.method(id, method).unwrap();
-        assert_eq!(schemas.read_results(&method, root).unwrap(), results);
+        assert_eq!(
+            schemas.read_results(&method, root, Int64::Number).unwrap(),
+            results
+        );
     }
     let boxed = 0xe1b2_c3d4_e5f6_070a;
     assert_eq!(
@@ -195,7 +198,7 @@ fn text_that_is_not_utf8_is_an_error() {
     let entry = results.init_entries(1).get(0);
     entry.init_key(3).as_bytes_mut()[..2].copy_from_slice(&[0xff, b'a']);
     let error = schemas
-        .read_results(&page, message.get_root_as_reader().unwrap())
+        .read_results(&page, message.get_root_as_reader().unwrap(), Int64::Number)
         .unwrap_err();
     assert_eq!(error.to_string(), "entries[0].key: the text is not UTF-8");
 }

@@ -91,6 +91,10 @@ pub struct CallArgs {
     /// The parameters: a JSON object
     #[arg(default_value = "{}", value_parser = vatwerk::json::parse)]
     pub params: serde_json::Value,
+    /// The form of 64-bit integers in the results: number, or string for readers that would round those beyond
+    /// 2^53. Parameters take both
+    #[arg(long, value_name = "FORM", default_value = "number")]
+    pub int64: vatwerk::json::Int64,
     /// Which vat, and how to print
     #[command(flatten)]
     pub target: Target,

@@ -37,6 +37,7 @@ pub async fn call(
             class.interface_id,
             &args.method,
             args.params.clone(),
+            args.int64,
         )
         .await
         .map_err(|error| failure(&args.class, error))?;

@@ -72,6 +72,26 @@ fn call_takes_and_prints_json() {
 }
 
 #[test]
+fn a_call_prints_integers_of_64_bits_as_asked() {
+    let folder = tempdir().unwrap();
+    let vat = Vat::start(folder.path());
+    let params = r#"{"amount":"9223372036854775807"}"#;
+    for (form, count) in [
+        (&["--int64", "string"][..], "\"9223372036854775807\""),
+        (&["--int64", "number"], "9223372036854775807"),
+        (&[], "9223372036854775807"),
+    ] {
+        let call = ["call", "Counter", "x", "increment", params];
+        let told = vat.run(&[&call[..], form].concat()).printed();
+        assert_eq!(told, format!("{{\"count\":{count}}}\n"), "{form:?}");
+        vat.call("Counter", "x", "reset", "{}");
+    }
+    let refused = ["call", "Counter", "x", "get", "--int64", "text"];
+    let said = vat.run(&refused).failed(2);
+    assert!(said.contains("number or string"), "{said}");
+}
+
+#[test]
 fn a_call_that_fails_says_why_and_leaves_nothing() {
     let folder = tempdir().unwrap();
     let vat = Vat::start(folder.path());

@@ -4,6 +4,9 @@
 //! The JSON becomes a message on the thread of the vat if it is short, and on another one if it is long. Either way
 //! the message is handed to the object as it is.
 //!
+//! The query of the URL may have `int64=string`: `Int64` and `UInt64` in the results are then strings, which a
+//! reader with numbers of 53 bits keeps whole. Anything else there is refused.
+//!
 //! A method that takes a capability gets `null` for it, and one in the results is told as
 //! `{"$capability": "Stub"}`: over HTTP there is nothing to hold it with.
 
@@ -16,7 +19,7 @@ use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 use tokio::task::spawn_blocking;
 use vatwerk::{
     Delivery,
-    json::{CallError, Method as Called},
+    json::{CallError, Int64, Method as Called},
 };
 
 use super::{
@@ -67,6 +70,7 @@ pub(super) async fn call(
     if !is_json(&head.headers) {
         return Err(Problem::MediaType);
     }
+    let int64 = int64(head.uri.query().unwrap_or_default())?;
     let (text, mut held) = read(http, body).await?;
     let text = String::from_utf8(text).map_err(|_| Problem::Json("not UTF-8".into()))?;
     let (method, params) = write(http, class.interface_id, method, text).await?;
@@ -86,7 +90,7 @@ pub(super) async fn call(
     drop(held);
     let results = answer.get().map_err(CallError::Call)?;
     let longest = http.settings.limits.answer_bytes;
-    let results = http.schemas.results_text(&method, results, longest);
+    let results = http.schemas.results_text(&method, results, int64, longest);
     let results = results.map_err(CallError::Results)?;
     if !http.has_room(results.len()) {
         return Err(http.no_room(Some(Delivery::Delivered)));
@@ -109,6 +113,18 @@ fn in_pieces(text: Bytes, held: Counted) -> Body {
         Ok(Bytes::copy_from_slice(&text[at..length.min(at + PIECE)]))
     });
     Body::stream(stream::iter(pieces), Some(length as u64))
+}
+
+/// The form of 64-bit integers in the results, from the query of the URL: `int64=string` or `int64=number`, once.
+/// A call has no other parameters there.
+fn int64(query: &str) -> Result<Int64, Problem> {
+    let mut form = None;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let told = pair.strip_prefix("int64=").filter(|_| form.is_none());
+        let told = told.and_then(|told| told.parse().ok());
+        form = Some(told.ok_or_else(|| Problem::Query(pair.to_owned()))?);
+    }
+    Ok(form.unwrap_or_default())
 }
 
 /// Whether the body is said to be JSON, or nothing is said of it.
@@ -194,6 +210,27 @@ mod tests {
 
     use super::*;
     use crate::account::Account;
+
+    #[test]
+    fn the_query_of_a_call_says_the_form_of_integers_and_nothing_else() {
+        let cases = [
+            ("", Some(Int64::Number)),
+            ("&", Some(Int64::Number)),
+            ("int64=number", Some(Int64::Number)),
+            ("int64=string", Some(Int64::String)),
+            ("int64=string&", Some(Int64::String)),
+            ("int64", None),
+            ("int64=", None),
+            ("int64=String", None),
+            ("int64=string&int64=string", None),
+            ("amount=5", None),
+            ("int64=string&amount=5", None),
+            ("INT64=string", None),
+        ];
+        for (query, form) in cases {
+            assert_eq!(int64(query).ok(), form, "{query}");
+        }
+    }
 
     #[test]
     fn long_results_leave_in_pieces() {

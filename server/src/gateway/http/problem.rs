@@ -43,7 +43,7 @@ use http::{
 };
 use vatwerk::{
     Code, Delivery,
-    json::{CallError, Problem as Unfit},
+    json::{CallError, Int64, Problem as Unfit},
 };
 
 use super::failure::{Failure, words};
@@ -107,6 +107,8 @@ pub(super) enum Problem {
     Method(&'static str),
     /// The parameters of a call are said to be something else than JSON.
     MediaType,
+    /// A part of the query of a call's URL that has no meaning.
+    Query(String),
     /// The parameters of a call are no JSON; why.
     Json(String),
     /// The request asks for a WebSocket, but not as it should; why.
@@ -365,6 +367,15 @@ impl Problem {
                 "`Content-Type` is application/json for the parameters of a call (curl: --json)"
                     .into(),
             ),
+            Problem::Query(part) => {
+                let part: String = part.chars().take(64).collect();
+                let said = format!(
+                    "`{}` in the query of a call's URL has no meaning: there may be `int64={}`, once",
+                    part.escape_debug(),
+                    Int64::NAMES.join("` or `int64=")
+                );
+                told(Http::BAD_REQUEST, Code::InvalidArgument, said.into())
+            }
             Problem::Json(why) => {
                 told(Http::BAD_REQUEST, Code::InvalidArgument, why.clone().into())
             }
