@@ -72,7 +72,7 @@ fn count(own: &Own, table: &str) -> vatwerk_server::Result<i64> {
     Ok(counted.one_as::<HashMap<String, i64>>()?["n"])
 }
 
-/// What `create`, migrations and `activate` have left, if the object has all of it.
+/// The writes of `create`, migrations and `activate`, if the object has all of them.
 async fn is_whole(object: &Client) -> bool {
     let whole = act(object, async |own| {
         let made = own.ctx.storage().kv().get::<i64>("made")?;
@@ -116,7 +116,7 @@ async fn is_listed(vat: &TestVat) -> bool {
 
 type Done = LocalBoxFuture<'static, capnp::Result<()>>;
 
-/// What is done to an object, and its name in messages.
+/// An action on an object, and its name in messages.
 type Kind = (&'static str, fn(Client) -> Done);
 
 fn looks() -> Vec<Kind> {
@@ -688,7 +688,8 @@ fn keys_that_are_violated_keep_an_object_from_coming_into_being_and_from_nothing
     });
 }
 
-/// What a crash at each point between the row and the commit leaves, if it is wrong.
+/// Checks that a crash at each disk operation of a birth leaves no object, or a whole one. The error tells of the
+/// first crash that does not.
 async fn crash_at_birth(sabotage: Option<Sabotage>) -> Result<(), String> {
     for operation in 1.. {
         let vat = TestVat::start(move |server| {

@@ -17,7 +17,7 @@ const DISCRIMINATOR: u64 = 0xcfa7_94e8_d19a_0162;
 const BASE64: u64 = 0xd7d8_7945_0a25_3e4b;
 const HEX: u64 = 0xf061_e22f_0ae5_c7b5;
 
-/// What the annotations of one declaration say.
+/// The annotations of one declaration.
 #[derive(Default)]
 pub(super) struct Json {
     /// The name in JSON instead of the declared one.

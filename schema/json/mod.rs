@@ -42,7 +42,7 @@
 //!
 //! # Annotations
 //!
-//! Those of `/capnp/compat/json.capnp` mean what they mean to `capnp convert`:
+//! The annotations of `/capnp/compat/json.capnp` mean what they mean to `capnp convert`:
 //!
 //! | annotation | of | |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! What a client of HTTP leaves of objects that it only looks at.
+//! Objects that a client of HTTP only looks at, and what is left of them.
 
 use std::{fs, path::Path};
 

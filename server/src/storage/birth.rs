@@ -26,7 +26,7 @@ pub(super) enum Birth {
     Waking,
     /// The next write is committed with what is held.
     Unwritten,
-    /// What was held is undone: the instance ends, and nothing more is committed.
+    /// The writes that were held are undone: the instance ends, and nothing more is committed.
     Undone,
 }
 
@@ -132,7 +132,7 @@ impl Inner {
         }
     }
 
-    /// What is open is about to be undone.
+    /// Notes that the open transaction is about to be undone.
     pub(super) fn undo_birth(&self) {
         if self.holds_object() {
             self.birth.set(Birth::Undone);
@@ -176,7 +176,7 @@ mod tests {
     use super::super::testing::{TestResult, code, open};
     use super::*;
 
-    /// What `create` writes is more than SQLite's cache holds: its pages are in the overlay before the end.
+    /// A `create` that writes more than SQLite's cache holds: its pages are in the overlay before the end.
     const MUCH: &str = "CREATE TABLE t (v); \
         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000) \
         INSERT INTO t SELECT zeroblob(1000) FROM n";

@@ -30,7 +30,7 @@ impl Foreign {
         }
     }
 
-    /// What the peer is told, in its own protocol.
+    /// The bytes that the peer is told in its own protocol.
     pub fn answer(self) -> &'static [u8] {
         match self {
             Foreign::Http => {

@@ -114,7 +114,7 @@ impl FrameReader {
         }
     }
 
-    /// What is here of the next message, if no large one has begun.
+    /// The bytes of the next message that are here, if no large one has begun.
     pub(super) fn here(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }

@@ -26,18 +26,18 @@ pub(super) struct Tails {
 /// A call of the peer whose results are for a question of this side.
 #[derive(Default)]
 enum Tail {
-    /// It runs, and the peer has not said for which question.
+    /// The call runs, and the peer has not said for which question.
     #[default]
     Begun,
-    /// It runs, for this question.
+    /// The call runs, for this question.
     For(u32),
-    /// It has returned, and the peer has not said for which question.
+    /// The call has returned, and the peer has not said for which question.
     Returned(TailReturn),
     /// The question has its results.
     Given,
 }
 
-/// What a tail call has returned, as the answer of the peer to a question that is still to be named.
+/// The results of a tail call, as the answer of the peer to a question that is still to be named.
 pub(super) struct TailReturn {
     frame: Frame,
     /// The capabilities of the peer in it.

@@ -9,7 +9,7 @@ use super::peer::*;
 use super::{LIMIT, watched};
 use crate::gateway::network::Limits;
 
-/// What the bootstrap returned: export 0.
+/// The object that the bootstrap returned: export 0.
 const BOOT: Target = Target::Export(0);
 
 /// The results of our question are those of the peer's tail call.
