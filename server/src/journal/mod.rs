@@ -405,6 +405,11 @@ impl Journal {
         &self.0.queue.syncs
     }
 
+    /// How many bytes of commits wait to be written.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.0.queue.waiting_bytes()
+    }
+
     /// How large the segments that count are, in bytes.
     pub fn bytes(&self) -> u64 {
         self.0.segments.live().len() as u64 * self.0.segments.bytes

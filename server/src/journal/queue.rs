@@ -119,6 +119,12 @@ pub(super) struct BesideFile {
 }
 
 impl Batch {
+    /// The bytes of its records, and of their pages beside the log.
+    fn bytes(&self) -> u64 {
+        let beside = self.beside.iter().map(|beside| beside.bytes);
+        self.records.len() as u64 + beside.sum::<u64>()
+    }
+
     /// Empties it, and keeps its memory.
     pub fn clear(&mut self) {
         self.records.clear();
@@ -298,9 +304,13 @@ impl Queue {
     /// Whether no more than is good waits to be written.
     pub fn has_room(&self) -> bool {
         let state = self.state();
-        let beside = state.batch.beside.iter().map(|beside| beside.bytes);
-        let bytes = state.batch.records.len() as u64 + beside.sum::<u64>();
+        let bytes = state.batch.bytes();
         bytes < self.most_bytes as u64 && state.promises.pending() < MOST_PROMISES
+    }
+
+    /// The bytes that wait to be written.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.state().batch.bytes()
     }
 
     /// The position of the newest record.

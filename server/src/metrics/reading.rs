@@ -55,6 +55,8 @@ pub enum Reading {
     Commits,
     /// How much of the journal counts, in bytes.
     JournalBytes,
+    /// How many bytes of commits wait for the journal.
+    JournalWaitingBytes,
     /// How many records the log has lost since the start.
     LogRecordsLost,
     /// How many databases have files that cannot be written.
@@ -164,6 +166,10 @@ impl Reading {
             Reading::JournalBytes => (
                 "journal_bytes",
                 "The size of the journal's segments that count: what a recovery reads at most",
+            ),
+            Reading::JournalWaitingBytes => (
+                "journal_waiting_bytes",
+                "Bytes of commits that wait to be written to the journal: the next batch",
             ),
             Reading::Quarantined => (
                 "databases_quarantined",

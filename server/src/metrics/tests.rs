@@ -198,6 +198,7 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         Reading::HttpSockets,
         Reading::Commits,
         Reading::JournalBytes,
+        Reading::JournalWaitingBytes,
         Reading::Quarantined,
     ] {
         metrics.show(reading, || 7);
@@ -251,6 +252,7 @@ fn every_number_has_a_type_and_a_help_text_and_a_class_is_there_from_the_start()
         "connection_bytes",
         "commits_total",
         "journal_bytes",
+        "journal_waiting_bytes",
     ] {
         assert_eq!(samples[format!("vatwerk_{name}").as_str()], 7.0);
     }

@@ -56,6 +56,8 @@ pub(super) fn show(metrics: &Metrics, host: &Rc<Host>, gateway: &Rc<Gateway>, ht
     let connections = |gateway: &Gateway| gateway.connections() as u64;
     metrics.show(Reading::Commits, of(host, commits));
     metrics.show(Reading::JournalBytes, of(host, bytes));
+    let waiting = |host: &Host| host.commits.journal().waiting_bytes();
+    metrics.show(Reading::JournalWaitingBytes, of(host, waiting));
     metrics.show_durations(
         "journal_sync_seconds",
         "How long the journal took to write and sync each batch of commits",
