@@ -119,7 +119,7 @@ fn what_is_not_done_within_the_timeout_is_given_up() {
     assert!(message.contains("0.05 s (`--timeout`)"), "{message}");
     assert_eq!(
         exit_code(&failure),
-        format!("{:?}", std::process::ExitCode::from(1))
+        format!("{:?}", std::process::ExitCode::from(5))
     );
     done.unwrap();
 }
