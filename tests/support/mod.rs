@@ -31,7 +31,7 @@ pub fn on_this_thread<T: Clone + 'static>(
     move || T::clone(&value)
 }
 
-/// What an operator sees of an object.
+/// The status of an object, as an operator sees it.
 pub async fn show<C: HasTypeId>(
     vat: &vatwerk_server::testing::TestVat,
     name: &str,

@@ -103,7 +103,7 @@ fn members_are_named_flattened_and_told_as_annotated() {
     assert_eq!(trip(&schemas, &method, &other).unwrap(), other);
 }
 
-/// The same JSON with the members of all objects in another order.
+/// A JSON text with the members of all its objects in another order.
 fn shuffle(value: &Value, random: &mut Random) -> Value {
     match value {
         Value::Object(members) => {

@@ -116,7 +116,7 @@ impl Overload {
     ];
 }
 
-/// What a client over HTTP sent or took too slowly.
+/// The thing that a client over HTTP sent or took too slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slow {
     /// The body of a request.

@@ -155,7 +155,7 @@ where
 /// The fault of a message that a client has begun and not finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// It comes too slowly.
+    /// The message comes too slowly.
     Slow,
     /// There is no room for it beside those of others.
     NoRoom,
@@ -179,7 +179,7 @@ struct Conversation<'a, S> {
     is_pinged: bool,
     watch: Pin<Box<Sleep>>,
     watches: Watch,
-    /// What the vat holds of a message of the client that is not here whole.
+    /// The bytes that the vat holds of a message of the client that is not here whole.
     unfinished: Counted,
     /// How long such a message was waited for.
     waited: Waited,

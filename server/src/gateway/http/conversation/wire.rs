@@ -123,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// What is here of a message of the client that is not whole, if there is one.
+    /// The part that is here of a message of the client, if one is not whole.
     pub fn unfinished(&self) -> Option<Part> {
         let place = &self.notes.place;
         (!place.is_between_messages()).then(|| Part {
